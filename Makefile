@@ -1,0 +1,76 @@
+# The commands of a maintainer's day. Each sets itself up from a bare checkout; a second run is quick.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+# Installed before everything else and by exact version: a later requirement is then satisfied by it. Where pip would
+# fetch a CUDA build for this name, install the CPU build into .venv first (see README) or set TORCH to its wheel.
+TORCH ?= torch==2.13.0
+VENV := .venv
+OLDEST := .venv-oldest
+WHEEL := .venv-wheel
+# gradio holds Pillow below 13 in the development environment; the wheel is checked with the newest.
+PILLOW := 13.0.0
+QUIET := --quiet --disable-pip-version-check
+
+bin := $(VENV)/bin
+ready := $(VENV)/.ready
+oldest_ready := $(OLDEST)/.ready
+
+.PHONY: help demo test test-oldest lint types unit wheel-test bench release-box clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+$(ready): pyproject.toml constraints/newest.txt
+	$(PYTHON) -m venv $(VENV)
+	$(bin)/python -m pip install $(QUIET) "$(TORCH)"
+	$(bin)/python -m pip install $(QUIET) -c constraints/newest.txt -e '.[train,eval,space,test]'
+	touch $@
+
+$(oldest_ready): pyproject.toml constraints/oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install $(QUIET) "$(TORCH)"
+	$(OLDEST)/bin/python -m pip install $(QUIET) -c constraints/oldest.txt -e . pytest hypothesis
+	touch $@
+
+demo: $(ready) ## compress, rebuild and compare three photographs; writes demo/
+	$(bin)/onedc demo --out demo
+
+test: lint types unit wheel-test ## everything that must pass before a commit
+
+lint: $(ready) ## ruff: rules and format
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+
+types: $(ready) ## pyright on the package, the Space and the benchmarks
+	$(bin)/pyright
+
+unit: $(ready) ## pytest on the newest versions supported
+	$(bin)/python -m pytest
+
+test-oldest: $(oldest_ready) ## save, load, compress and decompress on the oldest versions supported
+	$(OLDEST)/bin/python -m pytest tests/test_oldest.py tests/test_import.py -W default
+
+wheel-test: $(ready) ## build the wheel, install it alone, away from the checkout and offline
+	rm -rf dist $(WHEEL)
+	$(bin)/python -m build --outdir dist . >/dev/null
+	$(PYTHON) -m venv $(WHEEL)
+	$(WHEEL)/bin/python -m pip install $(QUIET) "$(TORCH)"
+	away="$$(mktemp -d)"; trap 'rm -rf "$$away"' EXIT; \
+	sed 's/^pillow==.*/pillow==$(PILLOW)/' constraints/newest.txt > "$$away/constraints.txt"; \
+	$(WHEEL)/bin/python -m pip install $(QUIET) -c "$$away/constraints.txt" dist/*.whl; \
+	onedc="$$PWD/$(WHEEL)/bin/onedc"; cd "$$away"; \
+	HF_HUB_OFFLINE=1 "$$onedc" demo --out demo; \
+	test "$$(ls demo/*.odc | wc -l)" -ge 6
+
+bench: $(ready) ## seconds and peak memory at 768x512 on two threads; writes benchmarks/results/speed.json
+	$(bin)/python benchmarks/speed.py
+
+release-box: $(ready) ## the one way new weights enter the repository (CONTRIBUTING.md)
+	$(bin)/python -m onedc_hf.training.release
+
+clean: ## remove environments and builds
+	rm -rf $(VENV) $(OLDEST) $(WHEEL) build dist

@@ -1,0 +1,182 @@
+"""OneDC in the browser: compress a photograph, compare, take the `.odc` file away, decode one.
+
+Runs as it stands on Hugging Face Spaces and on a desk (`python app.py`). Settings, from the environment:
+
+ONEDC_MODEL       Hub id or folder of the model; the model in the box when unset
+ONEDC_MAX_PIXELS  largest picture taken, in pixels (default 4,000,000)
+"""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.processing_utils import save_bytes_to_cache
+from PIL import Image
+
+from onedc_hf import OneDCError, OneDCPipeline
+from onedc_hf.coding.bitstream import parse_header
+from onedc_hf.pictures import load_picture
+
+try:
+    import spaces  # ZeroGPU: on Spaces only, and before torch touches the GPU
+except ImportError:
+    spaces = None
+
+MODEL = os.environ.get("ONEDC_MODEL")
+MAX_PIXELS = int(os.environ.get("ONEDC_MAX_PIXELS", "4000000"))
+MAX_FILE = "20mb"
+INTRODUCTION = """
+# OneDC: photographs in a few kilobytes
+
+One diffusion step rebuilds the picture from a tiny `.odc` file. **Detail is synthesised**: texture, small faces and
+lettering look plausible and are not what was there. Not for evidence, medical pictures, documents or text.
+"""
+
+
+@cache
+def pipeline() -> OneDCPipeline:
+    """Load the model once, on the GPU where there is one."""
+    import torch
+
+    pipe = OneDCPipeline.from_pretrained(MODEL)
+    return pipe.to("cuda") if torch.cuda.is_available() else pipe
+
+
+def on_gpu(function: Any) -> Any:
+    """Ask ZeroGPU for a GPU during a call; outside Spaces the function stays as it is."""
+    return function if spaces is None else spaces.GPU(function)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Show the library's errors and warnings to the visitor; anything else stays masked by gradio."""
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield
+        except OneDCError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+    for note in notes:
+        gr.Warning(str(note.message))
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Refuse a picture that is larger than this app takes, before its pixels are decoded."""
+    if width * height > MAX_PIXELS:
+        raise gr.Error(
+            f"The picture has {width} x {height} pixels; this app takes up to {MAX_PIXELS:,}. Scale it down, or use "
+            "the onedc command on your machine.",
+            print_exception=False,
+        )
+
+
+def facts(data: bytes) -> str:
+    """Say in one line what a file weighs and which model wrote it."""
+    header = parse_header(data)
+    size = f"{header.width} x {header.height} pixels"
+    return f"**{header.size:,} bytes**, {header.bpp:.4f} bits per pixel, {size}, model `{header.model_id}`"
+
+
+@on_gpu
+def compress(picture: str | None, quality: float) -> tuple[tuple[Image.Image, Image.Image], str, str]:
+    """Compress a picture and rebuild it.
+
+    Args:
+        picture: file with the picture.
+        quality: 0 (smallest file) to 100.
+
+    Returns:
+        The original and the rebuilt picture, one line of facts, and the `.odc` file.
+    """
+    if picture is None:
+        raise gr.Error("Choose a picture first.", print_exception=False)
+    with explained():
+        with Image.open(picture) as header:
+            check_pixels(*header.size)
+        original = load_picture(picture)
+        data = pipeline().compress(original, quality=int(quality))
+        rebuilt = pipeline().decompress(data)
+    file = save_bytes_to_cache(data, f"{Path(picture).stem}.odc", odc_out.GRADIO_CACHE)
+    return (Image.fromarray(original), rebuilt), facts(data), file
+
+
+@on_gpu
+def decompress(file: bytes | None) -> tuple[Image.Image, str]:
+    """Rebuild the picture of an `.odc` file.
+
+    Args:
+        file: the file.
+
+    Returns:
+        The picture and one line of facts.
+    """
+    if file is None:
+        raise gr.Error("Choose an .odc file first.", print_exception=False)
+    with explained():
+        header = parse_header(file)
+        check_pixels(header.width, header.height)
+        return pipeline().decompress(file), facts(file)
+
+
+def example_pictures() -> list[str]:
+    """List the photographs that come with the package."""
+    folder = files("onedc_hf") / "box" / "pictures"
+    if not folder.is_dir():
+        return []
+    return sorted(str(path) for path in folder.iterdir() if path.name.endswith((".jpg", ".png")))
+
+
+with gr.Blocks(title="OneDC", delete_cache=(3600, 3600)) as demo:
+    gr.Markdown(INTRODUCTION)
+    with gr.Tab("Compress"), gr.Row():
+        with gr.Column(scale=1):
+            # No image_mode, so that the file arrives as it was sent: the library does the conversion.
+            picture_in = gr.Image(type="filepath", image_mode=None, label="Photograph", elem_id="picture")
+            quality_in = gr.Slider(0, 100, value=40, step=1, label="Quality", elem_id="quality")
+            compress_button = gr.Button("Compress", variant="primary", elem_id="compress")
+            if example_pictures():
+                gr.Examples(example_pictures(), picture_in)
+        with gr.Column(scale=2):
+            # PNG: gradio's default is lossy WebP, whose artefacts would pass for ours.
+            pair_out = gr.ImageSlider(label="Original | rebuilt", format="png", elem_id="pair")
+            facts_out = gr.Markdown(elem_id="facts")
+            odc_out = gr.File(label="The .odc file", elem_id="odc")
+    with gr.Tab("Decode"), gr.Row():
+        with gr.Column(scale=1):
+            odc_in = gr.File(label="An .odc file", file_types=[".odc"], type="binary", elem_id="odc-in")
+            decode_button = gr.Button("Decode", variant="primary", elem_id="decode")
+        with gr.Column(scale=2):
+            picture_out = gr.Image(label="Rebuilt", format="png", interactive=False, elem_id="decoded")
+            decoded_facts_out = gr.Markdown(elem_id="decoded-facts")
+    # One queue for both: they share the model and the machine.
+    compress_button.click(
+        compress,
+        [picture_in, quality_in],
+        [pair_out, facts_out, odc_out],
+        api_name="compress",
+        concurrency_limit=1,
+        concurrency_id="codec",
+    )
+    decode_button.click(
+        decompress,
+        odc_in,
+        [picture_out, decoded_facts_out],
+        api_name="decompress",
+        concurrency_limit=1,
+        concurrency_id="codec",
+    )
+
+demo.queue(max_size=20)
+
+if spaces is not None:
+    pipeline()  # ZeroGPU wants the weights placed before the first visitor comes
+
+if __name__ == "__main__":
+    demo.launch(max_file_size=MAX_FILE)

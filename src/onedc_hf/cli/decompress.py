@@ -1,0 +1,71 @@
+"""`onedc decompress`: Rebuild pictures from .odc files.
+
+onedc decompress photo.odc                    writes photo.png beside it
+onedc decompress photo.odc -o photo.webp      other formats by the suffix (WebP lossless, JPEG and AVIF at quality 95)
+onedc decompress small/ -o rebuilt/
+"""
+
+import argparse
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .files import Job, UsageError, complain, find_inputs, is_odc, plan, read, run_all, write_atomically
+from .models import add_model_arguments, load_pipeline
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# A codec's own artefacts must not pass for ours: lossless where the format can, very nearly so where not.
+_SAVE_OPTIONS = {
+    "WEBP": {"lossless": True},
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "AVIF": {"quality": 95, "subsampling": "4:4:4"},
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("inputs", nargs="+", metavar="FILE", help=".odc files, glob patterns, folders")
+    parser.add_argument("-o", "--output", metavar="PATH", help="a file, or a folder (existing, or ending in a slash)")
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
+    add_model_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Decompress every input; one that fails is reported and skipped."""
+    sources, problems = find_inputs(arguments.inputs, is_odc)
+    for problem in problems:
+        complain(problem)
+    jobs = plan(sources, arguments.output, ".png", force=arguments.force)
+    for job in jobs:
+        picture_format(job.target)  # a suffix that nobody knows is found out before the work is done
+    pipeline = load_pipeline(arguments) if any(not job.problem for job in jobs) else None
+
+    def work(job: Job) -> str:
+        assert pipeline is not None
+        picture = pipeline.decompress(read(job.source))
+        write_atomically(job.target, encode(picture, job.target))
+        return f"{job.source} -> {job.target}  {picture.width}x{picture.height}"
+
+    failed = run_all(jobs, work, "decompress") + len(problems)
+    return 1 if failed else 0
+
+
+def encode(picture: "Image.Image", path: Path) -> bytes:
+    """Return a picture as a file in the format that the suffix of `path` names."""
+    name = picture_format(path)
+    buffer = io.BytesIO()
+    picture.save(buffer, name, **_SAVE_OPTIONS.get(name, {}))
+    return buffer.getvalue()
+
+
+def picture_format(path: Path) -> str:
+    """Return Pillow's name of the format for a suffix, or raise `UsageError`."""
+    from PIL import Image
+
+    known = Image.registered_extensions()
+    name = known.get(path.suffix.lower())
+    if name is None or name not in Image.SAVE:
+        raise UsageError(f"{path}: no picture format has this suffix; use .png, .webp, .jpg, .avif or .tif")
+    return name

@@ -1,0 +1,231 @@
+"""Inputs, names of outputs, atomic writing, and getting on when one file of many is bad."""
+
+import glob
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import OneDCError
+
+__all__ = [
+    "Job",
+    "UsageError",
+    "complain",
+    "find_inputs",
+    "is_odc",
+    "is_picture",
+    "plan",
+    "read",
+    "run_all",
+    "say",
+    "write_atomically",
+]
+
+# fmt: off
+_PICTURE_SUFFIXES = frozenset({
+    ".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpeg", ".jpg", ".jxl", ".pbm", ".pgm", ".png", ".pnm", ".ppm",
+    ".psd", ".qoi", ".tga", ".tif", ".tiff", ".webp",
+})
+_PICTURE_STARTS = (  # JPEG, PNG, GIF, TIFF, JPEG XL, JPEG 2000, QOI
+    b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\xff\x0a",
+    b"\0\0\0\x0cJXL ", b"\0\0\0\x0cjP  ", b"qoif",
+)
+# fmt: on
+_ODC_MAGIC = b"\xf1\xdc"
+
+
+class UsageError(Exception):
+    """The command line asks for something that makes no sense; ends with exit code 2."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to read and one to write.
+
+    Args:
+        source (`Path`): what to read.
+        target (`Path`): what to write.
+        problem (`str`): why this one cannot be done, or empty.
+    """
+
+    source: Path
+    target: Path
+    problem: str = ""
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file in a folder is meant: by its suffix, or by its first bytes where it has another or none."""
+    if path.suffix.lower() in _PICTURE_SUFFIXES:
+        return True
+    head = _head(path, 12)
+    return head.startswith(_PICTURE_STARTS) or (head[:4], head[8:]) == (b"RIFF", b"WEBP") or head[4:] == b"ftypavif"
+
+
+def is_odc(path: Path) -> bool:
+    """Whether a file in a folder is meant: by its suffix, or by its first bytes."""
+    return path.suffix.lower() == ".odc" or _head(path, 2) == _ODC_MAGIC
+
+
+def _head(path: Path, size: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError:
+        return b""
+
+
+def find_inputs(patterns: Sequence[str], is_meant: Callable[[Path], bool]) -> tuple[list[Path], list[str]]:
+    """Turn files, glob patterns and folders into a list of files without repetitions.
+
+    Of a folder, the files directly in it that `is_meant` accepts, sorted; hidden ones are left out. A file that is
+    named is kept whatever it is, also if it does not exist: the reader says what is wrong with it.
+
+    Returns:
+        `tuple`: the files, and a message for each pattern or folder that gave none.
+    """
+    found: dict[Path, None] = {}
+    problems = []
+    for pattern in patterns:
+        path = Path(pattern)
+        if path.is_dir():
+            files = sorted(
+                entry for entry in path.iterdir() if entry.is_file() and entry.name[0] != "." and is_meant(entry)
+            )
+            problem = f"{pattern}: nothing to do in this folder (folders below it are not searched; use '{pattern}/**')"
+        elif not path.exists() and glob.has_magic(pattern):
+            files = sorted(Path(name) for name in glob.glob(pattern, recursive=True) if os.path.isfile(name))
+            if "**" in pattern:  # reaches everything there is, so it chooses as a folder does
+                files = [file for file in files if is_meant(file)]
+            problem = f"{pattern}: no file matches"
+        else:
+            files, problem = [path], ""
+        found.update(dict.fromkeys(files))
+        if not files:
+            problems.append(problem)
+    return list(found), problems
+
+
+def plan(sources: Sequence[Path], output: str | None, suffix: str, *, force: bool) -> list[Job]:
+    """Give every input its output.
+
+    Args:
+        sources (`Sequence[Path]`): inputs.
+        output (`str`, *optional*): what `-o` says: a file (for one input), or a folder: an existing one, or one named
+            with a slash at its end, which is made. By default, outputs lie beside their inputs.
+        suffix (`str`): suffix of the outputs, unless `output` names a file.
+        force (`bool`): existing files may be replaced.
+
+    Raises:
+        `UsageError`: several inputs and one output file, or a folder that does not exist.
+    """
+    folder = None
+    if output is not None and (output.endswith(("/", os.sep)) or os.path.isdir(output)):
+        folder = Path(output)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"-o {output}: cannot make this folder ({error.strerror})") from error
+    elif output is not None and len(sources) > 1:
+        raise UsageError(f"-o {output} names one file, but there are {len(sources)} inputs; for a folder: -o {output}/")
+    elif output is not None and not Path(output).parent.is_dir():
+        raise UsageError(f"-o {output}: there is no folder {Path(output).parent}")
+
+    jobs, taken = [], {}
+    for source in sources:
+        if folder is not None:
+            target = folder / (source.stem + suffix)
+        else:
+            target = source.with_suffix(suffix) if output is None else Path(output)
+        problem = ""
+        if target.exists() and source.exists() and target.samefile(source):
+            problem = f"would be written over itself; name another file with -o (it is {target})"
+        elif target in taken:
+            problem = f"{target} is already the output of {taken[target]}; compress one of them alone, with -o"
+        elif target.is_dir():
+            problem = f"{target} is a folder; name a file with -o"
+        elif target.exists() and not force:
+            problem = f"{target} exists; --force replaces it"
+        taken.setdefault(target, source)
+        jobs.append(Job(source, target, problem))
+    return jobs
+
+
+def run_all(jobs: Sequence[Job], work: Callable[[Job], str], verb: str) -> int:
+    """Do every job; print what `work` returns, report what fails on stderr and go on.
+
+    Returns:
+        `int`: how many failed.
+    """
+    failed = 0
+    for job in _progress(jobs, verb):
+        try:
+            if job.problem:
+                raise OneDCError(job.problem)
+            say(work(job))
+        except Exception as error:  # the other files are still to be done, whatever this is
+            failed += 1
+            complain(_message(error), job.source)
+    return failed
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OneDCError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}"
+    return (
+        f"{type(error).__name__}: {error} (if this looks like a bug, please report it with the output of `onedc env`)"
+    )
+
+
+def _progress(jobs: Sequence[Job], verb: str) -> Iterable[Job]:
+    if len(jobs) < 2:
+        return jobs
+    from tqdm import tqdm
+
+    return tqdm(jobs, desc=verb, unit="file", disable=None)  # None: only where stderr is a terminal
+
+
+def say(line: str) -> None:
+    """Print to stdout without tearing a progress bar."""
+    _write(line, sys.stdout)
+
+
+def complain(message: str, path: Path | None = None) -> None:
+    """Print a problem to stderr, beginning with the file it is about."""
+    where = "" if path is None or message.startswith(str(path)) else f"{path}: "
+    _write(f"onedc: {where}{message}", sys.stderr)
+
+
+def _write(line: str, stream: object) -> None:
+    if "tqdm" in sys.modules:
+        sys.modules["tqdm"].tqdm.write(line, file=stream)
+    else:
+        print(line, file=stream)  # type: ignore[call-overload]
+
+
+def read(path: Path) -> bytes:
+    """Read a whole file; an `OneDCError` says that it is missing or a folder."""
+    if path.is_dir():
+        raise OneDCError(f"{path}: this is a folder")
+    if not path.exists():
+        raise OneDCError(f"{path}: no such file")
+    return path.read_bytes()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also when the program is killed meanwhile."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes private files
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

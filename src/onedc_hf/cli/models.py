@@ -1,0 +1,41 @@
+"""`--model`, `--device`, `--dtype`, and the pipeline they name."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..pipeline import OneDCPipeline
+
+__all__ = ["add_model_arguments", "load_pipeline"]
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose a model and how it runs."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model", metavar="FOLDER|REPO", help="a folder or a repository on the Hub (default: the model in the box)"
+    )
+    group.add_argument("--device", default="cpu", help="where it runs: cpu, cuda, cuda:1, mps (default: cpu)")
+    group.add_argument(
+        "--dtype", choices=DTYPES, default="auto", help="number format (default: auto, what suits this processor)"
+    )
+
+
+def load_pipeline(arguments: argparse.Namespace) -> "OneDCPipeline":
+    """Load what `add_model_arguments` asked for. torch is imported here, and no earlier."""
+    from ..pipeline import OneDCPipeline
+
+    if "diffusers" in sys.modules:  # a bar of its own for three small files says nothing
+        from diffusers.utils import logging
+
+        logging.disable_progress_bar()
+    options = {}
+    if arguments.dtype != "auto":
+        import torch
+
+        options["dtype"] = getattr(torch, arguments.dtype)
+    pipeline = OneDCPipeline.from_pretrained(arguments.model, **options)
+    return pipeline if arguments.device == "cpu" else pipeline.to(arguments.device)

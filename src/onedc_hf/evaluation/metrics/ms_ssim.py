@@ -1,0 +1,32 @@
+"""MS-SSIM (Wang, Simoncelli, Bovik 2003) by torchmetrics; higher is better, 1 for equal pictures."""
+
+import numpy as np
+
+from ...errors import PictureError
+from ._common import check_pair, need, unit_tensor
+
+SMALLEST_SIDE = 176  # four halvings must leave room for the window of 11 pixels: 176 / 16
+
+
+def ms_ssim(original: np.ndarray, rebuilt: np.ndarray) -> float:
+    """Return the MS-SSIM of two `uint8` `[H, W, 3]` pictures: a value up to 1.
+
+    Five scales with the paper's weights, 11 x 11 Gaussian window of sigma 1.5, K = (0.01, 0.03), data range 1, mean
+    over the three sRGB channels.
+
+    Raises:
+        `ModuleNotFoundError`: torchmetrics is not installed (`pip install 'onedc-hf[eval]'`).
+        `PictureError`: the pictures differ in size, or a side is shorter than 176 pixels.
+    """
+    check_pair(original, rebuilt)
+    if min(original.shape[:2]) < SMALLEST_SIDE:
+        raise PictureError(
+            f"MS-SSIM needs {SMALLEST_SIDE} pixels a side for its five scales, the picture is "
+            f"{original.shape[1]}x{original.shape[0]}; use PSNR or enlarge both pictures"
+        )
+    functional = need("torchmetrics.functional.image", "ms_ssim")
+    return float(
+        functional.multiscale_structural_similarity_index_measure(
+            unit_tensor(rebuilt), unit_tensor(original), data_range=1.0
+        )
+    )

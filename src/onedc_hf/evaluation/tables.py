@@ -1,0 +1,150 @@
+"""Result files of kodak.py -> Markdown, and into the README between two marks. No figure is ever typed by hand.
+
+python -m onedc_hf.evaluation.tables results.json                       prints the table
+python -m onedc_hf.evaluation.tables results.json --readme README.md    replaces what stands between the marks
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from ..errors import OneDCError
+from .classical import CODECS
+from .metrics import METRICS
+
+__all__ = ["BEGIN", "END", "insert", "main", "markdown", "summarise"]
+
+BEGIN, END = "<!-- kodak:begin -->", "<!-- kodak:end -->"
+Z_ONLY = "z-only"
+_ORDER = ["onedc", *CODECS]
+
+
+def summarise(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Average a result file over its pictures.
+
+    Returns:
+        `list[dict]`: for each setting (ascending) and codec (OneDC first): `setting`, `codec`, `pictures`, `at_floor`
+        (how many could not be made small enough), the mean of `bytes`, `bpp` and every metric (None where a picture
+        has none: a mean over the others would be of another set), `grid` (the largest, over periods, of the mean ratio
+        to the original), and the median of `encode_seconds` and `decode_seconds` for OneDC.
+    """
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in results["rows"]:
+        groups.setdefault((row["setting"], row["codec"]), []).append(row)
+    summary = []
+    for (setting, codec), rows in sorted(groups.items(), key=lambda item: _rank(*item[0])):
+        line: dict[str, Any] = {"setting": setting, "codec": codec, "pictures": len(rows)}
+        line["at_floor"] = sum(bool(row.get("at_floor")) for row in rows)
+        for name in ("bytes", "bpp", *results["metrics"]):
+            values = [row.get(name) for row in rows]
+            line[name] = None if None in values else fmean(values)
+        line["grid"] = _grid(rows)
+        for name in ("encode_seconds", "decode_seconds"):
+            if codec == "onedc":
+                line[name] = median(row[name] for row in rows)
+        summary.append(line)
+    return summary
+
+
+def _rank(setting: str, codec: str) -> tuple[float, int]:
+    return (0.0 if setting == Z_ONLY else float(setting)), _ORDER.index(codec)
+
+
+def _grid(rows: list[dict[str, Any]]) -> float | None:
+    if any(not row.get("grid") for row in rows):
+        return None
+    ratios: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        for kind in ("energy", "gradient"):
+            for period, ratio in row["grid"][kind].items():
+                ratios.setdefault((kind, str(period)), []).append(ratio)
+    return max(fmean(values) for values in ratios.values())
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """Lay out a result file as a Markdown table with a line on what was measured.
+
+    Raises:
+        `OneDCError`: the file is incomplete: some codec or setting lacks pictures, so that its means could mislead.
+    """
+    summary = summarise(results)
+    counts = {line["pictures"] for line in summary}
+    if len(counts) != 1:
+        raise OneDCError(
+            f"the results are incomplete ({sorted(counts)} pictures at different settings); run kodak again"
+        )
+    metrics = [METRICS[name] for name in results["metrics"]]
+    headings = ["bpp asked", "codec", "bytes", "bpp", *(metric.heading for metric in metrics), "grid"]
+    lines = [headings, ["---", "---", *["---:"] * (len(headings) - 2)]]
+    for line in summary:
+        ours = line["codec"] == "onedc"
+        mark = "\\*" if line["at_floor"] else ""
+        cells = [
+            line["setting"] if ours else "",
+            "**OneDC**" if ours else CODECS[line["codec"]].title,
+            _figure(line["bytes"], 0),
+            _figure(line["bpp"], 4) + mark,
+            *(_figure(line[metric.name], metric.digits) for metric in metrics),
+            _figure(line["grid"], 2),
+        ]
+        lines.append(cells)
+    table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return f"{table}\n\n{_explanation(results, summary, counts.pop())}\n"
+
+
+def _explanation(results: dict[str, Any], summary: list[dict[str, Any]], pictures: int) -> str:
+    ours = [line for line in summary if line["codec"] == "onedc"]
+    encode, decode = (median(line[name] for line in ours) for name in ("encode_seconds", "decode_seconds"))
+    machine = results["machine"]
+    return (
+        f"Means over {pictures} pictures, every rate that of real files that were decoded. Classical codecs are at the "
+        "size nearest to OneDC's on each picture; \\* marks those whose smallest file is still larger on some. "
+        "`grid`: energy and gradient locked to periods of 2 to 16 pixels, over the original's (1.0: no pattern was "
+        f"added). Model `{results['model']['model_id'][:4]}`, weights `{results['model']['weights']}`; encode "
+        f"{encode:.2f} s, decode {decode:.2f} s (median; {machine['threads']} threads, {machine['cpu_capability']}, "
+        f"torch {machine['torch']})."
+    )
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "n/a" if value is None else f"{value:,.{digits}f}"
+
+
+def insert(text: str, table: str) -> str:
+    """Replace what stands between the two marks.
+
+    Raises:
+        `OneDCError`: the marks are not there, or not in this order.
+    """
+    start, end = text.find(BEGIN), text.find(END)
+    if start < 0 or end < start or text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise OneDCError(f"expected {BEGIN} and after it {END}, once each, where the table belongs")
+    return f"{text[: start + len(BEGIN)]}\n{table.strip()}\n{text[end:]}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns 0, or 1 with a message on stderr."""
+    parser = argparse.ArgumentParser(
+        prog="python -m onedc_hf.evaluation.tables", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument("results", type=Path, help="JSON file of onedc_hf.evaluation.kodak")
+    parser.add_argument("--readme", type=Path, help="file with the marks; without it the table is printed")
+    arguments = parser.parse_args(argv)
+    try:
+        table = markdown(json.loads(arguments.results.read_text()))
+        if arguments.readme is None:
+            print(table)
+        else:
+            arguments.readme.write_text(insert(arguments.readme.read_text(), table))
+    except (OneDCError, OSError, ValueError, KeyError) as error:
+        print(f"tables: {error if isinstance(error, (OneDCError, OSError)) else repr(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

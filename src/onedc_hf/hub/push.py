@@ -1,0 +1,91 @@
+"""Pushing a pipeline to the Hub the plain diffusers way, with a card that says what the model is.
+
+`main` of a repository pushed here holds weights, JSON and a card, and no Python file: it loads with
+`OneDCPipeline.from_pretrained(repo_id)` without trusting anybody's code.
+"""
+
+import json
+from os import PathLike
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from huggingface_hub import CommitInfo, ModelCard, create_repo, upload_folder
+from huggingface_hub.errors import EntryNotFoundError
+
+from .card import build_card
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
+def push_pipeline(
+    pipeline: "DiffusionPipeline",
+    repo_id: str,
+    *,
+    card: ModelCard | None = None,
+    license: str | None = None,
+    commit_message: str | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+    create_pr: bool = False,
+    variant: str | None = None,
+    subfolder: str | None = None,
+) -> CommitInfo:
+    """Save a pipeline and upload it in one commit.
+
+    Args:
+        pipeline (`OneDCPipeline`): what to push.
+        repo_id (`str`): where to; created if it does not exist.
+        card (`ModelCard`, *optional*): the card to write. Defaults to the one the repository already has, and to a new
+            one by `build_card` where it has none.
+        license (`str`, *optional*): licence of the weights, for a new card (see `build_card`).
+        commit_message (`str`, *optional*): defaults to "Upload OneDCPipeline".
+        private (`bool`, *optional*): whether a new repository is private.
+        token (`str`, *optional*): access token; defaults to the stored one.
+        create_pr (`bool`, *optional*, defaults to `False`): open a pull request instead of committing.
+        variant (`str`, *optional*): label in the names of the weight files, for instance `"fp16"`. It casts nothing.
+        subfolder (`str`, *optional*): folder inside the repository. No card is written then.
+
+    Returns:
+        `CommitInfo`: the commit; `pr_url` and `pr_revision` are set for a pull request.
+    """
+    repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+    with TemporaryDirectory() as folder:
+        pipeline.save_pretrained(folder, variant=variant)
+        if not subfolder:
+            write_root_config(pipeline, folder)
+            card = card or _present_card(repo_id, token) or build_card(pipeline, repo_id=repo_id, license=license)
+            if card.data.library_name is None:
+                card.data.library_name = "onedc_hf"
+            card.save(Path(folder) / "README.md")
+        return upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            path_in_repo=subfolder,
+            commit_message=commit_message or f"Upload {type(pipeline).__name__}",
+            token=token,
+            create_pr=create_pr,
+        )
+
+
+def write_root_config(pipeline: "DiffusionPipeline", folder: str | PathLike[str]) -> None:
+    """Write the `config.json` at the root of a model folder.
+
+    The Hub counts downloads of a library it does not know by requests for this file; nothing reads it on loading.
+    """
+    config = {
+        "library_name": "onedc_hf",
+        "model_type": "onedc",
+        "model_id": getattr(pipeline, "model_id", None),
+        "pipeline": type(pipeline).__name__,
+    }
+    Path(folder, "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _present_card(repo_id: str, token: str | None) -> ModelCard | None:
+    """Return the card the repository has, which may have been written by hand and is kept."""
+    try:
+        return ModelCard.load(repo_id, token=token)
+    except EntryNotFoundError:
+        return None

@@ -1,0 +1,369 @@
+"""Pictures as people have them -> `uint8` sRGB arrays -> tensors, and back.
+
+Everything the codec sees is plain 8-bit sRGB, upright, without alpha. `load_picture` makes it so from a file, a
+`PIL.Image.Image`, a NumPy array or a torch tensor, and names the cause when it cannot.
+
+    load_picture -> [H, W, 3] uint8      to_tensor -> [1, 3, H, W] in [-1, 1]      pad -> multiples of 64
+    crop <- the padding goes             from_tensor -> [H, W, 3] uint8            to_output -> what the caller wants
+
+Shapes: B batch, H W pixels. torch is imported inside the functions that return tensors, so that this module is light.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from .errors import PictureError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["PictureInput", "crop", "from_tensor", "load_picture", "pad", "to_output", "to_tensor"]
+
+PictureInput: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor"
+
+_ODC_MAGIC = b"\xf1\xdc"
+_ROUNDING = 1 / 255  # floats may leave [0, 1] by this much: resampling and half precision do
+_MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+def load_picture(image: PictureInput) -> np.ndarray:
+    """Reads any picture as 8-bit sRGB.
+
+    Files and PIL images are turned upright by their EXIF orientation, converted to sRGB by their ICC profile, scaled
+    from 16 to 8 bits by rounding, and flattened on white where they have alpha (with a `UserWarning` if any pixel is
+    not opaque). Animations and multi-page files give one frame, with a `UserWarning`.
+
+    Args:
+        image (`str`, `os.PathLike`, `PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
+            A picture. Arrays are height, width, channels: `[H, W]`, `[H, W, C]` with 1 (grey), 2 (grey, alpha),
+            3 (RGB) or 4 (RGB, alpha) channels. Tensors are channels first: `[H, W]`, `[C, H, W]` or `[1, C, H, W]`.
+            Values: `uint8` in [0, 255], `uint16` in [0, 65535], `bool`, or floats in [0, 1].
+
+    Returns:
+        `np.ndarray`: A fresh `uint8` array `[H, W, 3]`, sRGB, values in [0, 255].
+
+    Raises:
+        `PictureError`: The file is missing, a folder, damaged, or no picture; or the array's shape, type or values are
+            not those above.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        return _load_file(os.fspath(image))
+    if isinstance(image, Image.Image):
+        return _guarded(lambda: _from_pil(image, "the PIL image"), "the PIL image")
+    if isinstance(image, np.ndarray):
+        return _from_array(image, "NumPy array", "[H, W] or [H, W, C]")
+    if _is_tensor(image):
+        return _from_torch(image)
+    raise PictureError(
+        f"cannot read a picture from a {type(image).__name__}: expected a path, a PIL image, a NumPy array [H, W, C] "
+        "or a torch tensor [C, H, W]. For the bytes of a file, use PIL.Image.open(io.BytesIO(data))."
+    )
+
+
+def to_tensor(rgb: np.ndarray) -> torch.Tensor:
+    """Turns `uint8` `[H, W, 3]` into a `float32` tensor `[1, 3, H, W]` in [-1, 1] (0 -> -1, 255 -> 1)."""
+    import torch
+
+    channels_first = np.ascontiguousarray(rgb.transpose(2, 0, 1))  # [3, H, W]
+    return torch.from_numpy(channels_first)[None].float().div_(127.5).sub_(1.0)  # [1, 3, H, W]
+
+
+def from_tensor(x: torch.Tensor) -> list[np.ndarray]:
+    """Turns a batch `[B, 3, H, W]` in [-1, 1] (any float dtype; values outside are clamped) into `uint8` pictures.
+
+    Returns:
+        `list[np.ndarray]`: B arrays `[H, W, 3]`, values in [0, 255], the exact inverse of `to_tensor`.
+
+    Raises:
+        `PictureError`: The batch has another shape, or holds NaN or infinity.
+    """
+    import torch
+
+    if x.ndim != 4 or x.shape[1] != 3:
+        raise PictureError(f"expected a batch of pictures [B, 3, H, W], got {list(x.shape)}")
+    pixels = x.detach().float().add(1.0).mul_(127.5)
+    if not torch.isfinite(pixels).all():
+        raise PictureError("the rebuilt picture holds NaN or infinity: try dtype=torch.float32, and check the weights")
+    pixels = pixels.round_().clamp_(0, 255).to(torch.uint8)  # [B, 3, H, W]
+    return list(pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy())  # B x [H, W, 3]
+
+
+def pad(x: torch.Tensor, multiple: int = 64) -> torch.Tensor:
+    """Pads `[B, C, H, W]` on the right and at the bottom by repeating the border, to multiples of `multiple` pixels."""
+    from torch.nn import functional
+
+    height, width = x.shape[-2:]
+    right, bottom = -width % multiple, -height % multiple
+    return functional.pad(x, (0, right, 0, bottom), mode="replicate") if right or bottom else x
+
+
+def crop(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Undoes `pad`: the top left `height` x `width` pixels of `[B, C, H, W]`."""
+    return x[..., :height, :width]
+
+
+def to_output(rgb: np.ndarray, output_type: Literal["pil", "np", "pt"] = "pil") -> Image.Image | np.ndarray | Any:
+    """Hands a picture out in the form the caller asked for; `load_picture` reads each of them back exactly.
+
+    Args:
+        rgb (`np.ndarray`): `uint8` `[H, W, 3]`.
+        output_type (`str`, *optional*, defaults to `"pil"`):
+            `"pil"`: RGB image. `"np"`: `float32` `[H, W, 3]` in [0, 1]. `"pt"`: `float32` tensor `[3, H, W]` in [0, 1].
+            (The ranges are those of diffusers' image processor.)
+
+    Raises:
+        `ValueError`: Another `output_type`.
+    """
+    if output_type == "pil":
+        return Image.fromarray(rgb)
+    if output_type == "np":
+        return rgb.astype(np.float32) / 255
+    if output_type == "pt":
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))).float().div_(255)
+    raise ValueError(f"output_type: expected 'pil', 'np' or 'pt', got {output_type!r}")
+
+
+# --- files and PIL images -------------------------------------------------------------------------------------------
+
+
+def _load_file(path: str) -> np.ndarray:
+    if os.path.isdir(path):
+        raise PictureError(f"{path} is a folder: name a picture in it, or pass a list of pictures")
+    if not os.path.exists(path):
+        raise PictureError(f"{path}: no such file (looked in {os.path.dirname(os.path.abspath(path))})")
+
+    def read() -> np.ndarray:
+        with Image.open(path) as picture:
+            return _from_pil(picture, path)
+
+    return _guarded(read, path)
+
+
+def _guarded(read: Any, where: str) -> np.ndarray:
+    """Pillow's many ways to fail on a bad file, as one error that names the file."""
+    try:
+        return read()
+    except PictureError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PictureError(
+            f"{where}: more pixels than Pillow agrees to unpack ({error}). If you trust the file, scale it down first "
+            "or raise PIL.Image.MAX_IMAGE_PIXELS."
+        ) from error
+    except UnidentifiedImageError as error:
+        raise PictureError(f"{where}: {_what_it_is_instead(where)}") from error
+    except MemoryError as error:
+        raise PictureError(f"{where}: not enough memory to unpack it; scale it down first") from error
+    except OSError as error:
+        if isinstance(error, PermissionError):
+            raise PictureError(f"{where}: no permission to read it") from error
+        raise PictureError(f"{where}: damaged or cut short, could not be decoded ({error})") from error
+    except (ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, RuntimeError) as error:
+        raise PictureError(f"{where}: damaged, could not be decoded ({type(error).__name__}: {error})") from error
+
+
+def _warn(message: str) -> None:
+    """A `UserWarning` that points at the line outside this module that asked for the picture."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename == __file__:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
+
+
+def _what_it_is_instead(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            head = file.read(2)
+    except OSError:
+        return "not a picture that Pillow can read"
+    if head == _ODC_MAGIC:
+        return "this is a OneDC file, already compressed: rebuild the picture with `onedc decompress` or decompress()"
+    if not head:
+        return "the file is empty"
+    return "not a picture that Pillow can read (PNG, JPEG, WebP, AVIF, TIFF and many more work)"
+
+
+def _from_pil(picture: Image.Image, where: str) -> np.ndarray:
+    """The order matters: frame, orientation, bit depth, profile, alpha."""
+    # A MPO file is a photograph with previews or a gain map behind it: no animation, nobody expects a warning.
+    if getattr(picture, "is_animated", False) and picture.format != "MPO":
+        frames = getattr(picture, "n_frames", 1)
+        _warn(f"{where}: frame {picture.tell() + 1} of {frames} is used, the others are ignored")
+    if 0 in picture.size:
+        raise PictureError(f"{where}: the picture is empty ({picture.width}x{picture.height} pixels)")
+    profile = picture.info.get("icc_profile")
+    picture = ImageOps.exif_transpose(picture)
+    picture = _to_8_bits(picture, where)
+    colour, alpha = _split_alpha(picture)
+    colour = _to_srgb(colour, profile, where) if profile or colour.mode == "LAB" else colour.convert("RGB")
+    rgb = np.array(colour, dtype=np.uint8)  # [H, W, 3]
+    return rgb if alpha is None else _flatten(rgb, np.asarray(alpha), where)
+
+
+def _to_8_bits(picture: Image.Image, where: str) -> Image.Image:
+    """Scales grey pictures of more than 8 bits (`convert("L")` would clip them at 255); others pass unchanged."""
+    if picture.mode == "F":
+        return Image.fromarray(_float_to_bytes(np.asarray(picture), where))
+    if picture.mode != "I" and picture.mode not in _MODES_16_BIT:
+        return picture
+    values = np.asarray(picture).astype(np.int64)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise PictureError(
+            f"{where}: integer pixels from {low} to {high}, expected 16 bits (0 to 65535); scale them to 8 bits first"
+        )
+    grey = Image.fromarray(_scale_16_bits(values))
+    clear = picture.info.get("transparency")  # tRNS of a 16-bit grey PNG: the one value that is transparent
+    if isinstance(clear, int):
+        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _scale_16_bits(values: np.ndarray) -> np.ndarray:
+    return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)  # round(v / 257)
+
+
+def _split_alpha(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Colour without alpha, in a mode that a profile can apply to (L, RGB, CMYK, LAB ...), and the alpha channel."""
+    if picture.mode in ("La", "RGBa"):  # premultiplied
+        picture = picture.convert("LA" if picture.mode == "La" else "RGBA")
+    if picture.mode == "PA" or "transparency" in picture.info and picture.mode in ("1", "L", "P", "RGB"):
+        picture = picture.convert("RGBA")
+    if picture.mode in ("LA", "RGBA"):
+        return picture.convert(picture.mode[:-1]), picture.getchannel("A")
+    if picture.mode == "1":
+        return picture.convert("L"), None
+    if picture.mode in ("P", "RGBX", "YCbCr", "HSV"):
+        return picture.convert("RGB"), None
+    return picture, None
+
+
+def _to_srgb(picture: Image.Image, profile: bytes | None, where: str) -> Image.Image:
+    """Applies an ICC profile. One that is damaged or meant for another kind of picture is ignored with a warning."""
+    target = ImageCms.createProfile("sRGB")
+    try:
+        if profile is None or picture.mode == "LAB":  # a device-independent mode is its own profile
+            source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
+        else:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        space = source.profile.xcolor_space.strip()
+        if space == "RGB" and picture.mode == "L":  # grey saved by a program that always embeds its RGB profile
+            picture = picture.convert("RGB")
+        if {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}.get(space) != picture.mode:
+            raise ImageCms.PyCMSError(f"a {space} profile in a {picture.mode} picture")
+        transform = ImageCms.buildTransform(
+            source,
+            target,
+            picture.mode,
+            "RGB",
+            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+        if picture.mode == "RGB" and _changes_nothing(transform):
+            return picture  # sRGB already: keep every pixel exactly
+        converted = ImageCms.applyTransform(picture, transform)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
+        _warn(f"{where}: its colour profile is ignored, read as sRGB ({error})")
+        return picture.convert("RGB")
+    assert converted is not None  # in-place transforms alone give None
+    return converted
+
+
+def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:
+    """Whether a transform moves no colour of an 8 x 8 x 8 grid by more than 2 of 255 (rounding inside the engine)."""
+    steps = np.arange(8, dtype=np.float32) * (255 / 7)
+    grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).round().astype(np.uint8).reshape(8, 64, 3)
+    moved = ImageCms.applyTransform(Image.fromarray(grid), transform)
+    return moved is not None and int(np.abs(np.asarray(moved, np.int16) - grid.astype(np.int16)).max()) <= 2
+
+
+def _flatten(rgb: np.ndarray, alpha: np.ndarray, where: str) -> np.ndarray:
+    """Puts `rgb` `[H, W, 3]` on white by `alpha` `[H, W]`, both `uint8`; warns when a pixel changes by it."""
+    if alpha.min() == 255:
+        return rgb
+    _warn(f"{where}: transparency is not stored, the picture was put on white")
+    opacity = alpha[..., None].astype(np.uint32)
+    return ((rgb * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
+
+
+# --- arrays and tensors ---------------------------------------------------------------------------------------------
+
+
+def _is_tensor(image: object) -> bool:
+    torch = sys.modules.get("torch")  # whoever holds a tensor has imported torch
+    return torch is not None and isinstance(image, torch.Tensor)
+
+
+def _from_torch(tensor: torch.Tensor) -> np.ndarray:
+    shape, expected = list(tensor.shape), "[C, H, W] or [1, C, H, W]"
+    if tensor.ndim == 4:
+        if tensor.shape[0] != 1:
+            raise PictureError(f"torch tensor: a batch {shape}, expected one picture {expected}; pass list(tensor)")
+        tensor = tensor[0]
+    if tensor.ndim == 3:
+        if tensor.shape[0] not in (1, 2, 3, 4):
+            hint = "; it looks like [H, W, C]: use tensor.permute(2, 0, 1)" if tensor.shape[2] in (1, 3, 4) else ""
+            raise PictureError(f"torch tensor: shape {shape}, expected {expected} with 1 to 4 channels{hint}")
+        tensor = tensor.permute(1, 2, 0)
+    tensor = tensor.detach().cpu()
+    if tensor.is_floating_point():
+        tensor = tensor.float()  # NumPy knows no bfloat16
+    return _from_array(tensor.numpy(), "torch tensor", expected, shape)
+
+
+def _from_array(array: np.ndarray, what: str, expected: str, shape: list[int] | None = None) -> np.ndarray:
+    shape = list(array.shape) if shape is None else shape
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4):
+        hint = ""
+        if array.ndim == 3 and array.shape[0] in (1, 3, 4):
+            hint = "; it looks like [C, H, W]: use array.transpose(1, 2, 0)"
+        elif array.ndim == 4:
+            hint = "; for several pictures pass a list"
+        raise PictureError(f"{what}: shape {shape}, expected {expected} with 1 to 4 channels{hint}")
+    if array.size == 0:
+        raise PictureError(f"{what}: shape {shape} holds no pixel; height and width must be at least 1")
+    values = _to_bytes(array, what)  # [H, W, C] uint8
+    channels = values.shape[2]
+    colour = values[..., :3] if channels >= 3 else values[..., :1].repeat(3, axis=2)
+    rgb = np.array(colour, dtype=np.uint8, order="C")  # a copy: the caller's array stays the caller's
+    return _flatten(rgb, values[..., -1], what) if channels in (2, 4) else rgb
+
+
+def _to_bytes(array: np.ndarray, what: str) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.uint16:
+        return _scale_16_bits(array)
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * 255
+    if array.dtype.kind == "f":
+        return _float_to_bytes(array, what)
+    raise PictureError(
+        f"{what}: values of type {array.dtype}, expected uint8 in [0, 255], uint16 in [0, 65535] or floats in [0, 1]"
+    )
+
+
+def _float_to_bytes(array: np.ndarray, what: str) -> np.ndarray:
+    low, high = float(array.min()), float(array.max())
+    if not (np.isfinite(low) and np.isfinite(high)):  # min and max hand NaN on
+        raise PictureError(f"{what}: holds NaN or infinity, expected floats in [0, 1]")
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        hint = ""
+        if low >= -1 - _ROUNDING and high <= 1 + _ROUNDING:
+            hint = "; from [-1, 1] use (x + 1) / 2"
+        elif low >= 0 and high <= 255:
+            hint = "; from [0, 255] use x / 255"
+        raise PictureError(f"{what}: values from {low:.4g} to {high:.4g}, expected floats in [0, 1]{hint}")
+    return (array.astype(np.float32).clip(0, 1) * 255).round().astype(np.uint8)

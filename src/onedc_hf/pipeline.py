@@ -1,0 +1,451 @@
+"""OneDCPipeline: a picture to a small file and back. Read this first.
+
+    compress:    pipeline -> pictures -> (vae, codec analysis) -> context model -> coding -> bytes
+    decompress:  bytes -> coding -> context model -> codec synthesis -> generator -> vae -> pictures
+
+Shapes: B batch (1 inside), H W rows and columns of the padded picture, h w latent at 1/8, Y X at 1/16, Z V at 1/64,
+L latent channels, N channels of `y`, K digits of `z`, D detail channels, S semantic channels, R quality rows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, DiffusionPipeline
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from .coding import BitstreamReader, BitstreamWriter, SymbolModel, clamp_symbols, ideal_bits, parse_header
+from .errors import ModelError, TargetError
+from .models import OneDCAutoencoder, OneDCCodec, OneDCGenerator
+from .models.context import CodingPass, HyperParameters, fold, unfold
+from .pictures import PictureInput, crop, from_tensor, load_picture, pad, to_output, to_tensor
+from .precision import default_dtype
+from .rate_search import search_row
+
+__all__ = ["OneDCPipeline", "OneDCPipelineOutput"]
+
+_BOX = Path(__file__).parent / "box" / "model"
+_PAD_MULTIPLE = 64
+_DEFAULT_QUALITY = 50
+_OVERHEAD_BYTES = 20  # header, checks and coder tail, on average (coding/bitstream.py)
+
+DataInput = bytes | bytearray | memoryview | str | os.PathLike[str]
+
+
+@dataclass
+class OneDCPipelineOutput(BaseOutput):
+    """Result of a round trip.
+
+    Args:
+        images (`list`): rebuilt pictures, PIL, or NumPy `[H, W, 3]` in [0, 1], or torch `[3, H, W]` in [0, 1].
+        bitstreams (`list[bytes]`): the `.odc` file of each picture.
+        bpp (`list[float]`): 8 x file size / pixels of each picture.
+    """
+
+    images: list[Any]
+    bitstreams: list[bytes]
+    bpp: list[float]
+
+
+@dataclass(frozen=True)
+class _Analysed:
+    """What the encoder knows of a picture before it chooses a rate."""
+
+    width: int
+    height: int
+    y: Tensor  # [1, N, Y, X]
+    codes: Tensor  # [1, K, Z, V]
+    z_index: np.ndarray  # [Z, V]
+    hyper: HyperParameters
+
+
+class OneDCPipeline(DiffusionPipeline):
+    """One-step diffusion image codec.
+
+    Args:
+        vae (`AutoencoderKL`, `AutoencoderTiny` or `OneDCAutoencoder`): pixels to latents at 1/8 and back.
+        codec (`OneDCCodec`): latents to symbols and back.
+        generator (`OneDCGenerator`): the one-step U-Net.
+        scheduler (`DDPMScheduler`): the noise schedule the generator was made for; one step at t = 999 is taken.
+    """
+
+    model_cpu_offload_seq = "vae->codec->generator->vae"
+
+    vae: AutoencoderKL | AutoencoderTiny | OneDCAutoencoder
+    codec: OneDCCodec
+    generator: OneDCGenerator
+    scheduler: DDPMScheduler
+
+    def __init__(
+        self,
+        vae: AutoencoderKL | AutoencoderTiny | OneDCAutoencoder,
+        codec: OneDCCodec,
+        generator: OneDCGenerator,
+        scheduler: DDPMScheduler,
+    ):
+        super().__init__()
+        self.register_modules(vae=vae, codec=codec, generator=generator, scheduler=scheduler)
+        self._check_components()
+        for part in (vae, codec, generator):
+            _settle(part.eval())
+        self._symbol_model: SymbolModel | None = None
+
+    # Loading ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None = None, **kwargs: Any
+    ) -> OneDCPipeline:
+        """Loads a pipeline from a folder or the Hub; without an argument, the model in the box.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`, *optional*): folder or repository id.
+            dtype (`torch.dtype`, *optional*): number format of everything but the entropy model, which stays in
+                float32; by default what suits this machine's CPU (`default_dtype`).
+            kwargs: further arguments of `DiffusionPipeline.from_pretrained` (`revision`, `variant`, `token`, ...).
+
+        Raises:
+            ModelError: if there is no OneDC pipeline at that place, or its weights are not those of its model id.
+        """
+        source = os.fspath(pretrained_model_name_or_path) if pretrained_model_name_or_path is not None else None
+        if source is None:
+            if not (_BOX / "model_index.json").is_file():
+                raise ModelError(f"This installation has no model in the box ({_BOX}); name a folder or repository.")
+            source = str(_BOX)
+        elif _looks_like_path(source) and not Path(source, "model_index.json").is_file():
+            there = "holds no model_index.json" if Path(source).is_dir() else "does not exist"
+            raise ModelError(
+                f"{source!r} {there}: give the folder that `save_pretrained` wrote, or a repository id `org/name`."
+            )
+        if kwargs.get("torch_dtype") is None and kwargs.get("dtype") is None:
+            kwargs["dtype"] = default_dtype()
+        try:
+            pipe = super().from_pretrained(source, **kwargs)
+        except OSError as error:
+            raise ModelError(
+                f"No OneDC pipeline could be loaded from {source!r}: {error.__cause__ or error} Check the name, the "
+                "revision, your access, and the network."
+            ) from error
+        pipe.model_digest()  # an altered entropy model is found now, not in a broken picture
+        return pipe
+
+    def _check_components(self) -> None:
+        vae, codec, generator = self.vae.config, self.codec.config, self.generator.config
+        for name, left, right in (
+            ("latent channels of vae and codec", vae.latent_channels, codec.latent_channels),
+            ("latent channels of vae and generator", vae.latent_channels, generator.latent_channels),
+            ("detail channels of codec and generator", codec.detail_channels, generator.detail_channels),
+            ("semantic channels of codec and generator", codec.semantic_channels,
+             generator.unet.get("cross_attention_dim", codec.semantic_channels)),
+        ):  # fmt: skip
+            if left != right:
+                raise ModelError(f"These components do not fit together: {name} are {left} and {right}.")
+        alpha = float(self.scheduler.alphas_cumprod[generator.timestep])
+        if abs(alpha - generator.alpha_cumprod) > 1e-6:
+            raise ModelError(
+                f"The scheduler's cumulative alpha at t = {generator.timestep} is {alpha:.8f}, but the generator was "
+                f"made for {generator.alpha_cumprod:.8f}."
+            )
+
+    # Identity -----------------------------------------------------------------------------------------------------
+
+    def model_digest(self) -> bytes:
+        """SHA-256 of the entropy model, checked against the stored one.
+
+        Raises:
+            ModelError: if the config states another digest (the weights were changed or cast).
+        """
+        stored = self.codec.config.model_id
+        digest = self.codec.entropy.digest()
+        if stored and stored != digest.hex():
+            raise ModelError(
+                f"The entropy model's weights have the digest {digest.hex()[:8]}..., but the config says "
+                f"{stored[:8]}...: they were changed or cast after saving. Load the original files again, or, if the "
+                "change is meant, clear `codec.config.model_id` and save: the result is a new model with its own id."
+            )
+        return digest
+
+    @property
+    def model_id(self) -> str:
+        """SHA-256 of the entropy model, 64 hex digits; a file holds the first four."""
+        return self._symbols().digest.hex()
+
+    def _symbols(self) -> SymbolModel:
+        """The integers that coding needs; made once."""
+        if self._symbol_model is None:
+            self._symbol_model = self.codec.entropy.symbol_model(self.model_digest())
+        return self._symbol_model
+
+    # Compress -----------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def compress(
+        self,
+        image: PictureInput | Sequence[PictureInput],
+        quality: int | None = None,
+        target_bytes: int | None = None,
+        target_bpp: float | None = None,
+        z_only: bool = False,
+    ) -> bytes | list[bytes]:
+        """Compresses a picture, or each of a list of pictures of any sizes.
+
+        Args:
+            image (path, `PIL.Image.Image`, `np.ndarray`, `torch.Tensor`, or a list of them): see
+                `onedc_hf.pictures.load_picture`.
+            quality (`int`, *optional*): 0 (smallest file) to 100; 50 if nothing else is asked for.
+            target_bytes (`int`, *optional*): largest size of the file; the best quality that fits is taken.
+            target_bpp (`float`, *optional*): the same in bits per pixel of the picture.
+            z_only (`bool`): send the hyper-latent alone, about 0.0034 bits per pixel.
+
+        Returns:
+            `bytes`, or a list of them for a list: the `.odc` file.
+
+        Raises:
+            PictureError: for a picture that cannot be read.
+            TargetError: if even the smallest file is larger than the target; it names that size.
+            TypeError, ValueError: for arguments that contradict each other or lie out of range.
+        """
+        self._check_rate(quality, target_bytes, target_bpp, z_only)
+        if isinstance(image, list | tuple):
+            return [self.compress(one, quality, target_bytes, target_bpp, z_only) for one in image]  # type: ignore[misc]
+        # 1. The picture as the networks see it.
+        rgb = load_picture(image)  # [height, width, 3] uint8
+        height, width, _ = rgb.shape
+        # 2. Analysis: latent and hyper-latent. Neither depends on the rate.
+        analysed = self._analyse(rgb)
+        # 3. The rate: a row of gains.
+        if target_bpp is not None:
+            target_bytes = int(target_bpp * width * height / 8)
+        if z_only:
+            data = self._write(analysed, None)
+        elif target_bytes is not None:
+            data = self._write_within(analysed, target_bytes)
+        else:
+            data = self._write(analysed, self._row(_DEFAULT_QUALITY if quality is None else quality))
+        self.maybe_free_model_hooks()
+        return data
+
+    def _analyse(self, rgb: np.ndarray) -> _Analysed:
+        codec, device = self.codec, self._execution_device
+        pixels = pad(to_tensor(rgb), _PAD_MULTIPLE).to(device, codec.dtype)  # [1, 3, H, W] in [-1, 1]
+        encoded = self.vae.encode(pixels.to(self.vae.dtype))
+        # The posterior's mean, not a sample: the same picture always gives the same file.
+        latent = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+        latent = (latent * self.vae.config.scaling_factor).to(codec.dtype)  # [1, L, h, w]
+        y, codes = codec.analyse(pixels, latent)  # [1, N, Y, X], [1, K, Z, V]
+        index = codec.z_vq.codes_to_index(codes)[0].cpu().numpy()  # [Z, V]
+        hyper = codec.hyper_synthesis(codec.z_vq.index_to_codes(torch.from_numpy(index)[None]).to(device))
+        height, width, _ = rgb.shape
+        return _Analysed(width, height, y.to(codec.entropy.dtype), codes, index, hyper)
+
+    def _encode_passes(
+        self, analysed: _Analysed, row: int, write: Callable[[np.ndarray, np.ndarray], None]
+    ) -> None:
+        """Rounds `y` pass by pass at a quality row and hands symbols and scale indexes to `write`."""
+        entropy = self.codec.entropy
+
+        def code(step: CodingPass) -> Tensor:
+            exact = torch.round((analysed.y - step.means) * step.gain)  # halves to even; [1, N, Y, X]
+            symbols = clamp_symbols(fold(exact, step.index)[0].cpu().numpy()).astype(np.int32)  # [N/4, Y, X]
+            write(symbols, _folded_index(entropy, step, row))
+            return unfold(torch.from_numpy(symbols)[None].to(exact), step.index)
+
+        entropy.run_passes(analysed.hyper, entropy.gain(row), code)
+
+    def _write(self, analysed: _Analysed, row: int | None) -> bytes:
+        """One whole file at a quality row; `None` writes the hyper-latent alone."""
+        writer = BitstreamWriter(
+            self._symbols(),
+            width=analysed.width,
+            height=analysed.height,
+            quality_row=row if self.codec.entropy.quality_rows > 1 else None,
+            z_only=row is None,
+        )
+        writer.write_hyper(analysed.z_index)
+        if row is not None:
+            self._encode_passes(analysed, row, writer.write_pass)
+        return writer.finish()
+
+    def _write_within(self, analysed: _Analysed, budget: int) -> bytes:
+        """The best file of at most `budget` bytes: search on table bits, then step down until it really fits."""
+        smallest = self._write(analysed, None)
+        if len(smallest) > budget:
+            raise TargetError(
+                f"The target of {budget} bytes is too small for this {analysed.width}x{analysed.height} picture: the "
+                f"smallest file possible has {len(smallest)} bytes.",
+                smallest=len(smallest),
+            )
+        model = self._symbols()
+
+        def estimate(row: int) -> float:
+            bits = 0.0
+
+            def count(symbols: np.ndarray, index: np.ndarray) -> None:
+                nonlocal bits
+                bits += ideal_bits(symbols, index, model.tables, model.skip_index)
+
+            self._encode_passes(analysed, row, count)
+            return bits / 8 + len(smallest) + _OVERHEAD_BYTES - 13  # a z-only file has 13 of its own
+
+        row = search_row(estimate, self.codec.entropy.quality_rows, budget)
+        best = smallest
+        while row >= 0:
+            data = self._write(analysed, row)
+            if len(data) > budget:
+                if best is not smallest:
+                    break
+                row -= 1
+                continue
+            best, row = data, row + 1
+            if row == self.codec.entropy.quality_rows or len(best) > 0.97 * budget:
+                break
+        return best
+
+    # Decompress ---------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def decompress(
+        self, data: DataInput | Sequence[DataInput], output_type: Literal["pil", "np", "pt"] = "pil"
+    ) -> Any:
+        """Rebuilds a picture from an `.odc` file, or each of a list of them.
+
+        Args:
+            data (`bytes` or path, or a list of them): the file.
+            output_type (`"pil"`, `"np"` or `"pt"`): PIL image; NumPy `[H, W, 3]` or torch `[3, H, W]`, in [0, 1].
+
+        Returns:
+            The picture, or a list of pictures for a list.
+
+        Raises:
+            BitstreamError: for bytes that this model cannot decode; the subclass and text say why.
+        """
+        if output_type not in ("pil", "np", "pt"):
+            raise ValueError(f"`output_type` must be 'pil', 'np' or 'pt'; got {output_type!r}.")
+        if isinstance(data, list | tuple):
+            return [self.decompress(one, output_type) for one in data]
+        # 1. The file: every check on the container happens here.
+        reader = BitstreamReader(_read(data), self._symbols())
+        header = reader.header
+        row = None if header.kind.name == "Z_ONLY" else (header.quality_row or 0)
+        # 2. The hyper-latent, and the four passes of the latent.
+        y_hat, hyper = self._decode_symbols(reader, row)
+        reader.finish()
+        # 3. Detail features and semantic tokens.
+        detail, tokens = self.codec.synthesise(y_hat, hyper.semantic_seed)  # [1, D, h, w], [1, Z*V, S]
+        # 4. One step of diffusion.
+        quality = torch.tensor([self._quality(row)], dtype=torch.float32, device=detail.device)
+        latent = self.generator(detail, tokens, quality)  # [1, L, h, w]
+        # 5. The picture.
+        latent = (latent / self.vae.config.scaling_factor).to(self.vae.dtype)
+        picture = crop(self.vae.decode(latent).sample.float(), header.height, header.width)
+        self.maybe_free_model_hooks()
+        return to_output(from_tensor(picture)[0], output_type)
+
+    def _decode_symbols(self, reader: BitstreamReader, row: int | None) -> tuple[Tensor, HyperParameters]:
+        """Reads `z` and `y`; with row `None` (z-only) every pass takes its means."""
+        codec, entropy, device = self.codec, self.codec.entropy, self._execution_device
+        index = torch.from_numpy(reader.read_hyper())[None].to(device)  # [1, Z, V]
+        hyper = codec.hyper_synthesis(codec.z_vq.index_to_codes(index))
+
+        def code(step: CodingPass) -> Tensor | None:
+            if row is None:
+                return None
+            symbols = reader.read_pass(_folded_index(entropy, step, row))  # [N/4, Y, X]
+            return unfold(torch.from_numpy(symbols)[None].to(step.means), step.index)
+
+        return entropy.run_passes(hyper, entropy.gain(row or 0), code), hyper
+
+    # Both ---------------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        image: PictureInput | Sequence[PictureInput],
+        quality: int | None = None,
+        target_bytes: int | None = None,
+        target_bpp: float | None = None,
+        z_only: bool = False,
+        output_type: Literal["pil", "np", "pt"] = "pil",
+        return_dict: bool = True,
+    ) -> OneDCPipelineOutput | tuple[list[Any], list[bytes], list[float]]:
+        """Compresses and rebuilds: see `compress` and `decompress` for the arguments.
+
+        Returns:
+            `OneDCPipelineOutput`, or with `return_dict=False` its three lists as a tuple.
+        """
+        images = list(image) if isinstance(image, list | tuple) else [image]
+        bitstreams = self.compress(images, quality, target_bytes, target_bpp, z_only)
+        rebuilt = self.decompress(bitstreams, output_type)
+        bpp = [parse_header(data).bpp for data in bitstreams]  # type: ignore[arg-type]
+        if not return_dict:
+            return rebuilt, bitstreams, bpp  # type: ignore[return-value]
+        return OneDCPipelineOutput(images=rebuilt, bitstreams=bitstreams, bpp=bpp)  # type: ignore[arg-type]
+
+    def _row(self, quality: int) -> int:
+        """Quality 0 to 100 to a row of gains."""
+        return round(quality * (self.codec.entropy.quality_rows - 1) / 100)
+
+    def _quality(self, row: int | None) -> float:
+        """A row of gains (`None`: z-only) to what the generator's quality embedding sees: 0 to 100, or -1."""
+        if row is None:
+            return -1.0
+        return 100.0 * row / max(1, self.codec.entropy.quality_rows - 1)
+
+    @staticmethod
+    def _check_rate(
+        quality: int | None, target_bytes: int | None, target_bpp: float | None, z_only: bool
+    ) -> None:
+        given = {"quality": quality, "target_bytes": target_bytes, "target_bpp": target_bpp, "z_only": z_only or None}
+        names = [name for name, value in given.items() if value is not None]
+        if len(names) > 1:
+            raise ValueError(f"Give one of `quality`, `target_bytes`, `target_bpp`, `z_only`; got {', '.join(names)}.")
+        for name, value in (("quality", quality), ("target_bytes", target_bytes)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer)):
+                raise TypeError(f"`{name}` must be an integer; got {value!r}.")
+        if quality is not None and not 0 <= quality <= 100:
+            raise ValueError(f"`quality` must lie in 0 to 100; got {quality}.")
+        if target_bytes is not None and target_bytes < 1:
+            raise ValueError(f"`target_bytes` must be at least 1; got {target_bytes}.")
+        if target_bpp is not None and not (isinstance(target_bpp, int | float) and 0 < target_bpp < float("inf")):
+            raise ValueError(f"`target_bpp` must be a positive number; got {target_bpp!r}.")
+
+
+@torch.no_grad()
+def _settle(module: torch.nn.Module) -> None:
+    """Puts CPU weights into fresh memory, channels last.
+
+    Weights read from a memory-mapped file lie at odd addresses, and CPU kernels then add in another order: without
+    this a loaded model's pictures differ in the last bit from those of the model that was saved.
+    """
+    for parameter in module.parameters():
+        if parameter.device.type == "cpu":
+            layout = torch.channels_last if parameter.dim() == 4 else torch.contiguous_format
+            parameter.data = parameter.data.clone(memory_format=layout)
+
+
+def _folded_index(entropy: Any, step: CodingPass, row: int) -> np.ndarray:
+    """Scale indexes of a pass as the coder takes them: int32 `[N/4, Y, X]`."""
+    return fold(entropy.scale_index(step.scales, row), step.index)[0].cpu().numpy()
+
+
+def _looks_like_path(source: str) -> bool:
+    """Whether somebody meant a folder: `org/name` is a repository unless such a folder exists."""
+    return Path(source).exists() or source.startswith((".", "/", "~", "\\")) or source.count("/") > 1
+
+
+def _read(data: DataInput) -> bytes | bytearray | memoryview:
+    if isinstance(data, bytes | bytearray | memoryview):
+        return data
+    if isinstance(data, str | os.PathLike):
+        path = Path(data)
+        if path.is_dir():
+            raise IsADirectoryError(f"{str(path)!r} is a folder; give one `.odc` file, or a list of them.")
+        return path.read_bytes()
+    raise TypeError(f"`data` must be bytes or the path of an .odc file; got {type(data).__name__}.")

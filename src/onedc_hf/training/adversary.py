@@ -1,0 +1,91 @@
+"""An image-space adversary on frozen pretrained features (projected discriminators; Sauer et al., 2021).
+
+Four small discriminators look at the feature maps of a frozen network, after a fixed random mixing of channels, so
+that they cannot live on a single conspicuous channel. Hinge loss, spectral norm.
+
+Shapes: B batch, S side of a crop; pictures `[B, 3, S, S]` in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from .features import LiteFeatures, jitter
+
+__all__ = ["Adversary"]
+
+_WIDTH = 64
+
+
+class _Head(nn.Module):
+    """Fixed random channel mixing, then two learned layers to a map of logits."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        mixing = torch.randn(_WIDTH, channels, 1, 1, generator=torch.Generator().manual_seed(channels))
+        self.register_buffer("mixing", mixing / channels**0.5)
+        self.conv = spectral_norm(nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1))
+        self.out = spectral_norm(nn.Conv2d(_WIDTH, 1, 3, padding=1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.out(F.leaky_relu(self.conv(F.conv2d(features, self.mixing)), 0.2))
+
+
+class Adversary:
+    """Discriminators with their optimiser.
+
+    Args:
+        features (`LiteFeatures`): the frozen network.
+        learning_rate (`float`): of the discriminators.
+        device (`torch.device`): where they live.
+    """
+
+    def __init__(self, features: LiteFeatures, learning_rate: float, device: torch.device | str = "cpu"):
+        self.features = features
+        self.heads = nn.ModuleList(_Head(channels) for channels in features.channels).to(device)
+        self.optimizer = torch.optim.Adam(self.heads.parameters(), lr=learning_rate, betas=(0.0, 0.98))
+
+    def logits(self, pictures: Tensor) -> list[Tensor]:
+        """One map of logits for each feature level."""
+        maps = self.features(pictures)
+        return [head(found / (found.std() + 1e-3)) for head, found in zip(self.heads, maps, strict=True)]
+
+    def generator_loss(self, rebuilt: Tensor, original: Tensor) -> Tensor:
+        """Hinge loss of the model: minus the mean logit of rebuilt pictures."""
+        (moved,) = jitter([rebuilt])
+        return torch.stack([-logit.mean() for logit in self.logits(moved)]).mean()
+
+    def learn(self, rebuilt: Tensor, original: Tensor) -> dict[str, float]:
+        """One step of the discriminators; the same jitter for both sides.
+
+        Returns:
+            `dict`: the hinge loss, and the share of logits on the right side of zero.
+        """
+        fake, real = jitter([rebuilt, original])
+        loss = rebuilt.new_zeros(())
+        right, count = 0.0, 0
+        for low, high in zip(self.logits(fake), self.logits(real), strict=True):
+            loss = loss + F.relu(1 + low).mean() + F.relu(1 - high).mean()
+            right += float((low < 0).sum() + (high > 0).sum())
+            count += low.numel() + high.numel()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for head in self.heads.parameters():
+            if head.grad is not None:
+                torch.distributed.is_initialized() and torch.distributed.all_reduce(head.grad)
+        self.optimizer.step()
+        return {"discriminator": float(loss.detach()), "discriminator_right": right / count}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Heads and optimiser, for checkpoints."""
+        return {"heads": self.heads.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.heads.load_state_dict(state["heads"])
+        self.optimizer.load_state_dict(state["optimizer"])

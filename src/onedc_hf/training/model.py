@@ -1,0 +1,94 @@
+"""The model as training sees it: VAE, codec and generator in one module, with soft rounding and a gain per crop.
+
+Shapes: B batch, S side of a crop, N channels of `y`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..models import OneDCAutoencoder, OneDCCodec, OneDCGenerator
+from ..models.context import GAIN_STEP, CodingPass
+from .rate import gaussian_bits, round_through
+
+__all__ = ["TrainableOneDC"]
+
+_GAIN_ANCHORS = 6
+
+
+class TrainableOneDC(nn.Module):
+    """Everything from pixels to pixels, differentiable.
+
+    Gains are learned at a few anchors along the quality scale, for each channel; the integer table of the codec's
+    quality rows is read off them by `write_gains`.
+
+    Args:
+        codec, generator, vae: the pipeline's components.
+        rate_estimate (`str`): `noise` (additive uniform, the paper's) or `straight_through` (rounded symbols: a dead
+            symbol then costs what it really costs, not the 0.14 bit that noise makes of it).
+    """
+
+    def __init__(
+        self,
+        codec: OneDCCodec,
+        generator: OneDCGenerator,
+        vae: OneDCAutoencoder,
+        rate_estimate: str = "straight_through",
+    ):
+        super().__init__()
+        if rate_estimate not in ("noise", "straight_through"):
+            raise ValueError(f"`rate_estimate` must be 'noise' or 'straight_through'; got {rate_estimate!r}.")
+        self.codec, self.generator, self.vae, self.rate_estimate = codec, generator, vae, rate_estimate
+        steps = codec.entropy.gain_steps.float()  # [R, N]
+        positions = torch.linspace(0, len(steps) - 1, _GAIN_ANCHORS).round().long()
+        self.gain_anchors = nn.Parameter(steps[positions].clone())  # [A, N], in steps of the scale table
+
+    def gain_steps(self, quality: Tensor) -> Tensor:
+        """Learned gain steps `[B, N]` at qualities `[B]` in [0, 100], by linear interpolation between anchors."""
+        position = quality.clamp(0, 100) / 100 * (_GAIN_ANCHORS - 1)
+        low = position.floor().long().clamp(max=_GAIN_ANCHORS - 2)
+        share = (position - low).unsqueeze(1)
+        return self.gain_anchors[low] * (1 - share) + self.gain_anchors[low + 1] * share
+
+    @torch.no_grad()
+    def write_gains(self) -> None:
+        """Writes the integer gain table of the codec's quality rows; a one-rate model keeps its row of zeros."""
+        rows = self.codec.entropy.quality_rows
+        if rows > 1:
+            qualities = torch.linspace(0, 100, rows, device=self.gain_anchors.device)
+            self.codec.entropy.gain_steps.copy_(self.gain_steps(qualities).round().to(torch.int32))
+
+    def forward(self, pixels: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """Rebuilds crops at given qualities.
+
+        Args:
+            pixels (`torch.Tensor` of shape `[B, 3, S, S]`): in [-1, 1].
+            quality (`torch.Tensor` of shape `[B]`): 0 to 100, or -1 for a crop of which only `z` is sent.
+
+        Returns:
+            `tuple`: rebuilt pictures `[B, 3, S, S]`, and bits per pixel of `y` for each crop, `[B]`.
+        """
+        factor = self.vae.config.scaling_factor
+        y, codes = self.codec.analyse(pixels, self.vae.encode(pixels).latents * factor)
+        hyper = self.codec.hyper_synthesis(codes)
+        gain = torch.exp(self.gain_steps(quality) * GAIN_STEP)[:, :, None, None]  # [B, N, 1, 1]
+        sent = (quality >= 0).to(y.dtype).view(-1, 1, 1, 1)
+        bits = y.new_zeros(len(y))
+
+        def code(step: CodingPass) -> Tensor:
+            nonlocal bits
+            residual = (y - step.means) * step.gain
+            symbols = round_through(residual)
+            measured = symbols
+            if self.rate_estimate == "noise":
+                measured = residual + torch.rand_like(residual) - 0.5
+            cost = gaussian_bits(measured, step.scales * step.gain) * step.mask
+            bits = bits + (cost * sent).sum(dim=(1, 2, 3))
+            return symbols * sent
+
+        y_hat = self.codec.entropy.run_passes(hyper, gain, code)
+        detail, tokens = self.codec.synthesise(y_hat, hyper.semantic_seed)
+        latent = self.generator(detail, tokens, quality)
+        picture = self.vae.decode((latent / factor).to(self.vae.dtype)).sample
+        return picture, bits / (pixels.shape[-1] * pixels.shape[-2])

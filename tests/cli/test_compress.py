@@ -1,0 +1,206 @@
+"""Pictures to .odc files and back: which files are read, which are written, what is said and returned."""
+
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from onedc_hf.cli import files
+from onedc_hf.coding import parse_header
+
+pytestmark = pytest.mark.usefixtures("fake_pipeline")
+
+
+def test_a_picture_becomes_a_file_beside_it_and_comes_back(onedc, photos):
+    code, out, err = onedc("compress", "photos/a.png")
+    packed = photos / "a.odc"
+    size = packed.stat().st_size
+    assert (code, err) == (0, "")
+    assert out == f"photos/a.png -> photos/a.odc  {size:,} bytes  {8 * size / (70 * 50):.4f} bpp\n"
+    assert parse_header(packed.read_bytes()).width == 70
+
+    code, out, err = onedc("decompress", packed, "-o", "back.png")
+    assert (code, out, err) == (0, "photos/a.odc -> back.png  70x50\n", "")
+    difference = np.abs(np.asarray(Image.open("back.png"), float) - np.asarray(Image.open(photos / "a.png"), float))
+    assert difference.mean() < 12
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ([], {}),
+        (["--quality", "0"], {"quality": 0}),
+        (["--quality", "100"], {"quality": 100}),
+        (["--target-bytes", "5000"], {"target_bytes": 5000}),
+        (["--target-bpp", "0.25"], {"target_bpp": 0.25}),
+        (["--z-only"], {"z_only": True}),
+    ],
+)
+def test_rate_options_reach_the_pipeline(onedc, photos, fake_pipeline, options, asked):
+    assert onedc("compress", "photos/a.png", *options)[0] == 0
+    assert fake_pipeline.asked == [asked]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--quality", "101"],
+        ["--quality", "-1"],
+        ["--quality", "good"],
+        ["--target-bytes", "0"],
+        ["--target-bpp", "0"],
+        ["--target-bpp", "nan"],
+        ["--quality", "5", "--z-only"],
+        ["--target-bytes", "5", "--target-bpp", "1"],
+        ["--qualty", "5"],
+        ["photos/b.png", "-o", "x.odc"],
+        ["-o", "nowhere/x.odc"],
+    ],
+)
+def test_options_that_make_no_sense_end_with_code_2_and_write_nothing(onedc, photos, fake_pipeline, options):
+    code, out, err = onedc("compress", "photos/a.png", *options)
+    assert code == 2 and out == "" and "usage: onedc" in err
+    assert not list(Path().rglob("*.odc")) and not fake_pipeline.loaded
+
+
+def test_the_model_options_reach_from_pretrained(onedc, photos, fake_pipeline):
+    import torch
+
+    assert onedc("compress", "photos/a.png", "--model", "some/repo", "--dtype", "bfloat16", "--device", "meta")[0] == 0
+    assert fake_pipeline.loaded == [("some/repo", {"dtype": torch.bfloat16})]
+    assert fake_pipeline.asked[0] == {"device": "meta"}
+
+
+def test_a_folder_means_the_pictures_in_it_also_those_without_a_suffix(onedc, photos):
+    (photos / "b.png").rename(photos / "scan")
+    (photos / ".hidden.png").write_bytes((photos / "a.png").read_bytes())
+    code, out, err = onedc("compress", "photos", "-o", "small/")
+    assert (code, err) == (0, "")
+    assert sorted(path.name for path in Path("small").iterdir()) == ["a.odc", "scan.odc"]
+    assert out.splitlines()[-1].startswith("2 pictures, ")
+
+
+def test_globs_are_expanded_and_nothing_is_done_twice(onedc, photos, fake_pipeline):
+    code, _, _ = onedc("compress", "photos/*.png", "photos/a.png", "photos/**")
+    assert code == 0 and len(fake_pipeline.asked) == 2
+    code, _, err = onedc("compress", "photos/*.jpg")
+    assert code == 1 and "photos/*.jpg: no file matches" in err
+
+
+def test_an_empty_folder_is_reported(onedc, photos):
+    Path("empty").mkdir()
+    code, _, err = onedc("compress", "empty")
+    assert code == 1 and "nothing to do in this folder" in err
+
+
+def test_existing_files_are_kept_unless_forced(onedc, photos, fake_pipeline):
+    Path("a.odc").write_text("precious")
+    code, _, err = onedc("compress", "photos/a.png", "-o", "a.odc")
+    assert code == 1 and "a.odc exists; --force replaces it" in err
+    assert Path("a.odc").read_text() == "precious"
+    assert not fake_pipeline.loaded  # no model is loaded to do nothing
+    assert onedc("compress", "photos/a.png", "-o", "a.odc", "--force")[0] == 0
+    assert parse_header(Path("a.odc").read_bytes()).height == 50
+
+
+def test_one_bad_file_is_reported_and_the_others_are_done(onedc, photos):
+    (photos / "aa.png").write_bytes(b"\x89PNG broken")
+    code, out, err = onedc("compress", "photos", "photos/missing.png")
+    assert code == 1
+    assert "onedc: photos/aa.png: " in err and "onedc: photos/missing.png: no such file" in err
+    assert err.count("photos/aa.png") == 1
+    assert sorted(path.name for path in photos.glob("*.odc")) == ["a.odc", "b.odc"]
+    assert len(out.splitlines()) == 3
+
+
+def test_a_bug_in_one_file_does_not_stop_the_others(onedc, photos, fake_pipeline, monkeypatch):
+    honest = fake_pipeline.compress
+
+    def compress(self, image, **options):
+        if "a.png" in image:
+            raise RuntimeError("surprise")
+        return honest(self, image, **options)
+
+    monkeypatch.setattr(fake_pipeline, "compress", compress)
+    code, _, err = onedc("compress", "photos")
+    assert code == 1 and "photos/a.png: RuntimeError: surprise" in err and (photos / "b.odc").exists()
+
+
+def test_two_inputs_never_share_one_output(onedc, photos):
+    Image.open(photos / "a.png").save(photos / "a.jpg")
+    code, _, err = onedc("compress", "photos/a.jpg", "photos/a.png")
+    assert code == 1 and "already the output of photos/a.jpg" in err
+    code, _, err = onedc("compress", "photos/a.jpg", "-o", "photos/a.jpg", "--force")
+    assert code == 1 and "written over itself" in err
+
+
+def test_warnings_are_one_plain_line(onedc, photos):
+    Image.new("RGBA", (9, 9), (1, 2, 3, 4)).save(photos / "clear.png")
+    code, _, err = onedc("compress", "photos/clear.png")
+    assert code == 0
+    assert err == "onedc: warning: photos/clear.png: transparency is not stored, the picture was put on white\n"
+
+
+def test_a_target_that_cannot_be_met_says_the_smallest(onedc, photos, fake_pipeline, monkeypatch):
+    monkeypatch.setattr(fake_pipeline, "smallest", 61)
+    code, _, err = onedc("compress", "photos/a.png", "--target-bytes", "20")
+    assert code == 1 and "smallest file possible has 61 bytes" in err
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "bmp", "tif", "jpg"])
+def test_decompress_writes_the_format_that_the_suffix_names(onedc, photos, suffix):
+    onedc("compress", "photos/a.png")
+    onedc("decompress", "photos/a.odc", "-o", "exact.png")
+    assert onedc("decompress", "photos/a.odc", "-o", f"back.{suffix}")[0] == 0
+    with Image.open(f"back.{suffix}") as back:
+        assert back.format == {"tif": "TIFF", "jpg": "JPEG"}.get(suffix, suffix.upper())
+        difference = np.abs(np.asarray(back, float) - np.asarray(Image.open("exact.png"), float)).max()
+    assert difference == 0 or suffix == "jpg"
+
+
+def test_decompress_refuses_a_suffix_that_is_no_picture_format(onedc, photos):
+    onedc("compress", "photos/a.png")
+    code, _, err = onedc("decompress", "photos/a.odc", "-o", "back.docx")
+    assert code == 2 and "no picture format" in err
+
+
+def test_decompress_names_bad_files_and_goes_on(onedc, photos):
+    onedc("compress", "photos", "-o", "small/")
+    data = bytearray(Path("small/a.odc").read_bytes())
+    data[40] ^= 1
+    Path("small/a.odc").write_bytes(data)
+    code, out, err = onedc("decompress", "small", "small/none.odc", "-o", "back/")
+    assert code == 1 and "onedc: small/a.odc: " in err and "onedc: small/none.odc: no such file" in err
+    assert [path.name for path in Path("back").iterdir()] == ["b.png"]
+
+
+def test_decompress_does_not_replace_the_original_beside_the_file(onedc, photos):
+    onedc("compress", "photos/a.png")
+    before = (photos / "a.png").read_bytes()
+    code, _, err = onedc("decompress", "photos/a.odc")
+    assert code == 1 and "photos/a.png exists" in err and (photos / "a.png").read_bytes() == before
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "a.odc"
+    path.write_bytes(b"old")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        files.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a.odc"]
+
+
+def test_written_files_have_the_usual_permissions(tmp_path):
+    old = os.umask(0o027)
+    try:
+        files.write_atomically(tmp_path / "a.odc", b"new")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "a.odc").stat().st_mode) == 0o640

@@ -1,0 +1,74 @@
+"""Model cards say what a model is, and claim nothing that nobody said."""
+
+import pytest
+from huggingface_hub import ModelCard
+
+from onedc_hf.hub import build_card, evaluation_results, training_sources
+
+pytestmark = pytest.mark.skipif(
+    __import__("importlib").util.find_spec("onedc_hf.pipeline") is None, reason="the pipeline is not there yet"
+)
+
+
+def test_card_of_a_pushed_model(tiny_pipeline):
+    card = build_card(tiny_pipeline, repo_id="alice/tiny")
+    data = card.data.to_dict()
+    assert data["library_name"] == "onedc_hf"
+    assert data["pipeline_tag"] == "image-to-image"
+    assert {"image-compression", "one-step-diffusion"} <= set(data["tags"])
+    assert "license" not in data
+    assert 'OneDCPipeline.from_pretrained("alice/tiny")' in card.text
+    assert tiny_pipeline.model_id in card.text
+    assert "Detail is synthesised" in card.text
+    assert "stated no licence" in card.text
+    assert "did not describe its training" in card.text
+    for left_over in ("{{", "{%", "More Information Needed", "None"):
+        assert left_over not in card.text
+
+
+def test_what_a_person_says_is_in_the_card(tiny_pipeline):
+    rows = [{"bpp": 0.0123, "psnr": 21.5}, {"bpp": 0.05, "psnr": 24.0}]
+    results = evaluation_results(rows, {"psnr": "PSNR (dB)"}, dataset_name="Kodak", dataset_type="kodak")
+    card = build_card(
+        tiny_pipeline,
+        repo_id="alice/tiny",
+        license="other",
+        license_name="openrail-m",
+        license_link="https://example.org/licence",
+        base_model=["one/base", "two/base"],
+        datasets=["alice/photos"],
+        description="A test model.",
+        training="Two steps on four pictures.",
+        results="| bpp | PSNR |",
+        eval_results=results,
+        limits=["Made for tests only."],
+    )
+    again = ModelCard(str(card))  # what the Hub would read
+    data = again.data
+    assert (data.license, data["license_name"], data.base_model) == ("other", "openrail-m", ["one/base", "two/base"])
+    assert data.datasets == ["alice/photos"]
+    assert [(row.metric_value, row.metric_args) for row in data.eval_results] == [
+        (21.5, {"bpp": 0.0123}),
+        (24.0, {"bpp": 0.05}),
+    ]
+    for text in ("A test model.", "Two steps", "| bpp | PSNR |", "Made for tests only.", "[openrail-m](https://exa"):
+        assert text in again.text
+
+
+def test_sources_are_grouped_and_credited(tmp_path):
+    table = tmp_path / "sources.csv"
+    table.write_text(
+        "path,source_repository,author,licence\n"
+        "train/a.jpg,x/pictures,Ann,CC0-1.0\n"
+        "train/b.jpg,x/pictures,Ben,CC0-1.0\n"
+        "train/c.jpg,x/pictures,Ann,CC0-1.0\n"
+        "train/d.jpg,A/gallery,,CC-BY-4.0\n"
+        "train/e.jpg,A/gallery,Eve,GPL-2.0\n",
+        encoding="utf-8",
+    )
+    used = [f"train/{name}.jpg" for name in "abcd"]
+    assert training_sources(table, used=used).splitlines()[2:] == [
+        "| A/gallery | CC-BY-4.0 | 1 | not stated |",
+        "| x/pictures | CC0-1.0 | 3 | Ann; Ben |",
+    ]
+    assert "GPL" in training_sources(table)

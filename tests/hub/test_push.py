@@ -1,0 +1,100 @@
+"""A pipeline goes to a Hub and comes back in a fresh process: same file, same picture, and a card that describes it."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+from PIL import Image
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("onedc_hf.pipeline") is None, reason="the pipeline is not there yet"
+)
+
+PUSH = """
+from onedc_hf import OneDCPipeline
+pipe = OneDCPipeline.from_pretrained(folder)
+info = pipe.push_to_hub("alice/tiny")
+"""
+LOAD = """
+from onedc_hf import OneDCPipeline
+pipe = OneDCPipeline.from_pretrained("alice/tiny")
+data = pipe.compress(photo, quality=50)
+pipe.decompress(data).save("there.png")
+print(data.hex())
+"""
+
+
+@pytest.fixture
+def photo(tmp_path, picture):
+    path = tmp_path / "photo.png"
+    Image.fromarray(picture(70, 100)).save(path)
+    return path
+
+
+def test_push_then_load_by_id_in_a_fresh_process(hub, client, tiny_folder, tiny_pipeline, photo):
+    client(PUSH, folder=tiny_folder)
+    data = bytes.fromhex(client(LOAD, home="reader", token=None, photo=photo))
+    assert data == tiny_pipeline.compress(photo, quality=50)
+    there = np.asarray(Image.open(photo.parent / "there.png"))
+    assert np.array_equal(there, np.asarray(tiny_pipeline.decompress(data)))
+
+
+def test_repository_holds_short_names_a_card_and_no_code(hub, client, tiny_folder):
+    client(PUSH, folder=tiny_folder)
+    files = hub.files("alice/tiny")
+    index = json.loads(files["model_index.json"])
+    assert index["codec"] == ["onedc_hf", "OneDCCodec"]
+    assert index["generator"] == ["onedc_hf", "OneDCGenerator"]
+    assert index["vae"] == ["onedc_hf", "OneDCAutoencoder"]
+    assert not [name for name in files if name.endswith((".py", ".bin", ".pt", ".pkl"))]
+    assert json.loads(files["config.json"])["library_name"] == "onedc_hf"
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.library_name == "onedc_hf"
+    assert 'OneDCPipeline.from_pretrained("alice/tiny")' in card.text
+    assert len(hub.repos["models", "alice/tiny"].commits) == 2  # the initial one and ours
+
+
+def test_a_second_load_asks_for_no_file(hub, client, tiny_folder, photo):
+    client(PUSH, folder=tiny_folder)
+    client(LOAD, home="reader", photo=photo)
+    hub.requests.clear()
+    client(LOAD, home="reader", photo=photo)
+    assert len(hub.requests) <= 3
+    assert not [path for method, path in hub.requests if "/resolve/" in path and method == "GET"]
+
+
+def test_a_card_that_is_there_is_kept(hub, client, tiny_folder):
+    client(
+        'from huggingface_hub import HfApi\napi = HfApi()\napi.create_repo("alice/tiny")\n'
+        'api.upload_file(path_or_fileobj=b"---\\nlicense: mit\\n---\\n# Written by hand\\n", path_in_repo="README.md", '
+        'repo_id="alice/tiny")\n' + PUSH,
+        folder=tiny_folder,
+    )
+    card = ModelCard(hub.files("alice/tiny")["README.md"].decode())
+    assert "# Written by hand" in card.text
+    assert (card.data.license, card.data.library_name) == ("mit", "onedc_hf")
+
+
+def test_variant_pull_request_and_generic_loader(hub, client, tiny_folder, tiny_pipeline, photo):
+    code = """
+from onedc_hf import OneDCPipeline
+pipe = OneDCPipeline.from_pretrained(folder)
+pipe.push_to_hub("alice/tiny")
+pull = pipe.push_to_hub("alice/tiny", variant="fp16", create_pr=True)
+print(pull.pr_revision)
+"""
+    assert client(code, folder=tiny_folder) == "refs/pr/1"
+    code = """
+import onedc_hf
+from diffusers import DiffusionPipeline
+from transformers import AutoModel
+for kind, options in ((onedc_hf.OneDCPipeline, dict(variant="fp16", revision="refs/pr/1")), (DiffusionPipeline, {})):
+    pipe = kind.from_pretrained("alice/tiny", **options)
+    assert type(pipe) is onedc_hf.OneDCPipeline
+    print(pipe.compress(photo, quality=50).hex())
+print(type(AutoModel.from_pretrained("alice/tiny", subfolder="codec")).__name__)
+"""
+    data = tiny_pipeline.compress(photo, quality=50).hex()
+    assert client(code, home="reader", photo=photo).splitlines() == [data, data, "OneDCCodec"]

@@ -1,0 +1,124 @@
+"""The Space: its functions, and the running app through its client."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+gradio = pytest.importorskip("gradio")
+
+ROOT = Path(__file__).parents[2]
+SPACE = ROOT / "spaces" / "onedc"
+
+
+@pytest.fixture(scope="module")
+def app(tiny_folder):
+    """The app as a module, on the tiny model, with a small pixel limit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ONEDC_MODEL", str(tiny_folder))
+        patch.setenv("ONEDC_MAX_PIXELS", "20000")
+        patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+        spec = importlib.util.spec_from_file_location("onedc_space", SPACE / "app.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield module
+
+
+@pytest.fixture(scope="module")
+def client(app):
+    """A client of the running app."""
+    from gradio_client import Client
+
+    _, url, _ = app.demo.launch(prevent_thread_lock=True, server_name="127.0.0.1", quiet=True, max_file_size="200kb")
+    yield Client(url, verbose=False)
+    app.demo.close()
+
+
+@pytest.fixture
+def photo(tmp_path, picture):
+    path = tmp_path / "photo one.png"
+    Image.fromarray(picture(90, 120)).save(path)
+    return path
+
+
+def test_compress_gives_both_pictures_the_facts_and_a_file_that_decodes(app, photo):
+    (original, rebuilt), line, file = app.compress(str(photo), 40)
+    assert np.array_equal(np.asarray(original), np.asarray(Image.open(photo)))
+    assert rebuilt.size == original.size == (120, 90)
+    assert Path(file).suffix == ".odc"
+    data = Path(file).read_bytes()
+    assert f"**{len(data):,} bytes**, {8 * len(data) / (120 * 90):.4f} bits per pixel, 120 x 90 pixels" in line
+    assert data == app.pipeline().compress(photo, quality=40)
+    decoded, again = app.decompress(data)
+    assert np.array_equal(np.asarray(decoded), np.asarray(rebuilt))
+    assert again == line
+
+
+def test_nothing_chosen_is_an_error_that_says_so(app):
+    with pytest.raises(gradio.Error, match="Choose a picture first"):
+        app.compress(None, 40)
+    with pytest.raises(gradio.Error, match=r"Choose an \.odc file first"):
+        app.decompress(None)
+
+
+def test_a_large_picture_is_refused_before_it_is_decoded(app, tmp_path):
+    path = tmp_path / "large.png"
+    Image.new("L", (1000, 21)).save(path)
+    with pytest.raises(gradio.Error, match=r"1000 x 21 pixels; this app takes up to 20,000"):
+        app.compress(str(path), 40)
+
+
+def test_a_foreign_file_is_an_error_of_ours(app):
+    with pytest.raises(gradio.Error, match="PNG"):
+        app.decompress(b"\x89PNG\r\n\x1a\n" + bytes(100))
+
+
+def test_warnings_of_the_library_reach_the_visitor(app, tmp_path):
+    path = tmp_path / "alpha.png"
+    Image.new("RGBA", (40, 30), (200, 10, 10, 90)).save(path)
+    with pytest.warns(UserWarning, match="white"):
+        app.compress(str(path), 40)
+
+
+def test_round_trip_through_the_client_equals_the_library(app, client, photo, tmp_path):
+    from gradio_client import handle_file
+
+    pair, line, file = client.predict(handle_file(photo), 40, api_name="/compress")
+    data = Path(file).read_bytes()
+    assert data == app.pipeline().compress(photo, quality=40)
+    assert "bits per pixel" in line
+    # PNG all the way: the original arrives as it was sent
+    assert np.array_equal(np.asarray(Image.open(pair[0]).convert("RGB")), np.asarray(Image.open(photo)))
+    picture, again = client.predict(handle_file(file), api_name="/decompress")
+    assert np.array_equal(np.asarray(Image.open(picture)), np.asarray(Image.open(pair[1])))
+    assert again == line
+
+
+def test_client_sees_our_message(client, tmp_path):
+    from gradio_client import handle_file
+    from gradio_client.exceptions import AppError
+
+    path = tmp_path / "broken.odc"
+    path.write_bytes(b"no such thing")
+    with pytest.raises(AppError, match="not an"):
+        client.predict(handle_file(path), api_name="/decompress")
+
+
+def test_endpoints_and_their_parameters_are_a_contract(client):
+    endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    names = {name: [parameter["parameter_name"] for parameter in row["parameters"]] for name, row in endpoints.items()}
+    assert names == {"/compress": ["picture", "quality"], "/decompress": ["file"]}
+
+
+def test_front_matter_names_the_gradio_we_test_with():
+    text = (SPACE / "README.md").read_text(encoding="utf-8")
+    fields = dict(re.findall(r"^(\w+): (.*)$", text.split("---")[1], re.MULTILINE))
+    assert fields["sdk"] == "gradio"
+    assert fields["app_file"] == "app.py"
+    assert fields["python_version"] == '"3.12"'
+    constraints = (ROOT / "constraints" / "newest.txt").read_text(encoding="utf-8")
+    assert f"gradio=={fields['sdk_version']}\n" in constraints
+    assert not re.search(r"^gradio", (SPACE / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)

@@ -1,0 +1,356 @@
+"""What people hand in comes out as the 8-bit sRGB picture they would expect, or as an error that helps."""
+
+import io
+import subprocess
+import sys
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+
+from onedc_hf.errors import PictureError
+from onedc_hf.pictures import crop, from_tensor, load_picture, pad, to_output, to_tensor
+
+
+@pytest.fixture(scope="module")
+def rgb():
+    return np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
+
+
+def one(rgb):
+    """The colour of a picture that is one colour all over."""
+    assert (rgb == rgb[0, 0]).all() and rgb.dtype == np.uint8 and rgb.ndim == 3
+    return tuple(int(value) for value in rgb[0, 0])
+
+
+# --- sources and forms ------------------------------------------------------------------------------------------------
+
+
+def test_file_string_and_path_pil_array_and_tensor_give_the_same_picture(rgb, tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(rgb).save(path)
+    tensor = torch.from_numpy(rgb).permute(2, 0, 1)
+    for form in (path, str(path), Image.fromarray(rgb), rgb, tensor, tensor[None]):
+        np.testing.assert_array_equal(load_picture(form), rgb)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_float_tensors_in_0_1_are_scaled(dtype):
+    x = torch.tensor([0.0, 0.5, 1.0], dtype=dtype)[:, None, None].expand(3, 2, 2)
+    assert one(load_picture(x)) == (0, 128, 255)
+
+
+def test_float_arrays_in_0_1_are_scaled_and_rounding_beyond_the_range_is_forgiven():
+    assert one(load_picture(np.full((2, 2, 3), 0.5))) == (128, 128, 128)
+    assert one(load_picture(np.full((2, 2), 1.003, np.float16))) == (255, 255, 255)
+
+
+def test_the_result_never_shares_memory_with_the_callers_array(rgb):
+    mine = rgb.copy()
+    load_picture(mine)[:] = 0
+    np.testing.assert_array_equal(mine, rgb)
+
+
+@pytest.mark.parametrize("output_type", ["pil", "np", "pt"])
+def test_every_output_type_reads_back_exactly(rgb, output_type):
+    np.testing.assert_array_equal(load_picture(to_output(rgb, output_type)), rgb)
+
+
+def test_an_unknown_output_type_is_refused(rgb):
+    with pytest.raises(ValueError, match="'pil', 'np' or 'pt', got 'jpg'"):
+        to_output(rgb, "jpg")
+
+
+# --- modes ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0, 0), (128, 0), (129, 1), (255, 1), (1000, 4), (32768, 128), (65535, 255)]
+)
+@pytest.mark.parametrize("form", ["png", "tiff", "I", "uint16"])
+def test_16_bit_grey_is_scaled_and_not_clipped(value, expected, form, tmp_path):
+    values = np.full((4, 4), value, np.uint16)
+    picture = values
+    if form == "I":
+        picture = Image.fromarray(values.astype(np.int32))
+        assert picture.mode == "I"
+    elif form != "uint16":
+        picture = tmp_path / f"deep.{form}"
+        Image.fromarray(values).save(picture)
+    assert one(load_picture(picture)) == (expected,) * 3
+
+
+def test_16_bit_colour_arrays_are_scaled():
+    assert one(load_picture(np.full((2, 2, 3), (0, 32768, 65535), np.uint16))) == (0, 128, 255)
+
+
+def test_16_bit_rgb_png_keeps_its_high_bytes(tmp_path):
+    def chunk(kind, data):
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    pixels = np.full((2, 3), (0x00FF, 0x80FF, 0xFFFF), np.dtype(">u2"))[:1].tobytes()  # 1 pixel
+    header = (1).to_bytes(4, "big") + (1).to_bytes(4, "big") + bytes([16, 2, 0, 0, 0])
+    path = tmp_path / "deep.png"
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" + pixels)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+    red, green, blue = one(load_picture(path))
+    assert red <= 1 and green in (128, 129) and blue == 255
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [
+        ("1", 1, (255, 255, 255)),
+        ("L", 77, (77, 77, 77)),
+        ("LA", (77, 255), (77, 77, 77)),
+        ("RGBA", (10, 20, 30, 255), (10, 20, 30)),
+        ("RGBX", (10, 20, 30, 0), (10, 20, 30)),
+        ("CMYK", (0, 0, 0, 0), (255, 255, 255)),
+        ("CMYK", (255, 0, 0, 0), (0, 255, 255)),
+        ("HSV", (0, 255, 255), (255, 0, 0)),
+        ("F", 0.5, (128, 128, 128)),
+    ],
+)
+def test_pil_modes_without_transparency_convert_silently(mode, colour, expected):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert one(load_picture(Image.new(mode, (3, 2), colour))) == expected
+
+
+def test_ycbcr_and_lab_pictures_keep_their_colour():
+    red = Image.new("RGB", (2, 2), (200, 30, 40))
+    assert np.abs(np.subtract(one(load_picture(red.convert("YCbCr"))), (200, 30, 40))).max() <= 2
+    lab = ImageCms.profileToProfile(
+        red, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+    )
+    assert np.abs(np.subtract(one(load_picture(lab)), (200, 30, 40))).max() <= 3
+
+
+def test_a_bool_array_is_black_and_white():
+    np.testing.assert_array_equal(load_picture(np.array([[True, False]]))[0, :, 0], [255, 0])
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+@pytest.mark.parametrize("form", ["array", "tensor", "pil"])
+def test_alpha_is_flattened_on_white_with_a_warning(channels, form):
+    picture = np.full((4, 4, channels), 100, np.uint8)
+    picture[..., -1] = 51  # 20 %
+    given = {
+        "array": lambda: picture,
+        "tensor": lambda: torch.from_numpy(picture).permute(2, 0, 1),
+        "pil": lambda: Image.fromarray(picture),
+    }[form]()
+    with pytest.warns(UserWarning, match="put on white") as caught:
+        assert one(load_picture(given)) == (224, 224, 224)
+    assert caught[0].filename == __file__  # it points at the line that asked, not into the package
+
+
+@pytest.mark.parametrize("transparency", [2, b"\x00\xff\x00"])
+def test_transparent_palette_entries_become_white(transparency, tmp_path):
+    picture = Image.new("P", (2, 2), 2)
+    picture.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    path = tmp_path / "p.png"
+    picture.save(path, transparency=transparency)
+    with pytest.warns(UserWarning, match="put on white"):
+        assert one(load_picture(path)) == (255, 255, 255)
+    opaque = Image.new("P", (2, 2), 1)
+    opaque.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    assert one(load_picture(opaque)) == (0, 255, 0)
+
+
+def test_the_transparent_value_of_a_16_bit_png_becomes_white(tmp_path):
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.full((2, 2), 1000, np.uint16)).save(path)
+    data = path.read_bytes()
+    body = b"tRNS" + (1000).to_bytes(2, "big")
+    at = data.index(b"IDAT") - 4
+    path.write_bytes(data[:at] + (2).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big") + data[at:])
+    with pytest.warns(UserWarning, match="put on white"):
+        assert one(load_picture(path)) == (255, 255, 255)
+
+
+# --- orientation, profiles, frames ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_to_files_and_pil_images(orientation, tmp_path):
+    stored = Image.new("RGB", (48, 16), (0, 0, 0))
+    stored.paste((255, 255, 255), (0, 0, 16, 16))  # a white square at the stored left end
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "o.jpg"
+    stored.save(path, exif=exif, quality=95, subsampling=0)
+    rgb = load_picture(path)
+    assert rgb.shape[:2] == ((16, 48) if orientation <= 4 else (48, 16))
+    along = rgb[:, :, 0].mean(axis=0 if orientation <= 4 else 1)
+    assert (along[0] > 200) == (orientation in (1, 4, 5, 6))
+    with Image.open(path) as opened:
+        np.testing.assert_array_equal(load_picture(opened), rgb)
+
+
+def profile_with_swapped_primaries():
+    """A valid RGB profile whose red and green primaries have changed places."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    count = int.from_bytes(data[128:132], "big")
+    for index in range(count):
+        at = 132 + 12 * index
+        name = bytes(data[at : at + 4])
+        if name in (b"rXYZ", b"gXYZ"):
+            data[at : at + 4] = b"gXYZ" if name == b"rXYZ" else b"rXYZ"
+    return bytes(data)
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_an_embedded_profile_is_converted_to_srgb(alpha):
+    picture = Image.new("RGBA" if alpha else "RGB", (2, 2), (255, 0, 0, 255) if alpha else (255, 0, 0))
+    picture.info["icc_profile"] = profile_with_swapped_primaries()
+    red, green, blue = one(load_picture(picture))
+    assert red < 10 and green > 245 and blue < 10
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_an_srgb_profile_leaves_every_pixel_as_it_is(rgb, mode):
+    picture = Image.fromarray(rgb).convert(mode)
+    plain = load_picture(picture)
+    picture.info["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    np.testing.assert_array_equal(load_picture(picture), plain)
+
+
+@pytest.mark.parametrize("profile", ["garbage", "rgb in cmyk"])
+def test_a_profile_that_cannot_be_used_is_ignored_with_a_warning(profile):
+    picture = Image.new("RGB", (2, 2), (9, 8, 7))
+    picture.info["icc_profile"] = b"no profile" * 20
+    expected = (9, 8, 7)
+    if profile == "rgb in cmyk":
+        picture = Image.new("CMYK", (2, 2), (255, 0, 0, 0))
+        picture.info["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+        expected = (0, 255, 255)
+    with pytest.warns(UserWarning, match="colour profile is ignored"):
+        assert one(load_picture(picture)) == expected
+
+
+def test_an_animation_gives_its_first_frame_with_a_warning(tmp_path):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
+    path = tmp_path / "a.gif"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    with pytest.warns(UserWarning, match="frame 1 of 3"):
+        assert one(load_picture(path)) == (255, 0, 0)
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+def files(tmp_path):
+    picture = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    whole = io.BytesIO()
+    Image.fromarray(picture).save(whole, "PNG")
+    contents = {
+        "text.png": b"this is no picture",
+        "empty.jpg": b"",
+        "cut.png": whole.getvalue()[:3000],
+        "packed.odc": b"\xf1\xdc\x00\x01\x02\x03",
+    }
+    for name, data in contents.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "folder").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere.png", "no such file"),
+        ("folder", "is a folder"),
+        ("text.png", "not a picture"),
+        ("empty.jpg", "the file is empty"),
+        ("cut.png", "damaged or cut short"),
+        ("packed.odc", "onedc decompress"),
+    ],
+)
+def test_a_file_that_is_no_picture_is_named_with_the_reason(name, message, tmp_path):
+    path = files(tmp_path) / name
+    with pytest.raises(PictureError, match=message) as caught:
+        load_picture(path)
+    assert name in str(caught.value)
+
+
+def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.png"
+    Image.new("1", (300, 300)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(PictureError, match="more pixels"):
+        load_picture(path)
+
+
+ARRAYS = [
+    (np.zeros((3, 9, 7), np.uint8), r"transpose\(1, 2, 0\)"),
+    (np.zeros((2, 8, 8, 3), np.uint8), "pass a list"),
+    (np.zeros((0, 8, 3), np.uint8), "no pixel"),
+    (np.zeros((8,), np.uint8), r"shape \[8\]"),
+    (np.zeros((8, 8, 3), np.int64), "type int64"),
+    (np.full((8, 8, 3), np.nan), "NaN"),
+    (np.full((8, 8, 3), np.inf), "infinity"),
+    (np.linspace(-1, 1, 48).reshape(4, 4, 3), r"\(x \+ 1\) / 2"),
+    (np.full((8, 8, 3), 200.0), "x / 255"),
+    (np.full((8, 8, 3), 1e6), "expected floats in"),
+    (torch.zeros(9, 7, 3), r"permute\(2, 0, 1\)"),
+    (torch.zeros(2, 3, 8, 8), r"list\(tensor\)"),
+    (torch.zeros(3, 0, 8), "no pixel"),
+    (Image.fromarray(np.full((2, 2), 70000, np.int32)), "expected 16 bits"),
+    (Image.new("RGB", (0, 4)), "empty"),
+    (b"bytes", "BytesIO"),
+    (None, "NoneType"),
+]
+
+
+@pytest.mark.parametrize(("array", "message"), ARRAYS, ids=[message for _, message in ARRAYS])
+def test_an_unusable_array_says_what_was_expected(array, message):
+    with pytest.raises(PictureError, match=message):
+        load_picture(array)
+
+
+# --- tensors ----------------------------------------------------------------------------------------------------------
+
+
+def test_tensors_run_from_minus_one_to_one_and_come_back_exactly():
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+    x = to_tensor(ramp)
+    assert x.shape == (1, 3, 16, 16) and x.dtype == torch.float32
+    assert x.min() == -1 and x.max() == 1
+    np.testing.assert_array_equal(from_tensor(x)[0], ramp)
+
+
+def test_values_outside_the_range_are_clamped_and_batches_split():
+    x = torch.tensor([-3.0, 0.0, 3.0])[None, :, None, None].expand(2, 3, 4, 5)
+    pictures = from_tensor(x.to(torch.bfloat16))
+    assert len(pictures) == 2 and pictures[0].shape == (4, 5, 3)
+    assert one(pictures[1]) == (0, 128, 255)
+
+
+def test_a_rebuilt_picture_with_nan_or_a_wrong_shape_is_an_error():
+    with pytest.raises(PictureError, match="float32"):
+        from_tensor(torch.full((1, 3, 2, 2), torch.nan))
+    with pytest.raises(PictureError, match=r"\[B, 3, H, W\], got \[3, 2, 2\]"):
+        from_tensor(torch.zeros(3, 2, 2))
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 7), (64, 65), (511, 767), (128, 64)])
+def test_padding_repeats_the_border_to_multiples_of_64_and_crop_undoes_it(height, width):
+    x = torch.rand(1, 3, height, width)
+    padded = pad(x)
+    assert padded.shape[-2:] == (-(-height // 64) * 64, -(-width // 64) * 64)
+    assert torch.equal(padded[..., -1, -1], x[..., -1, -1])
+    assert torch.equal(padded[..., 0, -1], x[..., 0, -1])
+    assert torch.equal(crop(padded, height, width), x)
+
+
+def test_reading_pictures_imports_no_torch():
+    code = """
+import sys, numpy, onedc_hf.pictures
+onedc_hf.pictures.load_picture(numpy.zeros((2, 2, 3)))
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
