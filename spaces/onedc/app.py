@@ -24,9 +24,9 @@ from onedc_hf.coding.bitstream import parse_header
 from onedc_hf.pictures import load_picture
 
 try:
-    import spaces  # ZeroGPU: on Spaces only, and before torch touches the GPU
+    from spaces import GPU  # ZeroGPU: on Spaces only, and before torch touches the GPU
 except ImportError:
-    spaces = None
+    GPU = None
 
 MODEL = os.environ.get("ONEDC_MODEL")
 MAX_PIXELS = int(os.environ.get("ONEDC_MAX_PIXELS", "4000000"))
@@ -50,7 +50,7 @@ def pipeline() -> OneDCPipeline:
 
 def on_gpu(function: Any) -> Any:
     """Ask ZeroGPU for a GPU during a call; outside Spaces the function stays as it is."""
-    return function if spaces is None else spaces.GPU(function)
+    return function if GPU is None else GPU(function)
 
 
 @contextmanager
@@ -139,7 +139,7 @@ with gr.Blocks(title="OneDC", delete_cache=(3600, 3600)) as demo:
         with gr.Column(scale=1):
             # No image_mode, so that the file arrives as it was sent: the library does the conversion.
             picture_in = gr.Image(type="filepath", image_mode=None, label="Photograph", elem_id="picture")
-            quality_in = gr.Slider(0, 100, value=40, step=1, label="Quality", elem_id="quality")
+            quality_in = gr.Slider(0, 100, value=50, step=1, label="Quality", elem_id="quality")
             compress_button = gr.Button("Compress", variant="primary", elem_id="compress")
             if example_pictures():
                 gr.Examples(example_pictures(), picture_in)
@@ -175,7 +175,7 @@ with gr.Blocks(title="OneDC", delete_cache=(3600, 3600)) as demo:
 
 demo.queue(max_size=20)
 
-if spaces is not None:
+if GPU is not None:
     pipeline()  # ZeroGPU wants the weights placed before the first visitor comes
 
 if __name__ == "__main__":

@@ -256,7 +256,7 @@ def _to_srgb(picture: Image.Image, profile: bytes | None, where: str) -> Image.I
             source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
         else:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        space = source.profile.xcolor_space.strip()
+        space = str(getattr(source.profile, "xcolor_space", "")).strip()
         if space == "RGB" and picture.mode == "L":  # grey saved by a program that always embeds its RGB profile
             picture = picture.convert("RGB")
         if {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}.get(space) != picture.mode:

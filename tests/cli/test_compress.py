@@ -204,3 +204,17 @@ def test_written_files_have_the_usual_permissions(tmp_path):
     finally:
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "a.odc").stat().st_mode) == 0o640
+
+
+def test_a_model_that_cannot_be_loaded_is_one_line(onedc, photos, fake_pipeline, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("Repo id must be in the form ...")
+
+    monkeypatch.setattr(fake_pipeline, "from_pretrained", fail)
+    code, _, err = onedc("compress", "photos/a.png", "--model", "a/b/c")
+    assert code == 1 and err == "onedc: --model a/b/c --device cpu: Repo id must be in the form ...\n"
+
+
+def test_no_model_is_loaded_for_files_that_are_not_there(onedc, photos, fake_pipeline):
+    assert onedc("compress", "none.png")[0] == onedc("decompress", "none.odc")[0] == 1
+    assert not fake_pipeline.loaded

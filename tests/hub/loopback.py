@@ -20,6 +20,12 @@ from .loopback_api import HubRequestHandler
 from .loopback_state import Commit, Repo, Store, is_lfs
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    # Clients connect from several threads at once; beyond the queue a connection waits for seconds to be tried again.
+    request_queue_size = 64
+
+
 class LoopbackHub(Store):
     """The server and its state; a context manager.
 
@@ -32,8 +38,7 @@ class LoopbackHub(Store):
         self.users = users or {"hf_alice": "alice"}
         self.requests: list[tuple[str, str]] = []
         handler = type("BoundHandler", (HubRequestHandler,), {"hub": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     @property

@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name, original in originals.items():
         results = [_round_trip(pipeline, folder, name, original, setting) for setting in SETTINGS]
         rebuilt = [(SETTINGS[result.setting][0], result.rebuilt, result.size) for result in results]
-        rows += comparison_rows(f"{name}, {original.shape[1]} x {original.shape[0]}", original, rebuilt)
+        rows += comparison_rows(name, original, rebuilt)
         lines += [result.line(original) for result in results]
     sheet = folder / "comparison.png"
     from .decompress import encode
@@ -111,6 +111,7 @@ def _round_trip(pipeline: "OneDCPipeline", folder: Path, name: str, original: np
         complain(f"warning: {error}; {packed.name} is the smallest file possible")
         start = time.perf_counter()
         data = pipeline.compress(original, target_bytes=error.smallest)
+    assert isinstance(data, bytes)  # one picture in, one file out
     encoded = time.perf_counter() - start
     write_atomically(packed, data)
     data = read(packed)

@@ -140,7 +140,9 @@ def plan(sources: Sequence[Path], output: str | None, suffix: str, *, force: boo
         else:
             target = source.with_suffix(suffix) if output is None else Path(output)
         problem = ""
-        if target.exists() and source.exists() and target.samefile(source):
+        if not source.exists():
+            problem = "no such file"  # found out here, so that no model is loaded for it
+        elif target.exists() and target.samefile(source):
             problem = f"would be written over itself; name another file with -o (it is {target})"
         elif target in taken:
             problem = f"{target} is already the output of {taken[target]}; compress one of them alone, with -o"
@@ -148,7 +150,8 @@ def plan(sources: Sequence[Path], output: str | None, suffix: str, *, force: boo
             problem = f"{target} is a folder; name a file with -o"
         elif target.exists() and not force:
             problem = f"{target} exists; --force replaces it"
-        taken.setdefault(target, source)
+        else:
+            taken[target] = source
         jobs.append(Job(source, target, problem))
     return jobs
 

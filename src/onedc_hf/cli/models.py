@@ -2,7 +2,10 @@
 
 import argparse
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING
+
+from ..errors import ModelError, OneDCError
 
 if TYPE_CHECKING:
     from ..pipeline import OneDCPipeline
@@ -28,14 +31,18 @@ def load_pipeline(arguments: argparse.Namespace) -> "OneDCPipeline":
     """Load what `add_model_arguments` asked for. torch is imported here, and no earlier."""
     from ..pipeline import OneDCPipeline
 
-    if "diffusers" in sys.modules:  # a bar of its own for three small files says nothing
-        from diffusers.utils import logging
-
-        logging.disable_progress_bar()
+    for library in ("diffusers", "transformers"):  # a bar of its own for three small files says nothing
+        if library in sys.modules:
+            import_module(f"{library}.utils.logging").disable_progress_bar()
     options = {}
     if arguments.dtype != "auto":
         import torch
 
         options["dtype"] = getattr(torch, arguments.dtype)
-    pipeline = OneDCPipeline.from_pretrained(arguments.model, **options)
-    return pipeline if arguments.device == "cpu" else pipeline.to(arguments.device)
+    try:
+        pipeline = OneDCPipeline.from_pretrained(arguments.model, **options)
+        return pipeline if arguments.device == "cpu" else pipeline.to(arguments.device)
+    except OneDCError:
+        raise
+    except (ValueError, RuntimeError) as error:  # no valid repository id, no such device, ...
+        raise ModelError(f"--model {arguments.model} --device {arguments.device}: {error}") from error

@@ -140,7 +140,7 @@ def weights_digest(pipeline: "OneDCPipeline") -> str:
 
 
 class _Subject:
-    """One original, and what is measured against it; equal files of classical codecs are measured once."""
+    """One original, and what is measured against it; equal results are measured once."""
 
     def __init__(self, path: Path, metrics: Sequence[str]) -> None:
         data = path.read_bytes()
@@ -157,19 +157,16 @@ class _Subject:
 
     def measure(self, rebuilt: np.ndarray, size: int) -> Row:
         """Size, rate, metrics and grid ratios of a decoded picture; `size` in bytes."""
-        row: Row = {"bytes": size, "bpp": 8 * size / (self.facts["width"] * self.facts["height"])}
-        for name in self._metrics:
-            row[name] = _or_none(lambda name=name: METRICS[name].compute(self.original, rebuilt))
-        report = _or_none(lambda: grid_report(self.original, rebuilt))
-        row["grid"] = report and {"energy": report.energy, "gradient": report.gradient}
-        return row
-
-    def measure_file(self, data: bytes) -> Row:
-        """The same for a file of a classical codec."""
-        key = hashlib.sha256(data).digest()
+        key = hashlib.sha256(rebuilt.tobytes()).digest()
         if key not in self._measured:
-            self._measured[key] = self.measure(decode(data), len(data))
-        return self._measured[key]
+            row: Row = {}
+            for name in self._metrics:
+                row[name] = _or_none(lambda name=name: METRICS[name].compute(self.original, rebuilt))
+            report = _or_none(lambda: grid_report(self.original, rebuilt))
+            row["grid"] = report and {"energy": report.energy, "gradient": report.gradient}
+            self._measured[key] = row
+        bpp = 8 * size / (self.facts["width"] * self.facts["height"])
+        return {"bytes": size, "bpp": bpp, **self._measured[key]}
 
 
 def _or_none(compute: Callable[[], Any]) -> Any:
@@ -185,7 +182,9 @@ def _measure_onedc(pipeline: "OneDCPipeline", subject: _Subject, setting: str, o
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "picture.odc"
         start = time.perf_counter()
-        path.write_bytes(pipeline.compress(subject.original, **options))
+        data = pipeline.compress(subject.original, **options)
+        assert isinstance(data, bytes)  # one picture in, one file out
+        path.write_bytes(data)
         encoded = time.perf_counter() - start
         size = path.stat().st_size
         start = time.perf_counter()
@@ -197,7 +196,12 @@ def _measure_onedc(pipeline: "OneDCPipeline", subject: _Subject, setting: str, o
 
 def _measure_classical(subject: _Subject, setting: str, codec: str, ladder: Ladder, target: int) -> Row:
     encoded = ladder.nearest(target)
-    row = {**subject.facts, "setting": setting, "codec": codec, **subject.measure_file(encoded.data)}
+    row = {
+        **subject.facts,
+        "setting": setting,
+        "codec": codec,
+        **subject.measure(decode(encoded.data), len(encoded.data)),
+    }
     return {**row, "target_bytes": target, "quality": encoded.quality, "at_floor": encoded.at_floor}
 
 
@@ -239,8 +243,9 @@ class _Store:
     def find(self, facts: Row, setting: str, codec: str, **wanted: Any) -> Row | None:
         """A row that is complete and as wanted, or None."""
         row = self._rows.get((facts["sha256"], setting, codec))
-        complete = row is not None and all(name in row for name in self._metrics)
-        return row if complete and all(row.get(name) == value for name, value in wanted.items()) else None
+        if row is None or any(name not in row for name in self._metrics):
+            return None
+        return row if all(row.get(name) == value for name, value in wanted.items()) else None
 
     def add(self, row: Row) -> Row:
         self._rows[self._key(row)] = row
@@ -275,7 +280,9 @@ def _machine() -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns 0, or 1 when a picture failed."""
-    parser = argparse.ArgumentParser(prog="python -m onedc_hf.evaluation.kodak", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m onedc_hf.evaluation.kodak", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("folder", type=Path, help="originals")
     parser.add_argument("--out", type=Path, required=True, help="JSON file, made or continued")
     parser.add_argument("--model", help="folder or repository (default: the model in the box)")

@@ -19,6 +19,7 @@ DEFAULT_CODECS = ("jpeg", "webp", "avif")
 
 _PAPER, _INK, _FAINT, _LINE, _ACCENT, _WARM = "#fbfaf7", "#1c1b19", "#77736b", "#dedad1", "#0b6e69", "#a3470f"
 _MARGIN, _GUTTER = 40, 16
+_FAIR = 1.1  # sizes that differ by more are pointed out
 _LARGE_REDUCTION = 1.3  # beyond it, real pixels are shown as well
 
 
@@ -66,22 +67,17 @@ def comparison_rows(
     """
     ladders = [Ladder(original, codec) for codec in codecs if codec in available_codecs()]
     rows = []
-    for setting, picture, size in rebuilt:
-        cells = [Cell(original, "Original", note=name), Cell(picture, "OneDC", size, note=setting)]
+    for setting, reconstruction, size in rebuilt:
+        cells = [Cell(original, "Original", note=name), Cell(reconstruction, "OneDC", size, note=setting)]
         for ladder in ladders:
             encoded = ladder.nearest(size)
-            note = f"quality {encoded.quality}"
+            ratio, note = len(encoded.data) / size, f"quality {encoded.quality}"
             if encoded.at_floor:
-                note = f"its smallest file: {_times(len(encoded.data) / size)} OneDC's"
-            cells.append(
-                Cell(
-                    decode(encoded.data),
-                    CODECS[encoded.codec].title,
-                    len(encoded.data),
-                    note,
-                    warn=len(encoded.data) > 1.1 * size,
-                )
-            )
+                note = f"its smallest file: {_times(ratio)} OneDC's"
+            elif not 1 / _FAIR < ratio < _FAIR:
+                note = f"quality {encoded.quality}, no nearer: {_times(ratio)} OneDC's"
+            picture, title = decode(encoded.data), CODECS[encoded.codec].title
+            cells.append(Cell(picture, title, len(encoded.data), note, warn=ratio >= _FAIR))
         rows.append(Row(name, tuple(cells)))
     return rows
 

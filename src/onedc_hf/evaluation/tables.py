@@ -40,7 +40,7 @@ def summarise(results: dict[str, Any]) -> list[dict[str, Any]]:
         line: dict[str, Any] = {"setting": setting, "codec": codec, "pictures": len(rows)}
         line["at_floor"] = sum(bool(row.get("at_floor")) for row in rows)
         for name in ("bytes", "bpp", *results["metrics"]):
-            values = [row.get(name) for row in rows]
+            values: list[Any] = [row.get(name) for row in rows]
             line[name] = None if None in values else fmean(values)
         line["grid"] = _grid(rows)
         for name in ("encode_seconds", "decode_seconds"):
@@ -129,7 +129,7 @@ def insert(text: str, table: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns 0, or 1 with a message on stderr."""
     parser = argparse.ArgumentParser(
-        prog="python -m onedc_hf.evaluation.tables", description=__doc__.partition("\n")[0]
+        prog="python -m onedc_hf.evaluation.tables", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("results", type=Path, help="JSON file of onedc_hf.evaluation.kodak")
     parser.add_argument("--readme", type=Path, help="file with the marks; without it the table is printed")

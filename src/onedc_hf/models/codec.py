@@ -10,8 +10,6 @@ Shapes: B batch, H and W rows and columns of the padded picture (multiples of 64
 Z = H/64, V = W/64, N channels of `y`, K digits of `z`, S semantic channels, D detail channels, L latent channels.
 """
 
-from __future__ import annotations
-
 from dataclasses import field
 from typing import Literal
 
@@ -251,8 +249,9 @@ class OneDCCodec(PreTrainedModel):
     config_class = OneDCCodecConfig
     base_model_prefix = ""
     main_input_name = "pixels"
-    # Loading in a lower precision must leave the entropy model alone (its `_apply` guards later casts).
-    _keep_in_fp32_modules_strict = ["entropy"]
+    # Loading in a lower precision must leave the entropy model alone (its `_apply` guards later casts). Its networks
+    # only: transformers would turn integer buffers that match into floats.
+    _keep_in_fp32_modules_strict = ["entropy.hyper_dec", "entropy.y_prior", "entropy.y_spatial"]
 
     def __init__(self, config: OneDCCodecConfig):
         super().__init__(config)

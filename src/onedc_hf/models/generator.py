@@ -3,8 +3,6 @@
 Shapes: B batch, D detail channels, L latent channels, h and w rows and columns at 1/8, T semantic tokens of width S.
 """
 
-from __future__ import annotations
-
 from dataclasses import field
 from typing import Any, Literal
 

@@ -44,7 +44,7 @@ def feature_loss(features: LiteFeatures) -> PictureLoss:
             targets = features(moved[1])
         total = rebuilt.new_zeros(())
         for found, target in zip(features(moved[0]), targets, strict=True):
-            deviation = target.std(dim=(0, 2, 3), keepdim=True) + 1e-3
+            deviation = target.std(dim=(0, 2, 3), keepdim=True, correction=0) + 1e-3
             total = total + ((found - target).abs() / deviation).mean()
         return total / len(targets)
 

@@ -53,9 +53,12 @@ class TrainableOneDC(nn.Module):
 
     @torch.no_grad()
     def write_gains(self) -> None:
-        """Writes the integer gain table of the codec's quality rows; a one-rate model keeps its row of zeros."""
+        """Writes the integer gain table of the codec's quality rows; a one-rate model keeps its row of zeros.
+
+        Frozen gains are left alone: reading them off their anchors again could move a step, and with it the identity.
+        """
         rows = self.codec.entropy.quality_rows
-        if rows > 1:
+        if rows > 1 and self.gain_anchors.requires_grad:
             qualities = torch.linspace(0, 100, rows, device=self.gain_anchors.device)
             self.codec.entropy.gain_steps.copy_(self.gain_steps(qualities).round().to(torch.int32))
 

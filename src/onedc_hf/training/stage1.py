@@ -172,7 +172,10 @@ def train(config: TrainConfig) -> Path:
     # accelerate steps a prepared scheduler once per process: counts are given in those steps.
     scale = accelerator.num_processes
     scheduler = get_scheduler(
-        config.lr_scheduler, optimizer, config.lr_warmup_steps * scale, config.max_train_steps * scale
+        config.lr_scheduler,
+        optimizer,
+        num_warmup_steps=config.lr_warmup_steps * scale,
+        num_training_steps=config.max_train_steps * scale,
     )
     ema = EMAModel(trainable, decay=config.ema_decay) if config.ema_decay else None
     model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)

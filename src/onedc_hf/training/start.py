@@ -58,10 +58,10 @@ def _identity(layer: nn.Conv2d, count: int, gain: float = 1.0, zero_rest: bool =
 
 
 def _quiet_branches(module: nn.Module) -> None:
-    """Residual branches start at a tenth: nearly the identity, but with gradients everywhere."""
+    """Residual branches start at zero; their inner layers do not, so that gradients arrive at once."""
     for part in module.modules():
         if isinstance(part, LiteBlock):
-            part.project.weight.mul_(0.1)
+            part.project.weight.zero_()
             part.project.bias.zero_()
 
 
@@ -88,7 +88,7 @@ def _start_vae(vae: OneDCAutoencoder, basis: Tensor) -> None:
     _identity(last, 12)
     for block in vae.decoder:
         if hasattr(block, "conv2"):
-            block.conv2.weight.mul_(0.1)
+            block.conv2.weight.zero_()
             block.conv2.bias.zero_()
     # The last shuffle makes 2x2 pixels of channels (colour, dy, dx), the one before 4x4 positions of head channels.
     pixels = (basis / _LATENT_SCALE).view(count, 3, 4, 2, 4, 2)  # [L, colour, by, dy, bx, dx]
@@ -115,7 +115,7 @@ def _start_codec(codec: OneDCCodec, channels: int) -> None:
         raise ValueError("The last analysis block must be a `depth_conv` that changes the width.")
     _identity(last.block[0].adaptor, n, gain=_Y_SCALE)
     for layer in (last.block[0].conv2, last.block[1].conv_out):
-        layer.weight.mul_(0.1)
+        layer.weight.zero_()
         layer.bias.zero_()
     first = dec.trans_coding[0]
     _identity(first, n, gain=1 / _Y_SCALE, zero_rest=False)
@@ -131,7 +131,7 @@ def _start_generator(generator: OneDCGenerator, channels: int) -> None:
     reduction = generator.vae_reduction
     _identity(reduction.short_cut, channels, gain=generator.config.alpha_cumprod**0.5)
     for layer in (reduction.blocks[-1], generator.unet.conv_out):
-        layer.weight.mul_(0.002)
+        layer.weight.zero_()
         layer.bias.zero_()
 
 

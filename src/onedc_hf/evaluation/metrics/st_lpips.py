@@ -76,7 +76,10 @@ def _original_features(net: str, shape: tuple[int, ...], pixels: bytes) -> list[
 def _load(net: str) -> Any:
     with _stand_ins():
         package = need("stlpips_pytorch.stlpips", f"st_lpips_{net}")
-    return package.LPIPS(net=net, variant="shift_tolerant", verbose=False).eval().requires_grad_(False)
+    import torch
+
+    model = package.LPIPS(net=net, variant="shift_tolerant", verbose=False).eval().requires_grad_(False)
+    return model.to(memory_format=torch.channels_last)  # a quarter less time for VGG
 
 
 @contextmanager

@@ -1,0 +1,195 @@
+"""`make release-box`: the one way new weights enter the repository.
+
+    python -m onedc_hf.training.release CANDIDATE --photographs FOLDER --kodak FOLDER
+
+In one go: static tables for the hyper-latent (if the entropy model changed), weights rounded to float16 (the entropy
+model stays in float32), identity, the comparison with the weights in place, and everything that depends on the weights:
+golden files, Kodak results, README table, card, the figure of the demo. Weights that score worse on the held-out
+training pictures than those in place are refused. Commit the result as one commit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..coding import parse_header
+from ..coding.tables import fit_hyper_tables
+from ..errors import OneDCError
+from ..evaluation import kodak, tables
+from ..evaluation.metrics import METRICS
+from ..hub.card import build_card, training_sources
+
+from ..pictures import load_picture, to_tensor
+from ..pipeline import OneDCPipeline
+from .config import package_file
+from .data import read_names
+from .features import LiteFeatures
+from .losses import feature_loss
+
+__all__ = ["Refused", "finish_weights", "held_out_score", "release"]
+
+BOX = Path(__file__).parents[1] / "box"
+MAX_BYTES = 24 * 1024 * 1024
+SCORE_BPP = (0.02, 0.06, 0.15)
+GOLDEN_SETTINGS: dict[str, dict[str, int | bool]] = {"z-only": {"z_only": True}, "40": {"quality": 40}}
+FLATTENING = 8.0  # prior count of the hyper-latent's tables, coding/hyper.py
+
+
+class Refused(OneDCError):
+    """The candidate may not replace the weights in place."""
+
+
+def finish_weights(pipe: OneDCPipeline, pictures: Sequence[Path]) -> None:
+    """Makes trained components ready to ship, in place: tables of `z`, float16 values, identity.
+
+    Args:
+        pipe (`OneDCPipeline`): in float32.
+        pictures (`Sequence[Path]`): training pictures, whose hyper-latents the tables are fitted to when there are
+            none yet.
+    """
+    entropy = pipe.codec.entropy
+    if not entropy.z_counts.any():
+        index = []
+        with torch.inference_mode():
+            for path in pictures:
+                index.append(pipe._analyse(load_picture(path)).z_index)
+        counts = fit_hyper_tables(index, entropy.fsq_levels, FLATTENING)
+        entropy.z_counts.copy_(torch.from_numpy(counts.reshape(len(counts), -1)))
+    for part in (pipe.vae, pipe.codec, pipe.generator):
+        part.half()  # the entropy model and the generator's last layers guard themselves and stay in float32
+    pipe.codec.config.model_id = entropy.digest().hex()
+
+
+@torch.inference_mode()
+def held_out_score(pipe: OneDCPipeline, pictures: Sequence[Path]) -> float:
+    """How far rebuilt pictures are from originals at three rates: half 1 - MS-SSIM, half feature distance; lower is
+    better. Uses nothing that is reserved for measuring.
+    """
+    distance, structure = feature_loss(LiteFeatures("lite2")), METRICS["ms_ssim"]
+    total = 0.0
+    for path in pictures:
+        original = load_picture(path)
+        for bpp in SCORE_BPP:
+            rebuilt = np.asarray(pipe.decompress(pipe.compress(original, target_bpp=bpp)))
+            torch.manual_seed(0)  # the same jitter for every model
+            features = float(distance(to_tensor(rebuilt), to_tensor(original)))
+            total += 0.5 * (1 - structure.compute(original, rebuilt)) + 0.5 * features
+    return total / (len(pictures) * len(SCORE_BPP))
+
+
+def _write_goldens(pipe: OneDCPipeline, folder: Path) -> None:
+    """Files of the demo's pictures, quartered, with the pixels they decode to."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for path in sorted((BOX / "pictures").glob("*.*")):
+        if path.suffix == ".md":
+            continue
+        small = np.asarray(Image.fromarray(load_picture(path)).reduce(2))
+        for name, setting in GOLDEN_SETTINGS.items():
+            data = pipe.compress(small, **setting)  # type: ignore[arg-type]
+            stem = folder / f"{path.stem}-{name}"
+            stem.with_suffix(".odc").write_bytes(data)  # type: ignore[arg-type]
+            pipe.decompress(data).save(stem.with_suffix(".png"))
+
+
+def _write_card(pipe: OneDCPipeline, sources: Path, used: set[str], table: str) -> None:
+    training = (
+        "Trained on a CPU by the configs `box-stage1` and later ones of this package, on the photographs below "
+        "(docs/training-log.md tells how). Perceptual losses used EfficientNet-Lite1 (Apache-2.0).\n\n"
+    )
+    with sources.open(encoding="utf-8") as file:
+        rows = [line.split(",", 1)[0] for line in file]
+    paths = [row for row in rows if row.startswith("train/") and Path(row).name in used]
+    card = build_card(
+        pipe, license="apache-2.0", name="OneDC, the model in the box", results=table,
+        training=training + training_sources(sources, used=paths),
+    )  # fmt: skip
+    card.save(BOX / "model" / "README.md")
+
+
+def release(candidate: str, photographs: Path, kodak_folder: Path, repository: Path, force: bool = False) -> None:
+    """Checks the candidate and writes everything that ships; see the module's text.
+
+    Raises:
+        Refused: if it is too large or scores worse than the weights in place.
+    """
+    excluded = read_names(package_file("box-excluded.txt") or "")
+    held_out = read_names(package_file("box-heldout.txt") or "")
+    every = {path.name: path for path in sorted(photographs.rglob("*.jpg"))}
+    missing = held_out - every.keys()
+    if missing:
+        raise Refused(f"{len(missing)} held-out pictures are not in {photographs}, for instance {min(missing)}.")
+    used = every.keys() - excluded - held_out
+    judged = [every[name] for name in sorted(held_out)]
+
+    pipe = OneDCPipeline.from_pretrained(candidate, dtype=torch.float32)
+    finish_weights(pipe, [every[name] for name in sorted(used)])
+    with tempfile.TemporaryDirectory() as temporary:
+        staged = Path(temporary) / "model"
+        pipe.save_pretrained(staged)
+        size = sum(file.stat().st_size for file in staged.rglob("*") if file.is_file())
+        if size > MAX_BYTES:
+            raise Refused(f"The weights take {size / 2**20:.1f} MiB; at most {MAX_BYTES // 2**20} MiB may ship.")
+        pipe = OneDCPipeline.from_pretrained(staged, dtype=torch.float32)
+        score = held_out_score(pipe, judged)
+        scores = {"candidate": score}
+        if (BOX / "model" / "model_index.json").is_file():
+            scores["in place"] = held_out_score(OneDCPipeline.from_pretrained(dtype=torch.float32), judged)
+        print(json.dumps(scores), flush=True)
+        if not force and score > scores.get("in place", float("inf")):
+            raise Refused(f"The candidate scores {score:.5f}, worse than {scores['in place']:.5f} of those in place.")
+        shutil.rmtree(BOX / "model", ignore_errors=True)
+        shutil.copytree(staged, BOX / "model")
+    pipe = OneDCPipeline.from_pretrained(dtype=torch.float32)
+    released = json.loads((BOX / "released.json").read_text()) if (BOX / "released.json").is_file() else []
+    if pipe.model_id not in released:  # no released digest is withdrawn
+        (BOX / "released.json").write_text(json.dumps([*released, pipe.model_id], indent=2) + "\n")
+
+    _write_goldens(pipe, repository / "tests" / "fixtures" / "box")
+    results = repository / "docs" / "results" / "kodak-box.json"
+    results.parent.mkdir(parents=True, exist_ok=True)
+    kodak.evaluate(
+        pipe, kodak.find_pictures(kodak_folder), results, progress=lambda line: print(line, file=sys.stderr, flush=True)
+    )
+    tables.main([str(results), "--readme", str(repository / "README.md")])
+    table = tables.markdown(json.loads(results.read_text()))
+    _write_card(pipe, photographs.parent / "SOURCES.csv", set(used), table)
+    subprocess.run(
+        [sys.executable, "-m", "onedc_hf.cli.main", "demo", "--out", str(repository / "demo"), "--force"], check=True
+    )
+    sheet = Image.open(repository / "demo" / "comparison.png")
+    sheet.save(repository / "docs" / "figures" / "comparison.webp", quality=85)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parses and runs; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m onedc_hf.training.release", description=__doc__)
+    parser.add_argument("candidate", help="folder of the trained pipeline")
+    parser.add_argument("--photographs", type=Path, required=True, help="folder of the training photographs")
+    parser.add_argument("--kodak", type=Path, required=True, help="folder of the 24 Kodak pictures")
+    parser.add_argument("--repository", type=Path, default=Path.cwd(), help="checkout to write to")
+    parser.add_argument("--force", action="store_true", help="ship even if the held-out score is worse")
+    arguments = parser.parse_args(argv)
+    try:
+        release(
+            arguments.candidate, arguments.photographs, arguments.kodak, arguments.repository, arguments.force
+        )
+    except OneDCError as error:
+        print(f"release-box: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,326 @@
+"""The pipeline from a user's side: round trips, rates, sizes, errors, saving and loading."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline
+from PIL import Image
+
+from onedc_hf import (
+    BitstreamError,
+    Corrupt,
+    ModelError,
+    NotOneDC,
+    OneDCPipeline,
+    OneDCPipelineOutput,
+    PictureError,
+    TargetError,
+    WrongModel,
+)
+from onedc_hf.coding import parse_header
+from onedc_hf.rate_search import search_row
+
+Picture = Callable[..., np.ndarray]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (64, 65), (63, 64), (130, 70)])
+def test_any_size_comes_back(tiny_pipeline: OneDCPipeline, picture: Picture, size: tuple[int, int]) -> None:
+    data = tiny_pipeline.compress(picture(*size))
+    rebuilt = tiny_pipeline.decompress(data)
+    assert rebuilt.size == size[::-1] and rebuilt.mode == "RGB"
+    assert (parse_header(data).height, parse_header(data).width) == size
+
+
+def test_the_same_picture_gives_the_same_bytes_and_the_same_pixels(
+    tiny_pipeline: OneDCPipeline, picture: Picture
+) -> None:
+    data = tiny_pipeline.compress(picture(64, 96))
+    assert tiny_pipeline.compress(picture(64, 96)) == data
+    first, second = (np.asarray(tiny_pipeline.decompress(data)) for _ in range(2))
+    assert np.array_equal(first, second)
+
+
+def test_what_the_decoder_rebuilds_is_what_the_encoder_rounded(tiny_pipeline: OneDCPipeline, picture: Picture) -> None:
+    rgb = picture(64, 64)
+    analysed = tiny_pipeline._analyse(rgb)
+    written: list[np.ndarray] = []
+    with torch.inference_mode():
+        tiny_pipeline._encode_passes(analysed, 50, lambda symbols, _: written.append(symbols))
+    assert sum(np.abs(symbols).sum() for symbols in written) > 0
+    data = tiny_pipeline.compress(rgb, quality=50)
+    assert len(data) > len(tiny_pipeline.compress(rgb, z_only=True))
+
+
+def test_higher_quality_costs_more(tiny_pipeline: OneDCPipeline, picture: Picture) -> None:
+    gains = tiny_pipeline.codec.entropy.gain_steps
+    assert gains.shape == (101, 8)
+    sizes = [len(tiny_pipeline.compress(picture(128, 128), quality=q)) for q in (0, 100)]
+    # The tiny model's gains are all equal; what must hold is that every row codes.
+    assert min(sizes) > 0
+
+
+@pytest.fixture(scope="module")
+def many_rates(tiny_folder: Path) -> OneDCPipeline:
+    """The tiny model with a spread of gains, as training gives it: another entropy model, with its own id."""
+    pipe = OneDCPipeline.from_pretrained(tiny_folder)
+    steps = torch.linspace(-40, 140, 101).round().int()
+    pipe.codec.entropy.gain_steps.copy_(steps[:, None].expand(-1, 8))
+    pipe.codec.config.model_id = pipe.codec.entropy.digest().hex()
+    return pipe
+
+
+def test_quality_is_a_rate_scale(many_rates: OneDCPipeline, picture: Picture) -> None:
+    sizes = [len(many_rates.compress(picture(128, 128), quality=q)) for q in (0, 25, 50, 75, 100)]
+    assert sizes == sorted(sizes) and sizes[-1] > 2 * sizes[0]
+
+
+def test_a_byte_target_is_met_from_below_and_closely(many_rates: OneDCPipeline, picture: Picture) -> None:
+    rgb = picture(128, 192)
+    sizes = {q: len(many_rates.compress(rgb, quality=q)) for q in (30, 70)}
+    for wanted in (sizes[30], sizes[70], (sizes[30] + sizes[70]) // 2):
+        found = len(many_rates.compress(rgb, target_bytes=wanted))
+        assert 0.93 * wanted <= found <= wanted
+
+
+def test_a_bpp_target_counts_the_pictures_own_pixels(many_rates: OneDCPipeline, picture: Picture) -> None:
+    rgb = picture(100, 130)
+    wanted = len(many_rates.compress(rgb, quality=50)) * 8 / rgb[..., 0].size
+    assert len(many_rates.compress(rgb, target_bpp=wanted)) * 8 / rgb[..., 0].size <= wanted
+
+
+def test_a_target_below_the_smallest_file_says_what_is_possible(many_rates: OneDCPipeline, picture: Picture) -> None:
+    smallest = len(many_rates.compress(picture(64, 64), z_only=True))
+    with pytest.raises(TargetError, match=str(smallest)) as caught:
+        many_rates.compress(picture(64, 64), target_bytes=smallest - 1)
+    assert caught.value.smallest == smallest
+    assert len(many_rates.compress(picture(64, 64), target_bytes=smallest)) == smallest
+
+
+def test_a_z_only_file_is_the_hyper_latent_and_little_more(tiny_pipeline: OneDCPipeline, picture: Picture) -> None:
+    data = tiny_pipeline.compress(picture(128, 192), z_only=True)
+    assert len(data) <= 6 * 14 / 8 + 14
+    assert tiny_pipeline.decompress(data).size == (192, 128)
+
+
+@pytest.mark.parametrize("trials", [1, 3, 5, 20])
+def test_the_row_search_never_returns_a_row_known_to_be_too_large(trials: int) -> None:
+    for budget in (5, 100, 150, 1000, 10_000):
+        asked: dict[int, float] = {}
+
+        def estimate(row: int, asked: dict[int, float] = asked) -> float:
+            asked[row] = 100 * 1.03**row
+            return asked[row]
+
+        row = search_row(estimate, 101, budget, trials)
+        assert len(asked) <= trials
+        assert row == 0 or asked.get(row, 0) <= budget
+        if trials >= 5 and 100 <= budget <= 1900:
+            assert 0.9 * budget < 100 * 1.03**row <= budget
+
+
+def test_lists_of_mixed_kinds_and_sizes(tiny_pipeline: OneDCPipeline, picture: Picture, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(picture(20, 30)).save(path)
+    tensor = torch.from_numpy(picture(8, 9)).permute(2, 0, 1)
+    mixed = [path, str(path), Image.fromarray(picture(64, 70)), picture(10, 11), tensor]
+    files = tiny_pipeline.compress(mixed)
+    assert [image.size for image in tiny_pipeline.decompress(files)] == [(30, 20), (30, 20), (70, 64), (11, 10), (9, 8)]
+    assert files[0] == files[1] == tiny_pipeline.compress(path)
+
+
+def test_a_call_is_a_round_trip(tiny_pipeline: OneDCPipeline, picture: Picture) -> None:
+    result = tiny_pipeline(picture(64, 80), quality=30)
+    assert isinstance(result, OneDCPipelineOutput)
+    assert result.bpp == [8 * len(result.bitstreams[0]) / (64 * 80)]
+    images, bitstreams, bpp = tiny_pipeline(picture(64, 80), quality=30, return_dict=False)
+    assert bitstreams == result.bitstreams and bpp == result.bpp
+    assert np.array_equal(np.asarray(images[0]), np.asarray(result.images[0]))
+
+
+def test_output_types_agree(tiny_pipeline: OneDCPipeline, picture: Picture) -> None:
+    data = tiny_pipeline.compress(picture(32, 48))
+    pil = np.asarray(tiny_pipeline.decompress(data))
+    array, tensor = tiny_pipeline.decompress(data, "np"), tiny_pipeline.decompress(data, "pt")
+    assert array.shape == (32, 48, 3) and tensor.shape == (3, 32, 48)
+    assert np.array_equal(np.round(array * 255).astype(np.uint8), pil)
+    assert torch.equal((tensor * 255).round().to(torch.uint8), torch.from_numpy(pil.copy()).permute(2, 0, 1))
+
+
+def test_paths_are_read_when_decompressing(tiny_pipeline: OneDCPipeline, picture: Picture, tmp_path: Path) -> None:
+    file = tmp_path / "a.odc"
+    file.write_bytes(tiny_pipeline.compress(picture(16, 16)))
+    assert tiny_pipeline.decompress(file).size == (16, 16)
+    assert tiny_pipeline.decompress(str(file)).size == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"quality": 101}, ValueError, "0 to 100"),
+        ({"quality": -1}, ValueError, "0 to 100"),
+        ({"quality": 50.0}, TypeError, "integer"),
+        ({"quality": True}, TypeError, "integer"),
+        ({"target_bytes": 0}, ValueError, "at least 1"),
+        ({"target_bpp": float("nan")}, ValueError, "positive"),
+        ({"quality": 50, "target_bytes": 100}, ValueError, "one of"),
+        ({"quality": 50, "z_only": True}, ValueError, "one of"),
+    ],
+)
+def test_rate_arguments_are_checked(
+    tiny_pipeline: OneDCPipeline, picture: Picture, arguments: dict, error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        tiny_pipeline.compress(picture(8, 8), **arguments)
+
+
+def test_misspelt_arguments_are_errors(tiny_pipeline: OneDCPipeline, picture: Picture) -> None:
+    with pytest.raises(TypeError, match="qualty"):
+        tiny_pipeline.compress(picture(8, 8), qualty=3)  # pyright: ignore
+
+
+def test_missing_files_and_non_pictures(tiny_pipeline: OneDCPipeline, tmp_path: Path) -> None:
+    with pytest.raises(PictureError, match="nowhere.png"):
+        tiny_pipeline.compress(tmp_path / "nowhere.png")
+    with pytest.raises(FileNotFoundError):
+        tiny_pipeline.decompress(tmp_path / "nowhere.odc")
+    with pytest.raises(IsADirectoryError, match="folder"):
+        tiny_pipeline.decompress(tmp_path)
+    with pytest.raises(TypeError, match="int"):
+        tiny_pipeline.decompress(3)  # pyright: ignore
+    with pytest.raises(ValueError, match="output_type"):
+        tiny_pipeline.decompress(b"", "jpeg")  # pyright: ignore
+
+
+def test_bad_bytes_raise_the_right_error(
+    tiny_pipeline: OneDCPipeline, many_rates: OneDCPipeline, picture: Picture
+) -> None:
+    data = tiny_pipeline.compress(picture(64, 64))
+    with pytest.raises(WrongModel, match=parse_header(data).model_id):
+        many_rates.decompress(data)
+    with pytest.raises(NotOneDC):
+        tiny_pipeline.decompress(b"\x89PNG\r\n\x1a\n" + bytes(40))
+    damaged = bytearray(data)
+    damaged[len(data) // 2] ^= 4
+    with pytest.raises(Corrupt):
+        tiny_pipeline.decompress(bytes(damaged))
+    with pytest.raises(BitstreamError):
+        tiny_pipeline.decompress(data[:-5])
+
+
+# Saving and loading -------------------------------------------------------------------------------------------------
+
+
+def test_a_file_decodes_to_the_same_pixels_in_a_fresh_process(
+    tiny_pipeline: OneDCPipeline, picture: Picture, tmp_path: Path
+) -> None:
+    tiny_pipeline.save_pretrained(tmp_path / "model")
+    data = tiny_pipeline.compress(picture(64, 96))
+    (tmp_path / "a.odc").write_bytes(data)
+    np.save(tmp_path / "picture.npy", picture(64, 96))
+    program = (
+        "import sys, numpy, torch\n"
+        f"torch.set_num_threads({torch.get_num_threads()})\n"
+        "from onedc_hf import OneDCPipeline\n"
+        "pipe = OneDCPipeline.from_pretrained('model')\n"
+        "numpy.save('pixels.npy', numpy.asarray(pipe.decompress('a.odc')))\n"
+        "open('b.odc', 'wb').write(pipe.compress(numpy.load('picture.npy')))\n"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True)
+    assert np.array_equal(np.load(tmp_path / "pixels.npy"), np.asarray(tiny_pipeline.decompress(data)))
+    assert (tmp_path / "b.odc").read_bytes() == data
+
+
+def test_components_are_named_by_the_short_library_name(tiny_folder: Path) -> None:
+    import json
+
+    index = json.loads((tiny_folder / "model_index.json").read_text())
+    assert index["codec"] == ["onedc_hf", "OneDCCodec"]
+    assert index["generator"] == ["onedc_hf", "OneDCGenerator"]
+    assert index["vae"] == ["onedc_hf", "OneDCAutoencoder"]
+
+
+def test_diffusers_own_class_finds_the_pipeline(tiny_folder: Path) -> None:
+    assert isinstance(DiffusionPipeline.from_pretrained(tiny_folder), OneDCPipeline)
+
+
+def test_bfloat16_reads_the_files_of_float32(tiny_folder: Path, tiny_pipeline: OneDCPipeline, picture: Picture) -> None:
+    low = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.bfloat16)
+    assert low.codec.dtype == low.generator.dtype == low.vae.dtype == torch.bfloat16
+    data = tiny_pipeline.compress(picture(64, 64))
+    exact, rough = (np.asarray(pipe.decompress(data), dtype=int) for pipe in (tiny_pipeline, low))
+    assert np.abs(exact - rough).mean() < 3
+    assert tiny_pipeline.decompress(low.compress(picture(64, 64))).size == (64, 64)
+
+
+def test_casting_a_loaded_pipeline_does_not_change_its_identity(tiny_folder: Path, tiny_pipeline: OneDCPipeline) -> None:
+    assert OneDCPipeline.from_pretrained(tiny_folder).to(torch.bfloat16).model_id == tiny_pipeline.model_id
+
+
+def test_changed_entropy_weights_are_noticed(tiny_folder: Path) -> None:
+    pipe = OneDCPipeline.from_pretrained(tiny_folder)
+    with torch.no_grad():
+        pipe.codec.entropy.y_spatial_prior_reduction.weight[0, 0] += 1
+    with pytest.raises(ModelError, match="digest"):
+        pipe.compress(np.zeros((8, 8, 3), np.uint8))
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all"])
+def test_a_mistyped_folder_is_named(name: str) -> None:
+    with pytest.raises(ModelError, match=r"does not exist"):
+        OneDCPipeline.from_pretrained(name)
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"model_index\.json"):
+        OneDCPipeline.from_pretrained(tmp_path)
+
+
+def test_an_unreachable_repository_is_named() -> None:
+    with pytest.raises(ModelError, match="nobody/nothing"):
+        OneDCPipeline.from_pretrained("nobody/nothing")
+
+
+def test_components_that_do_not_fit_are_refused(tiny_pipeline: OneDCPipeline) -> None:
+    from onedc_hf import OneDCAutoencoder
+
+    with pytest.raises(ModelError, match="latent channels"):
+        OneDCPipeline(
+            OneDCAutoencoder(latent_channels=5, encoder_channels=8, decoder_channels=8),
+            tiny_pipeline.codec,
+            tiny_pipeline.generator,
+            tiny_pipeline.scheduler,
+        )
+
+
+@pytest.mark.parametrize("kind", ["kl", "tiny"])
+def test_stock_autoencoders_work(tiny_pipeline: OneDCPipeline, picture: Picture, kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    if kind == "kl":
+        blocks = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
+        vae = AutoencoderKL(block_out_channels=[8] * 4, norm_num_groups=4, latent_channels=4, **blocks)
+    else:
+        vae = AutoencoderTiny(
+            encoder_block_out_channels=[8] * 4, decoder_block_out_channels=[8] * 4, num_encoder_blocks=[1] * 4,
+            num_decoder_blocks=[1] * 4, latent_channels=4,
+        )  # fmt: skip
+    pipe = OneDCPipeline(vae, tiny_pipeline.codec, tiny_pipeline.generator, tiny_pipeline.scheduler)
+    data = pipe.compress(picture(64, 70))
+    assert pipe.compress(picture(64, 70)) == data  # the posterior's mean, not a sample
+    pipe.save_pretrained(tmp_path)
+    assert OneDCPipeline.from_pretrained(tmp_path).decompress(data).size == (70, 64)
+
+
+def test_model_offload_runs_every_part_through_its_hooks(tiny_folder: Path, picture: Picture) -> None:
+    pipe = OneDCPipeline.from_pretrained(tiny_folder)
+    data = pipe.compress(picture(64, 64))
+    expected = np.asarray(pipe.decompress(data))
+    pipe.enable_model_cpu_offload(device="cpu")
+    assert pipe.compress(picture(64, 64)) == data
+    assert np.array_equal(np.asarray(pipe.decompress(data)), expected)

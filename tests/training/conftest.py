@@ -1,0 +1,40 @@
+"""A folder of small pictures and a model config that trains in milliseconds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import TINY_MODEL
+
+SCHEDULER = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory, picture: Callable[..., np.ndarray]) -> Path:
+    """Four pictures in a folder."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for seed in range(4):
+        Image.fromarray(picture(96, 112, seed)).save(folder / f"{seed}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model as a model config file, with as many channels of `y` as the transform-codec start needs."""
+    model: dict[str, Any] = json.loads(json.dumps(TINY_MODEL)) | {"scheduler": SCHEDULER}
+    model["codec"]["y_channels"] = 16
+    for part, changes in {
+        "codec": {"fused_channels": 16, "trunk_channels": [32, 16, 16], "synthesis_channels": [32, 16]},
+        "vae": {"encoder_channels": 16, "decoder_channels": 16, "head_channels": 12},
+    }.items():
+        model[part] |= changes
+    path = tmp_path_factory.mktemp("config") / "tiny.json"
+    path.write_text(json.dumps(model))
+    return path

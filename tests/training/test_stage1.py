@@ -1,0 +1,231 @@
+"""The trainer: start, gradients, two steps, resume, stop, errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, PartialState
+
+from onedc_hf import OneDCPipeline
+from onedc_hf.training.cli import main
+from onedc_hf.training.components import make_model
+from onedc_hf.training.config import TrainConfig, load_config, package_file
+from onedc_hf.training.data import CropStream, open_pictures, read_names
+from onedc_hf.training.model import TrainableOneDC
+from onedc_hf.training.stage1 import draw_quality, rate_weight, train
+from onedc_hf.training.start import start_as_transform_codec
+
+Make = Callable[..., TrainConfig]
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    yield
+    AcceleratorState._reset_state(True)
+    PartialState._reset_state()
+
+
+@pytest.fixture
+def config(photographs: Path, tiny_config: Path, tmp_path: Path) -> Make:
+    def make(**changes: object) -> TrainConfig:
+        settings: dict[str, object] = {
+            "model": str(tiny_config),
+            "train_data_dir": str(photographs),
+            "output_dir": str(tmp_path / "run"),
+            "resolution": 64,
+            "train_batch_size": 2,
+            "max_train_steps": 2,
+            "feature_weight": 0.0,
+            "ms_ssim_weight": 0.0,
+            "logging_steps": 1,
+            "lr_warmup_steps": 0,
+        }
+        return TrainConfig(**(settings | changes))  # type: ignore[arg-type]
+
+    return make
+
+
+def _crops(photographs: Path, count: int = 32, resolution: int = 64) -> torch.Tensor:
+    return torch.stack(list(islice(CropStream(open_pictures(str(photographs)), resolution, 0), count)))
+
+
+def _psnr(rebuilt: torch.Tensor, original: torch.Tensor) -> float:
+    return -10 * math.log10(((rebuilt - original) / 2).square().mean().item())
+
+
+@torch.no_grad()
+def test_the_start_already_codes_pictures(photographs: Path, tiny_config: Path) -> None:
+    torch.manual_seed(0)
+    model, crops = make_model(str(tiny_config)), _crops(photographs)
+    start_as_transform_codec(model, crops)
+    low, high = (model(crops, torch.full((len(crops),), q)) for q in (0.0, 100.0))
+    alone = model.vae(crops).sample
+    assert _psnr(high[0], crops) > _psnr(alone, crops) - 0.3  # at high quality the codec adds next to nothing
+    assert _psnr(low[0], crops) < _psnr(high[0], crops)
+    assert low[1].mean() < high[1].mean()
+    z_only, bpp = model(crops, torch.full((len(crops),), -1.0))
+    assert bpp.sum() == 0 and z_only.shape == crops.shape
+
+
+def test_gradients_reach_everything_that_learns(photographs: Path, tiny_config: Path) -> None:
+    torch.manual_seed(0)
+    model, crops = make_model(str(tiny_config)), _crops(photographs, 4, 128)
+    model.codec.hyper_enc.fusion[-1].weight.data.mul_(100)  # codes other than zero
+    rebuilt, bpp = model(crops, torch.tensor([-1.0, 10.0, 50.0, 90.0]))
+    ((rebuilt - crops).abs().mean() + bpp.mean()).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()] == []
+
+
+def test_the_written_gains_follow_the_anchors(tiny_config: Path) -> None:
+    model = make_model(str(tiny_config))
+    with torch.no_grad():
+        model.gain_anchors.copy_(torch.linspace(-10, 80, 6)[:, None].expand_as(model.gain_anchors))
+    model.write_gains()
+    steps = model.codec.entropy.gain_steps
+    assert steps[0].unique().tolist() == [-10] and steps[100].unique().tolist() == [80]
+    assert (steps.diff(dim=0) >= 0).all() and steps[50].unique().tolist() == [35]
+
+
+def test_rate_weights_are_geometric_in_quality_and_ramp_up(config: Make) -> None:
+    settings = config(lambda_low=4.0, lambda_high=0.04, lambda_ramp_steps=100)
+    quality = torch.tensor([-1.0, 0.0, 50.0, 100.0])
+    assert rate_weight(settings, quality, 100).tolist() == pytest.approx([4.0, 4.0, 0.4, 0.04])
+    assert rate_weight(settings, quality, 50)[1].item() == pytest.approx(1e-4 + 0.25 * (4 - 1e-4))
+    assert rate_weight(settings, quality, 0).max().item() == pytest.approx(1e-4)
+
+
+def test_a_share_of_the_crops_is_z_only(config: Make) -> None:
+    quality = draw_quality(config(z_only_share=0.25), 4000, torch.Generator().manual_seed(0))
+    assert ((quality == -1).float().mean() - 0.25).abs() < 0.03
+    assert quality[quality >= 0].min() >= 0 and quality.max() <= 100
+
+
+def test_a_stream_continues_where_it_is_told_to(photographs: Path) -> None:
+    pictures = open_pictures(str(photographs))
+    whole = list(islice(CropStream(pictures, 64, seed=3), 6))
+    rest = list(islice(CropStream(pictures, 64, seed=3, start=4), 2))
+    assert all(torch.equal(a, b) for a, b in zip(whole[4:], rest, strict=True))
+    assert whole[0].shape == (3, 64, 64) and whole[0].min() >= -1 and whole[0].max() <= 1
+
+
+def test_excluded_pictures_are_never_seen(photographs: Path) -> None:
+    stream = CropStream(open_pictures(str(photographs)), 64, 0, exclude=frozenset({"0.png", "2.png"}))
+    assert len(stream.indices) == 2
+    with pytest.raises(ValueError, match="excluded"):
+        names = frozenset(f"{i}.png" for i in range(4))
+        CropStream(open_pictures(str(photographs)), 64, 0, exclude=names)
+
+
+def test_held_out_and_excluded_lists_do_not_overlap() -> None:
+    lists = [read_names(package_file(name) or "") for name in ("box-heldout.txt", "box-excluded.txt")]
+    assert len(lists[0]) == 40 and lists[1] and not lists[0] & lists[1]
+
+
+def test_two_steps_give_a_pipeline_that_codes(config: Make, picture: Callable[..., np.ndarray]) -> None:
+    folder = train(config(ema_decay=0.9))
+    pipe = OneDCPipeline.from_pretrained(folder)
+    assert pipe.decompress(pipe.compress(picture(64, 64), quality=80)).size == (64, 64)
+    log = [json.loads(line) for line in (folder.parent / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in log] == [1, 2] and all(math.isfinite(row["pixel"]) for row in log)
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    pipe = OneDCPipeline.from_pretrained(folder, dtype=torch.float32)
+    parts = {"codec": pipe.codec, "generator": pipe.generator, "vae": pipe.vae}
+    return {f"{part}.{name}": t for part, module in parts.items() for name, t in module.state_dict().items()}
+
+
+def test_a_resumed_run_equals_the_unbroken_one(config: Make, tmp_path: Path) -> None:
+    whole = train(config(output_dir=str(tmp_path / "whole"), max_train_steps=4))
+    fresh = {"output_dir": str(tmp_path / "broken"), "max_train_steps": 4}
+    AcceleratorState._reset_state(True)
+    train(config(**(fresh | {"max_train_steps": 2})))
+    AcceleratorState._reset_state(True)
+    resumed = train(config(**fresh, resume_from_checkpoint="latest"))
+    expected, found = _weights(whole), _weights(resumed)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_run_starts_from_weights_alone(config: Make, tmp_path: Path) -> None:
+    first = train(config())
+    AcceleratorState._reset_state(True)
+    frozen = ["codec.entropy", "codec.enc", "codec.hyper_enc", "gain_anchors"]
+    second = train(config(init_from=str(first), output_dir=str(tmp_path / "second"), freeze=frozen, ema_decay=0.0))
+    before, after = _weights(first), _weights(second)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and not any(name.startswith(tuple(frozen)) for name in moved)
+    ids = [OneDCPipeline.from_pretrained(folder).model_id for folder in (first, second)]
+    assert ids[0] == ids[1]  # a better decoder reads the old files
+
+
+def test_old_checkpoints_make_room(config: Make, tmp_path: Path) -> None:
+    train(config(max_train_steps=4, checkpointing_steps=1, checkpoints_total_limit=2))
+    assert sorted(p.name for p in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
+
+
+def test_losing_the_checkpoint_is_an_error_not_a_fresh_start(config: Make) -> None:
+    with pytest.raises(FileNotFoundError, match="latest"):
+        train(config(resume_from_checkpoint="latest"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"resolution": 100}, "multiple of 64"),
+        ({"dataset_name": "org/name"}, "either"),
+        ({"train_data_dir": ""}, "either"),
+        ({"z_only_share": 1.0}, "z_only_share"),
+        ({"lambda_high": 0.0}, "above 0"),
+        ({"max_train_steps": 0}, "max_train_steps"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(config: Make, changes: dict, text: str) -> None:
+    with pytest.raises(ValueError, match=f"(?i){text}"):
+        config(**changes)
+
+
+def test_unknown_settings_and_configs_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="box-stage1"):
+        load_config("nothing", {})
+    (tmp_path / "a.json").write_text('{"train_data_dir": "x", "learning_rte": 1}')
+    with pytest.raises(ValueError, match="learning_rte"):
+        load_config(str(tmp_path / "a.json"), {})
+
+
+def test_the_box_config_is_complete(tmp_path: Path) -> None:
+    settings = load_config("box-stage1", {"train_data_dir": str(tmp_path)})
+    assert settings.exclude == ["box-excluded.txt", "box-heldout.txt"]
+
+
+def test_the_command_reports_mistakes_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", "box-stage1"]) == 2
+    assert "train_data_dir" in capsys.readouterr().err
+
+
+def test_sigterm_saves_and_exits_cleanly(config: Make, tmp_path: Path) -> None:
+    settings = dataclasses.replace(config(), max_train_steps=1_000_000, checkpointing_steps=1_000_000)
+    (tmp_path / "config.json").write_text(settings.to_json())
+    command = [sys.executable, "-m", "onedc_hf.training.cli", "--config", str(tmp_path / "config.json")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    log = tmp_path / "run" / "log.jsonl"
+    for _ in range(600):
+        if log.is_file() and log.stat().st_size:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert (tmp_path / "run" / "pipeline" / "model_index.json").is_file()
+    assert len(list((tmp_path / "run").glob("checkpoint-*"))) == 1
