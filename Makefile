@@ -69,8 +69,12 @@ wheel-test: $(ready) ## build the wheel, install it alone, away from the checkou
 bench: $(ready) ## seconds and peak memory at 768x512 on two threads; writes benchmarks/results/speed.json
 	$(bin)/python benchmarks/speed.py
 
+# make release-box CANDIDATE=runs/box/pipeline
+CANDIDATE ?= box-stage1/pipeline
+PHOTOGRAPHS ?= ../shared/data/train
+KODAK ?= ../shared/data/kodak
 release-box: $(ready) ## the one way new weights enter the repository (CONTRIBUTING.md)
-	$(bin)/python -m onedc_hf.training.release
+	$(bin)/python -m onedc_hf.training.release $(CANDIDATE) --photographs $(PHOTOGRAPHS) --kodak $(KODAK)
 
 clean: ## remove environments and builds
 	rm -rf $(VENV) $(OLDEST) $(WHEEL) build dist

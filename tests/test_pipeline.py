@@ -259,7 +259,9 @@ def test_bfloat16_reads_the_files_of_float32(tiny_folder: Path, tiny_pipeline: O
     assert tiny_pipeline.decompress(low.compress(picture(64, 64))).size == (64, 64)
 
 
-def test_casting_a_loaded_pipeline_does_not_change_its_identity(tiny_folder: Path, tiny_pipeline: OneDCPipeline) -> None:
+def test_casting_a_loaded_pipeline_does_not_change_its_identity(
+    tiny_folder: Path, tiny_pipeline: OneDCPipeline
+) -> None:
     assert OneDCPipeline.from_pretrained(tiny_folder).to(torch.bfloat16).model_id == tiny_pipeline.model_id
 
 

@@ -24,7 +24,8 @@ from onedc_hf.coding.bitstream import parse_header
 from onedc_hf.pictures import load_picture
 
 try:
-    from spaces import GPU  # ZeroGPU: on Spaces only, and before torch touches the GPU
+    # ZeroGPU: on Spaces only, and before torch touches the GPU
+    from spaces import GPU  # pyright: ignore[reportAttributeAccessIssue]
 except ImportError:
     GPU = None
 

@@ -13,12 +13,13 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, overload
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, DiffusionPipeline
 from diffusers.utils import BaseOutput
+from huggingface_hub.errors import HFValidationError
 from torch import Tensor
 
 from .coding import BitstreamReader, BitstreamWriter, SymbolModel, clamp_symbols, ideal_bits, parse_header
@@ -78,7 +79,7 @@ class OneDCPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "vae->codec->generator->vae"
 
-    vae: AutoencoderKL | AutoencoderTiny | OneDCAutoencoder
+    vae: Any  # the union of `__init__`; diffusers types the results of its autoencoders as tuples, too
     codec: OneDCCodec
     generator: OneDCGenerator
     scheduler: DDPMScheduler
@@ -128,7 +129,7 @@ class OneDCPipeline(DiffusionPipeline):
             kwargs["dtype"] = default_dtype()
         try:
             pipe = super().from_pretrained(source, **kwargs)
-        except OSError as error:
+        except (OSError, HFValidationError) as error:
             raise ModelError(
                 f"No OneDC pipeline could be loaded from {source!r}: {error.__cause__ or error} Check the name, the "
                 "revision, your access, and the network."
@@ -185,6 +186,26 @@ class OneDCPipeline(DiffusionPipeline):
 
     # Compress -----------------------------------------------------------------------------------------------------
 
+    @overload
+    def compress(
+        self,
+        image: PictureInput,
+        quality: int | None = None,
+        target_bytes: int | None = None,
+        target_bpp: float | None = None,
+        z_only: bool = False,
+    ) -> bytes: ...
+
+    @overload
+    def compress(
+        self,
+        image: Sequence[PictureInput],
+        quality: int | None = None,
+        target_bytes: int | None = None,
+        target_bpp: float | None = None,
+        z_only: bool = False,
+    ) -> list[bytes]: ...
+
     @torch.inference_mode()
     def compress(
         self,
@@ -214,9 +235,9 @@ class OneDCPipeline(DiffusionPipeline):
         """
         self._check_rate(quality, target_bytes, target_bpp, z_only)
         if isinstance(image, list | tuple):
-            return [self.compress(one, quality, target_bytes, target_bpp, z_only) for one in image]  # type: ignore[misc]
+            return [self.compress(one, quality, target_bytes, target_bpp, z_only) for one in image]
         # 1. The picture as the networks see it.
-        rgb = load_picture(image)  # [height, width, 3] uint8
+        rgb = load_picture(cast(PictureInput, image))  # [height, width, 3] uint8
         height, width, _ = rgb.shape
         # 2. Analysis: latent and hyper-latent. Neither depends on the rate.
         analysed = self._analyse(rgb)
@@ -245,9 +266,7 @@ class OneDCPipeline(DiffusionPipeline):
         height, width, _ = rgb.shape
         return _Analysed(width, height, y.to(codec.entropy.dtype), codes, index, hyper)
 
-    def _encode_passes(
-        self, analysed: _Analysed, row: int, write: Callable[[np.ndarray, np.ndarray], None]
-    ) -> None:
+    def _encode_passes(self, analysed: _Analysed, row: int, write: Callable[[np.ndarray, np.ndarray], None]) -> None:
         """Rounds `y` pass by pass at a quality row and hands symbols and scale indexes to `write`."""
         entropy = self.codec.entropy
 
@@ -311,9 +330,7 @@ class OneDCPipeline(DiffusionPipeline):
     # Decompress ---------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def decompress(
-        self, data: DataInput | Sequence[DataInput], output_type: Literal["pil", "np", "pt"] = "pil"
-    ) -> Any:
+    def decompress(self, data: DataInput | Sequence[DataInput], output_type: Literal["pil", "np", "pt"] = "pil") -> Any:
         """Rebuilds a picture from an `.odc` file, or each of a list of them.
 
         Args:
@@ -331,7 +348,7 @@ class OneDCPipeline(DiffusionPipeline):
         if isinstance(data, list | tuple):
             return [self.decompress(one, output_type) for one in data]
         # 1. The file: every check on the container happens here.
-        reader = BitstreamReader(_read(data), self._symbols())
+        reader = BitstreamReader(_read(cast(DataInput, data)), self._symbols())
         header = reader.header
         row = None if header.kind.name == "Z_ONLY" else (header.quality_row or 0)
         # 2. The hyper-latent, and the four passes of the latent.
@@ -380,7 +397,7 @@ class OneDCPipeline(DiffusionPipeline):
         Returns:
             `OneDCPipelineOutput`, or with `return_dict=False` its three lists as a tuple.
         """
-        images = list(image) if isinstance(image, list | tuple) else [image]
+        images: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
         bitstreams = self.compress(images, quality, target_bytes, target_bpp, z_only)
         rebuilt = self.decompress(bitstreams, output_type)
         bpp = [parse_header(data).bpp for data in bitstreams]  # type: ignore[arg-type]
@@ -399,9 +416,7 @@ class OneDCPipeline(DiffusionPipeline):
         return 100.0 * row / max(1, self.codec.entropy.quality_rows - 1)
 
     @staticmethod
-    def _check_rate(
-        quality: int | None, target_bytes: int | None, target_bpp: float | None, z_only: bool
-    ) -> None:
+    def _check_rate(quality: int | None, target_bytes: int | None, target_bpp: float | None, z_only: bool) -> None:
         given = {"quality": quality, "target_bytes": target_bytes, "target_bpp": target_bpp, "z_only": z_only or None}
         names = [name for name, value in given.items() if value is not None]
         if len(names) > 1:

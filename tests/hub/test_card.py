@@ -1,13 +1,14 @@
 """Model cards say what a model is, and claim nothing that nobody said."""
 
-import pytest
+from pathlib import Path
+
 from huggingface_hub import ModelCard
 
+import onedc_hf
 from onedc_hf.hub import build_card, evaluation_results, training_sources
+from onedc_hf.hub.push import card_of_box
 
-pytestmark = pytest.mark.skipif(
-    __import__("importlib").util.find_spec("onedc_hf.pipeline") is None, reason="the pipeline is not there yet"
-)
+BOX = Path(onedc_hf.__file__).parent / "box" / "model"
 
 
 def test_card_of_a_pushed_model(tiny_pipeline):
@@ -53,6 +54,21 @@ def test_what_a_person_says_is_in_the_card(tiny_pipeline):
     ]
     for text in ("A test model.", "Two steps", "| bpp | PSNR |", "Made for tests only.", "[openrail-m](https://exa"):
         assert text in again.text
+
+
+def test_card_of_the_model_in_the_box_is_written_down_and_goes_along_when_it_is_pushed():
+    from onedc_hf import OneDCPipeline
+
+    pipe = OneDCPipeline.from_pretrained()
+    card = ModelCard.load(BOX / "README.md")
+    assert card.data.license == "apache-2.0"
+    assert pipe.model_id in card.text
+    assert "did not describe" not in card.text
+    pushed = card_of_box(pipe, "alice/box")
+    assert pushed is not None
+    assert 'OneDCPipeline.from_pretrained("alice/box")' in pushed.text
+    assert pushed.text.count("from_pretrained()") == 0
+    assert build_card(pipe).data.license == "apache-2.0"
 
 
 def test_sources_are_grouped_and_credited(tmp_path):

@@ -1,16 +1,11 @@
 """A pipeline goes to a Hub and comes back in a fresh process: same file, same picture, and a card that describes it."""
 
-import importlib.util
 import json
 
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
-
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("onedc_hf.pipeline") is None, reason="the pipeline is not there yet"
-)
 
 PUSH = """
 from onedc_hf import OneDCPipeline

@@ -1,7 +1,14 @@
 """The Space: its functions, and the running app through its client."""
 
+import contextlib
 import importlib.util
+import os
 import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +35,30 @@ def app(tiny_folder):
 
 
 @pytest.fixture(scope="module")
-def client(app):
-    """A client of the running app."""
+def client(tiny_folder):
+    """A client of the app as Spaces runs it: the script, in a process of its own."""
     from gradio_client import Client
 
-    _, url, _ = app.demo.launch(prevent_thread_lock=True, server_name="127.0.0.1", quiet=True, max_file_size="200kb")
-    yield Client(url, verbose=False)
-    app.demo.close()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port), "ONEDC_MODEL": str(tiny_folder)}
+    process = subprocess.Popen([sys.executable, "app.py"], cwd=SPACE, env=os.environ | settings)
+    try:
+        yield Client(wait_for(f"http://127.0.0.1:{port}", process), verbose=False)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def wait_for(url: str, process: subprocess.Popen) -> str:
+    """Wait until the app answers, and return its address."""
+    for _ in range(240):
+        assert process.poll() is None, "the app ended before it answered"
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
+            return url
+        time.sleep(0.5)
+    raise TimeoutError(f"no answer from {url}")
 
 
 @pytest.fixture

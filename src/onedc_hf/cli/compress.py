@@ -45,7 +45,6 @@ def run(arguments: argparse.Namespace) -> int:
 
         assert pipeline is not None
         data = pipeline.compress(str(job.source), **options)
-        assert isinstance(data, bytes)  # one picture in, one file out
         header = parse_header(data)
         write_atomically(job.target, data)
         sizes.append((len(data), header.width * header.height))

@@ -87,7 +87,7 @@ def build_card(
         licence_text = LICENCE_TEXTS.get(license) or _licence_sentence(license, license_name, license_link)
     return ModelCard.from_template(
         data,
-        template_str=(files(__package__) / "templates" / "model_card.md").read_text(encoding="utf-8"),
+        template_str=(files("onedc_hf.hub") / "templates" / "model_card.md").read_text(encoding="utf-8"),
         name=name,
         load_argument=f'"{repo_id}"' if repo_id else "",
         description=description,

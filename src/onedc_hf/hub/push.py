@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub import CommitInfo, ModelCard, create_repo, upload_folder
 from huggingface_hub.errors import EntryNotFoundError
 
-from .card import build_card
+from .card import build_card, is_box
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -37,8 +37,8 @@ def push_pipeline(
     Args:
         pipeline (`OneDCPipeline`): what to push.
         repo_id (`str`): where to; created if it does not exist.
-        card (`ModelCard`, *optional*): the card to write. Defaults to the one the repository already has, and to a new
-            one by `build_card` where it has none.
+        card (`ModelCard`, *optional*): the card to write. Defaults to the one the repository already has, then to the
+            written card of the model in the box if that is what is pushed, then to a new one by `build_card`.
         license (`str`, *optional*): licence of the weights, for a new card (see `build_card`).
         commit_message (`str`, *optional*): defaults to "Upload OneDCPipeline".
         private (`bool`, *optional*): whether a new repository is private.
@@ -55,9 +55,10 @@ def push_pipeline(
         pipeline.save_pretrained(folder, variant=variant)
         if not subfolder:
             write_root_config(pipeline, folder)
-            card = card or _present_card(repo_id, token) or build_card(pipeline, repo_id=repo_id, license=license)
-            if card.data.library_name is None:
-                card.data.library_name = "onedc_hf"
+            card = card or _present_card(repo_id, token) or card_of_box(pipeline, repo_id)
+            card = card or build_card(pipeline, repo_id=repo_id, license=license)
+            if card.data.get("library_name") is None:
+                card.data["library_name"] = "onedc_hf"
             card.save(Path(folder) / "README.md")
         return upload_folder(
             repo_id=repo_id,
@@ -81,6 +82,17 @@ def write_root_config(pipeline: "DiffusionPipeline", folder: str | PathLike[str]
         "pipeline": type(pipeline).__name__,
     }
     Path(folder, "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def card_of_box(pipeline: "DiffusionPipeline", repo_id: str) -> ModelCard | None:
+    """Return the written card of the model in the box, made to load from `repo_id`; `None` for any other model."""
+    if not is_box(pipeline):
+        return None
+    written = Path(pipeline.config["_name_or_path"]) / "README.md"
+    if not written.is_file():
+        return None
+    text = written.read_text(encoding="utf-8")
+    return ModelCard(text.replace("OneDCPipeline.from_pretrained()", f'OneDCPipeline.from_pretrained("{repo_id}")'))
 
 
 def _present_card(repo_id: str, token: str | None) -> ModelCard | None:

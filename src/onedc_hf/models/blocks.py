@@ -60,6 +60,7 @@ class Float32Conv2d(nn.Conv2d):
         return keep_float32(self, fn, recurse)
 
     def forward(self, input: Tensor) -> Tensor:
+        """Convolves in the precision of the weights."""
         with torch.autocast(device_type=input.device.type, enabled=False):
             return super().forward(input.to(self.weight.dtype))
 
@@ -77,10 +78,12 @@ class ChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def reset_parameters(self) -> None:
+        """Sets the identity."""
         nn.init.ones_(self.weight)
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalises `[B, C, h, w]` at each position."""
         normed = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
         return normed.permute(0, 3, 1, 2)
 
@@ -104,6 +107,7 @@ class ResnetBlock(nn.Module):
             self.nin_shortcut = None
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[B, C, h, w]` to the new width."""
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
         return h + (x if self.nin_shortcut is None else self.nin_shortcut(h))
@@ -144,27 +148,28 @@ class DepthConvBlock(nn.Module):
     Holds only convolutions, LeakyReLU and sums, so that the entropy networks made of it can run in integers.
 
     Args:
-        in_channels, out_channels (`int`): widths.
+        in_channels (`int`): width of the input.
+        out_channels (`int`): width of the result.
         expansion (`int`, *optional*, defaults to 4): width of the feed-forward layer over `out_channels`.
         slopes (`Sequence[float]`, *optional*, defaults to (0.01, 0.1)): negative slopes: everywhere, and of the
             feed-forward layer's first half.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, expansion: int = 4, slopes: Sequence[float] = (0.01, 0.1)
-    ):
+    def __init__(self, in_channels: int, out_channels: int, expansion: int = 4, slopes: Sequence[float] = (0.01, 0.1)):
         super().__init__()
         self.block = nn.Sequential(
             _DepthConv(in_channels, out_channels, slopes[0]), _ConvFFN(out_channels, expansion, slopes)
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[B, C, h, w]` to the new width."""
         return self.block(x)
 
 
 class LiteBlock(nn.Module):
-    """Depthwise convolution, LayerNorm over channels, two channel-mixing layers, skip: about 2 * expansion * C^2
-    multiplications a position. The block of models that must run on a CPU.
+    """Depthwise convolution, LayerNorm over channels, two channel-mixing layers, skip.
+
+    The block of models that must run on a CPU: about 2 * expansion * C^2 multiplications a position.
 
     The channel mixing is written as `nn.Linear` on the channels-last view: twice as fast on a CPU as a 1x1
     convolution between permutations.
@@ -178,6 +183,7 @@ class LiteBlock(nn.Module):
         self.project = nn.Linear(expansion * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[B, C, h, w]` to the same shape."""
         h = self.norm(self.depthwise(x).permute(0, 2, 3, 1))  # [B, h, w, C]
         h = self.project(F.silu(self.expand(h), inplace=not torch.is_grad_enabled()))
         return x + h.permute(0, 3, 1, 2)
@@ -194,6 +200,7 @@ class ResidualUpsample(nn.Module):
         self.slope, self.second_slope = slopes
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[B, C, h, w]` to `[B, C, 2h, 2w]` at the new width."""
         h = F.leaky_relu(self.subpel_conv(x), self.slope)  # [B, C, 2h, 2w]
         return F.leaky_relu(self.conv(h), self.second_slope) + self.upsample(x)
 
@@ -205,7 +212,8 @@ def make_block(
 
     Args:
         name (`str`): one of `BLOCK_NAMES`.
-        in_channels, out_channels (`int`): widths; `attention` and `lite` keep the width.
+        in_channels (`int`): width of the input.
+        out_channels (`int`): width of the result; `attention` and `lite` keep the width.
         groups (`int`): GroupNorm groups of `resnet` and `attention`.
         expansion (`int`): inner width of `depth_conv` and `lite`.
         kernel_size (`int`): depthwise kernel of `lite`.

@@ -246,6 +246,7 @@ class OneDCCodec(PreTrainedModel):
         config (`OneDCCodecConfig`): widths and blocks; the defaults are the full-size model.
     """
 
+    config: OneDCCodecConfig
     config_class = OneDCCodecConfig
     base_model_prefix = ""
     main_input_name = "pixels"

@@ -4,7 +4,8 @@ Hyper-synthesis, the four-pass quadtree context model (paper, section 3.2), the 
 static tables of the hyper-latent. A file depends on this module and on nothing else: its tensors are what the model id
 is a digest of (see `digest`).
 
-Shapes: B batch, N channels of the latent `y`, Y and X its rows and columns at 1/16 of the padded picture, R quality rows.
+Shapes: B batch, N channels of the latent `y`, Y and X its rows and columns at 1/16 of the padded picture,
+R quality rows.
 """
 
 from __future__ import annotations
@@ -163,11 +164,13 @@ class EntropyModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
+        """float32, or float64 after a cast to it."""
         return self.y_spatial_prior_reduction.weight.dtype
 
     @property
     def quality_rows(self) -> int:
-        return self.gain_steps.shape[0]
+        """R."""
+        return int(self.gain_steps.shape[0])
 
     # Networks -----------------------------------------------------------------------------------------------------
 
@@ -189,9 +192,7 @@ class EntropyModel(nn.Module):
         scales, means = params.chunk(2, dim=1)
         return scales, means
 
-    def run_passes(
-        self, hyper: HyperParameters, gain: Tensor, code: Callable[[CodingPass], Tensor | None]
-    ) -> Tensor:
+    def run_passes(self, hyper: HyperParameters, gain: Tensor, code: Callable[[CodingPass], Tensor | None]) -> Tensor:
         """The four passes of both directions.
 
         Args:
@@ -220,8 +221,10 @@ class EntropyModel(nn.Module):
         return torch.exp(steps * GAIN_STEP).to(self.dtype).view(1, -1, 1, 1)
 
     def scale_index(self, scales: Tensor, row: int) -> Tensor:
-        """Index into the scale table, int32 in 0 to 255: the next *smaller* table scale (floor, not nearest), moved
-        by the row's gain steps."""
+        """Index into the scale table, int32 in 0 to 255.
+
+        It is that of the next *smaller* table scale (floor, not nearest), moved by the row's gain steps.
+        """
         position = (scales.clamp_min(1e-5).log() - LOG_SCALE_MIN) / GAIN_STEP
         index = position.floor().to(torch.int32) + self.gain_steps[row].view(1, -1, 1, 1)
         return index.clamp(0, self.cdf.shape[0] - 1)

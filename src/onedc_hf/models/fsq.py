@@ -1,6 +1,7 @@
 """Finite scalar quantisation of the hyper-latent (Mentzer et al., 2023; paper, section 3.2).
 
-Shapes: B batch, K channels (= number of FSQ digits), Z and X rows and columns of the hyper-latent at 1/64 of the padded picture.
+Shapes: B batch, K channels (= number of FSQ digits), Z and X rows and columns of the hyper-latent at 1/64 of the
+padded picture.
 """
 
 from __future__ import annotations

@@ -96,6 +96,7 @@ class OneDCGenerator(PreTrainedModel):
         config (`OneDCGeneratorConfig`): widths; the defaults are the full-size model.
     """
 
+    config: OneDCGeneratorConfig
     config_class = OneDCGeneratorConfig
     base_model_prefix = ""
     main_input_name = "detail"

@@ -59,6 +59,7 @@ class UNetTrunk(UNet2DModel):
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Fused features to the fine and the semantic map."""
         timestep = torch.full((x.shape[0],), _TRUNK_TIMESTEP, dtype=torch.long, device=x.device)
         embedding = self.time_embedding(self.time_proj(timestep).to(x.dtype))
         hidden = self.conv_in(x)  # [B, C0, h/2, w/2]
@@ -95,6 +96,7 @@ class LiteTrunk(nn.Module):
         self.reductions = nn.ModuleList(nn.Conv2d(widths[i], widths[i + 1], 2, stride=2) for i in range(3))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Fused features to the fine and the semantic map."""
         hidden = self.stages[0](x)
         fine = hidden = self.stages[1](self.reductions[0](hidden))  # [B, C0, h/2, w/2]
         for stage, reduction in zip(self.stages[2:], self.reductions[1:], strict=True):

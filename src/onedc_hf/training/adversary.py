@@ -75,9 +75,11 @@ class Adversary:
             count += low.numel() + high.numel()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        for head in self.heads.parameters():
-            if head.grad is not None:
-                torch.distributed.is_initialized() and torch.distributed.all_reduce(head.grad)
+        if torch.distributed.is_initialized():
+            for parameter in self.heads.parameters():  # the heads are not wrapped by accelerate
+                if parameter.grad is not None:
+                    torch.distributed.all_reduce(parameter.grad)
+                    parameter.grad.div_(torch.distributed.get_world_size())
         self.optimizer.step()
         return {"discriminator": float(loss.detach()), "discriminator_right": right / count}
 

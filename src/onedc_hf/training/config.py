@@ -1,4 +1,4 @@
-"""What a training run is told: one frozen record, read from JSON (package data or a file) and overridden by arguments."""
+"""What a training run is told: one frozen record, read from JSON and overridden by arguments."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def load_config(name: str, overrides: dict[str, Any]) -> TrainConfig:
 
 
 def model_settings(name: str) -> dict[str, dict[str, Any]]:
-    """Configs of all components of a model named in the package, or in a JSON file: codec, generator, vae, scheduler."""
+    """Configs of codec, generator, vae and scheduler of a model named in the package, or in a JSON file."""
     path = package_file(f"{name}.json") or Path(name)
     if not path.is_file():
         raise ValueError(f"No model config {name!r}: neither a file nor among the package's configs.")

@@ -34,7 +34,9 @@ def open_pictures(
 
     Args:
         source (`str`): an existing folder of pictures (sub-folders included), or a data set's Hub id.
-        split, image_column, revision (`str`): of the Hub data set.
+        split (`str`, *optional*): of the Hub data set.
+        image_column (`str`, *optional*): of the Hub data set.
+        revision (`str`, *optional*): of the Hub data set.
         limit (`int`, *optional*): keep this many pictures; 0 keeps all.
 
     Returns:

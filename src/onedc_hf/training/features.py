@@ -24,6 +24,7 @@ def jitter(pictures: list[Tensor], generator: torch.Generator | None = None) -> 
 
     Args:
         pictures (`list[torch.Tensor]`): each `[B, 3, S, S]`.
+        generator (`torch.Generator`, *optional*): source of the random draws.
     """
 
     def draw(low: float, high: float) -> float:

@@ -60,9 +60,7 @@ class BalancedLosses:
         momentum (`float`): of the running norms.
     """
 
-    def __init__(
-        self, pixel: PictureLoss, others: Mapping[str, tuple[float, PictureLoss]], momentum: float = 0.95
-    ):
+    def __init__(self, pixel: PictureLoss, others: Mapping[str, tuple[float, PictureLoss]], momentum: float = 0.95):
         self.pixel, self.momentum = pixel, momentum
         self.others = {name: entry for name, entry in others.items() if entry[0] > 0}
         self.norms: dict[str, float] = {}

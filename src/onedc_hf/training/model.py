@@ -15,6 +15,8 @@ from .rate import gaussian_bits, round_through
 __all__ = ["TrainableOneDC"]
 
 _GAIN_ANCHORS = 6
+# Anchors are kept in hundreds of steps of the scale table, so that a usual learning rate moves them at a usual pace.
+_STEPS_PER_UNIT = 100
 
 
 class TrainableOneDC(nn.Module):
@@ -42,14 +44,21 @@ class TrainableOneDC(nn.Module):
         self.codec, self.generator, self.vae, self.rate_estimate = codec, generator, vae, rate_estimate
         steps = codec.entropy.gain_steps.float()  # [R, N]
         positions = torch.linspace(0, len(steps) - 1, _GAIN_ANCHORS).round().long()
-        self.gain_anchors = nn.Parameter(steps[positions].clone())  # [A, N], in steps of the scale table
+        self.gain_anchors = nn.Parameter(steps[positions] / _STEPS_PER_UNIT)  # [A, N]
 
     def gain_steps(self, quality: Tensor) -> Tensor:
         """Learned gain steps `[B, N]` at qualities `[B]` in [0, 100], by linear interpolation between anchors."""
         position = quality.clamp(0, 100) / 100 * (_GAIN_ANCHORS - 1)
         low = position.floor().long().clamp(max=_GAIN_ANCHORS - 2)
         share = (position - low).unsqueeze(1)
-        return self.gain_anchors[low] * (1 - share) + self.gain_anchors[low + 1] * share
+        anchors = self.gain_anchors * _STEPS_PER_UNIT
+        return anchors[low] * (1 - share) + anchors[low + 1] * share
+
+    @torch.no_grad()
+    def set_gains(self, first: float, last: float) -> None:
+        """Spreads gains evenly between two numbers of steps, the same for every channel."""
+        self.gain_anchors.copy_(torch.linspace(first, last, _GAIN_ANCHORS)[:, None] / _STEPS_PER_UNIT)
+        self.write_gains()
 
     @torch.no_grad()
     def write_gains(self) -> None:

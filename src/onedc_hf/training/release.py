@@ -23,13 +23,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..coding import parse_header
 from ..coding.tables import fit_hyper_tables
 from ..errors import OneDCError
 from ..evaluation import kodak, tables
 from ..evaluation.metrics import METRICS
 from ..hub.card import build_card, training_sources
-
 from ..pictures import load_picture, to_tensor
 from ..pipeline import OneDCPipeline
 from .config import package_file
@@ -73,8 +71,9 @@ def finish_weights(pipe: OneDCPipeline, pictures: Sequence[Path]) -> None:
 
 @torch.inference_mode()
 def held_out_score(pipe: OneDCPipeline, pictures: Sequence[Path]) -> float:
-    """How far rebuilt pictures are from originals at three rates: half 1 - MS-SSIM, half feature distance; lower is
-    better. Uses nothing that is reserved for measuring.
+    """How far rebuilt pictures are from originals at three rates; lower is better.
+
+    Half of it is 1 - MS-SSIM, half a feature distance. Uses nothing that is reserved for measuring.
     """
     distance, structure = feature_loss(LiteFeatures("lite2")), METRICS["ms_ssim"]
     total = 0.0
@@ -182,9 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="ship even if the held-out score is worse")
     arguments = parser.parse_args(argv)
     try:
-        release(
-            arguments.candidate, arguments.photographs, arguments.kodak, arguments.repository, arguments.force
-        )
+        release(arguments.candidate, arguments.photographs, arguments.kodak, arguments.repository, arguments.force)
     except OneDCError as error:
         print(f"release-box: {error}", file=sys.stderr)
         return 1

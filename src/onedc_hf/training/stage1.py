@@ -38,7 +38,7 @@ _START_CROPS = 400  # crops that the transform-codec start looks at
 
 
 def rate_weight(config: TrainConfig, quality: Tensor, step: int) -> Tensor:
-    """lambda of each crop, `[B]`: geometric in quality, growing with the square of the step at first."""
+    """Lambda of each crop, `[B]`: geometric in quality, growing with the square of the step at first."""
     share = quality.clamp(0, 100) / 100
     target = config.lambda_low * (config.lambda_high / config.lambda_low) ** share
     ramp = min(1.0, step / config.lambda_ramp_steps) if config.lambda_ramp_steps else 1.0

@@ -173,6 +173,4 @@ def start_as_transform_codec(model: TrainableOneDC, crops: Iterable[Tensor] | Te
     _start_codec(codec, channels)
     _start_generator(generator, channels)
     _start_entropy(model, stack)
-    anchors = len(model.gain_anchors)
-    model.gain_anchors.copy_(torch.linspace(_FIRST_GAIN_STEPS, _LAST_GAIN_STEPS, anchors)[:, None])
-    model.write_gains()
+    model.set_gains(_FIRST_GAIN_STEPS, _LAST_GAIN_STEPS)
