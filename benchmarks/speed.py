@@ -40,6 +40,7 @@ def main() -> int:
     if arguments.worker:
         print(json.dumps(measure(arguments)))
         return 0
+    facts = machine()  # before our own load counts
     results = {name: run_worker(environment) for name, environment in SETTINGS.items()}
     record = {
         "benchmark": "speed",
@@ -48,7 +49,7 @@ def main() -> int:
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "commit": git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(git("status", "--porcelain")),
-        "machine": machine(),
+        "machine": facts,
         "limits": LIMITS,
         "settings": results,
     }
@@ -150,6 +151,7 @@ def machine() -> dict[str, Any]:
     from importlib.metadata import version
 
     facts = {"system": platform.system(), "processor": processor(), "cores": os.cpu_count()}
+    facts["load_average"] = os.getloadavg()[0]  # above the threads used, somebody else was on the machine too
     return {**facts, "python": platform.python_version(), "torch": version("torch"), "diffusers": version("diffusers")}
 
 
@@ -173,6 +175,8 @@ def git(*arguments: str) -> str | None:
 def print_table(record: dict[str, Any]) -> None:
     facts = record["machine"]
     print(f"{record['model']} ({record['weights']} weights), {facts['processor']}, torch {facts['torch']}")
+    if facts["load_average"] > 0.5:
+        print(f"The machine was busy before (load {facts['load_average']:.1f}): these times are too long.")
     print(f"{'setting':<18}{'dtype':<10}{'encode s':>10}{'decode s':>10}{'peak MiB':>10}{'bytes':>10}")
     for name, row in record["settings"].items():
         times = f"{row['encode_s']:>10.3f}{row['decode_s']:>10.3f}{row['peak_mib']:>10.0f}{row['bytes']:>10,}"

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, DiffusionPipeline
 from diffusers.utils import BaseOutput
+from huggingface_hub import CommitInfo
 from huggingface_hub.errors import HFValidationError
 from torch import Tensor
 
@@ -136,6 +137,18 @@ class OneDCPipeline(DiffusionPipeline):
             ) from error
         pipe.model_digest()  # an altered entropy model is found now, not in a broken picture
         return pipe
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:  # type: ignore[override]
+        """Saves and uploads the pipeline in one commit, with a card that says what it is.
+
+        Args:
+            repo_id (`str`): where to; created if it does not exist. A card that is there already is kept.
+            kwargs: `card`, `license`, `commit_message`, `private`, `token`, `create_pr`, `variant`, `subfolder`; see
+                `onedc_hf.hub.push_pipeline`.
+        """
+        from .hub import push_pipeline
+
+        return push_pipeline(self, repo_id, **kwargs)
 
     def _check_components(self) -> None:
         vae, codec, generator = self.vae.config, self.codec.config, self.generator.config

@@ -37,6 +37,13 @@ def test_a_widening_resnet_block_has_no_skip_from_its_input() -> None:
     assert torch.equal(block(torch.rand(1, 8, 4, 4)), torch.zeros(1, 16, 4, 4))
 
 
+def test_a_lite_block_computes_the_same_in_slices() -> None:
+    block, x = make_block("lite", 8, 8), torch.randn(2, 8, 40, 30)
+    whole = block(x)
+    with torch.no_grad():
+        assert torch.allclose(block(x), whole, atol=1e-6)
+
+
 def test_channel_norm_does_not_see_other_positions() -> None:
     norm = ChannelNorm(8)
     x = torch.rand(1, 8, 4, 6)

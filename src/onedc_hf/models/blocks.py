@@ -35,6 +35,9 @@ __all__ = [
 ]
 
 BLOCK_NAMES = ("resnet", "attention", "depth_conv", "lite")
+# Positions that a `LiteBlock` mixes at once on a CPU: the wide intermediate then stays in the cache, and the page
+# faults of a fresh tensor of its size are saved (half of the block's time at 768x512).
+_SLICE = 1024
 
 
 def keep_float32(module: nn.Module, fn: Any, recurse: bool = True) -> nn.Module:
@@ -185,8 +188,12 @@ class LiteBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, h, w]` to the same shape."""
         h = self.norm(self.depthwise(x).permute(0, 2, 3, 1))  # [B, h, w, C]
-        h = self.project(F.silu(self.expand(h), inplace=not torch.is_grad_enabled()))
-        return x + h.permute(0, 3, 1, 2)
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            return x + self.project(F.silu(self.expand(h))).permute(0, 3, 1, 2)
+        mixed = torch.empty_like(h)
+        for part, result in zip(h.flatten(0, 2).split(_SLICE), mixed.flatten(0, 2).split(_SLICE), strict=True):
+            result.copy_(self.project(F.silu(self.expand(part), inplace=True)))
+        return x + mixed.permute(0, 3, 1, 2)
 
 
 class ResidualUpsample(nn.Module):

@@ -3,19 +3,18 @@
 Four small discriminators look at the feature maps of a frozen network, after a fixed random mixing of channels, so
 that they cannot live on a single conspicuous channel. Hinge loss, spectral norm.
 
-Shapes: B batch, S side of a crop; pictures `[B, 3, S, S]` in [-1, 1].
+Shapes: feature maps are `[B, C, h, w]`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
-
-from .features import LiteFeatures, jitter
 
 __all__ = ["Adversary"]
 
@@ -40,34 +39,30 @@ class Adversary:
     """Discriminators with their optimiser.
 
     Args:
-        features (`LiteFeatures`): the frozen network.
+        channels (`Sequence[int]`): widths of the feature maps.
         learning_rate (`float`): of the discriminators.
         device (`torch.device`): where they live.
     """
 
-    def __init__(self, features: LiteFeatures, learning_rate: float, device: torch.device | str = "cpu"):
-        self.features = features
-        self.heads = nn.ModuleList(_Head(channels) for channels in features.channels).to(device)
+    def __init__(self, channels: Sequence[int], learning_rate: float, device: torch.device | str = "cpu"):
+        self.heads = nn.ModuleList(_Head(width) for width in channels).to(device)
         self.optimizer = torch.optim.Adam(self.heads.parameters(), lr=learning_rate, betas=(0.0, 0.98))
 
-    def logits(self, pictures: Tensor) -> list[Tensor]:
-        """One map of logits for each feature level."""
-        maps = self.features(pictures)
+    def logits(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """One map of logits for each feature map."""
         return [head(found / (found.std() + 1e-3)) for head, found in zip(self.heads, maps, strict=True)]
 
-    def generator_loss(self, rebuilt: Tensor, original: Tensor) -> Tensor:
-        """Hinge loss of the model: minus the mean logit of rebuilt pictures."""
-        (moved,) = jitter([rebuilt])
-        return torch.stack([-logit.mean() for logit in self.logits(moved)]).mean()
+    def generator_loss(self, maps: Sequence[Tensor]) -> Tensor:
+        """Hinge loss of the model: minus the mean logit of a rebuilt picture's feature maps."""
+        return torch.stack([-logit.mean() for logit in self.logits(maps)]).mean()
 
-    def learn(self, rebuilt: Tensor, original: Tensor) -> dict[str, float]:
-        """One step of the discriminators; the same jitter for both sides.
+    def learn(self, fake: Sequence[Tensor], real: Sequence[Tensor]) -> dict[str, float]:
+        """One step of the discriminators on feature maps (without gradient) of rebuilt and original pictures.
 
         Returns:
             `dict`: the hinge loss, and the share of logits on the right side of zero.
         """
-        fake, real = jitter([rebuilt, original])
-        loss = rebuilt.new_zeros(())
+        loss = fake[0].new_zeros(())
         right, count = 0.0, 0
         for low, high in zip(self.logits(fake), self.logits(real), strict=True):
             loss = loss + F.relu(1 + low).mean() + F.relu(1 - high).mean()

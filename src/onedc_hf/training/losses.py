@@ -1,25 +1,27 @@
 """Losses on pictures, and their balance.
 
-Each loss is a function of the rebuilt picture alone, so its gradient at the picture is computed by itself; the sum of
-these gradients then goes back through the model once. Losses are balanced by the *norm* of that gradient: a weight
-says how strong a loss pulls compared with the pixel loss, whatever its own unit is, and stays true while it drifts.
+Each loss is a function of the rebuilt picture alone, so their gradient at the picture is computed first and then goes
+back through the model once. Losses are balanced by the *norm* of their gradients there: a weight says how strong a loss
+pulls compared with the pixel loss, whatever its own unit is, and stays true while it drifts.
 
 Shapes: B batch, S side of a crop. Pictures are `[B, 3, S, S]` in [-1, 1].
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .adversary import Adversary
 from .features import LiteFeatures, jitter
 
-__all__ = ["BalancedLosses", "feature_loss", "l1_loss", "ms_ssim_loss"]
+__all__ = ["BalancedLosses", "PerceptualLosses", "feature_distance", "l1_loss", "ms_ssim_loss"]
 
-PictureLoss = Callable[[Tensor, Tensor], Tensor]
+# (rebuilt, original) to named losses; losses of one function may share work.
+PictureLosses = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 
 
 def l1_loss(rebuilt: Tensor, original: Tensor) -> Tensor:
@@ -27,59 +29,102 @@ def l1_loss(rebuilt: Tensor, original: Tensor) -> Tensor:
     return (rebuilt - original).abs().mean() / 2
 
 
-def ms_ssim_loss(rebuilt: Tensor, original: Tensor) -> Tensor:
+def ms_ssim_loss(rebuilt: Tensor, original: Tensor) -> dict[str, Tensor]:
     """1 - MS-SSIM with three scales of the halved picture (the first scale of five costs most and says least)."""
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as ms_ssim
 
     small = [F.avg_pool2d(x * 0.5 + 0.5, 2) for x in (rebuilt, original)]
-    return 1 - ms_ssim(small[0], small[1], data_range=1.0, kernel_size=7, sigma=1.0, betas=(0.3, 0.4, 0.3))
+    similarity = ms_ssim(small[0], small[1], data_range=1.0, kernel_size=7, sigma=1.0, betas=(0.3, 0.4, 0.3))
+    return {"ms_ssim": 1 - similarity}
 
 
-def feature_loss(features: LiteFeatures) -> PictureLoss:
+def feature_distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
     """L1 distance between feature maps, each channel divided by its deviation over the originals of the batch."""
+    total = found[0].new_zeros(())
+    for rebuilt, original in zip(found, wanted, strict=True):
+        deviation = original.std(dim=(0, 2, 3), keepdim=True, correction=0) + 1e-3
+        total = total + ((rebuilt - original).abs() / deviation).mean()
+    return total / len(found)
 
-    def loss(rebuilt: Tensor, original: Tensor) -> Tensor:
-        moved = jitter([rebuilt, original])
+
+class PerceptualLosses:
+    """Feature distance and, with an adversary, its loss: one pass of the feature network serves both.
+
+    Args:
+        features (`LiteFeatures`): the frozen network.
+        adversary (`Adversary`, *optional*): discriminators on its maps.
+    """
+
+    def __init__(self, features: LiteFeatures, adversary: Adversary | None = None):
+        self.features, self.adversary = features, adversary
+        self._maps: tuple[list[Tensor], list[Tensor]] | None = None
+
+    def __call__(self, rebuilt: Tensor, original: Tensor) -> dict[str, Tensor]:
+        """`features`, and `adversary` if there is one."""
+        moved, target = jitter([rebuilt, original])
         with torch.no_grad():
-            targets = features(moved[1])
-        total = rebuilt.new_zeros(())
-        for found, target in zip(features(moved[0]), targets, strict=True):
-            deviation = target.std(dim=(0, 2, 3), keepdim=True, correction=0) + 1e-3
-            total = total + ((found - target).abs() / deviation).mean()
-        return total / len(targets)
+            wanted = self.features(target)
+        found = self.features(moved)
+        losses = {"features": feature_distance(found, wanted)}
+        if self.adversary is not None:
+            losses["adversary"] = self.adversary.generator_loss(found)
+            self._maps = ([m.detach() for m in found], wanted)
+        return losses
 
-    return loss
+    def learn(self) -> dict[str, float]:
+        """One step of the discriminators on the maps of the last call."""
+        if self.adversary is None or self._maps is None:
+            return {}
+        return self.adversary.learn(*self._maps)
 
 
 class BalancedLosses:
-    """Sums the gradients of several picture losses, each scaled to a share of the pixel loss's gradient norm.
+    """The gradient at the picture of L1 plus weighted losses, each scaled to a share of L1's gradient norm.
 
     Args:
-        pixel (`PictureLoss`): the loss that sets the scale; weight 1, unscaled.
-        others (`Mapping[str, tuple[float, PictureLoss]]`): name to (weight, loss); weight 0 switches one off.
+        functions (`Sequence[PictureLosses]`): what is computed.
+        weights (`Mapping[str, float]`): strength of each named loss; those of weight 0 or without one are only logged.
+        every (`int`): norms are measured this many steps apart (each costs a backward pass).
         momentum (`float`): of the running norms.
     """
 
-    def __init__(self, pixel: PictureLoss, others: Mapping[str, tuple[float, PictureLoss]], momentum: float = 0.95):
-        self.pixel, self.momentum = pixel, momentum
-        self.others = {name: entry for name, entry in others.items() if entry[0] > 0}
+    def __init__(
+        self,
+        functions: Sequence[PictureLosses],
+        weights: Mapping[str, float],
+        every: int = 25,
+        momentum: float = 0.7,
+    ):
+        self.functions, self.every, self.momentum = functions, every, momentum
+        self.weights = {name: weight for name, weight in weights.items() if weight > 0}
         self.norms: dict[str, float] = {}
+        self._calls = 0
 
-    def _running(self, name: str, gradient: Tensor) -> float:
-        norm = float(gradient.norm())
-        self.norms[name] = self.momentum * self.norms.get(name, norm) + (1 - self.momentum) * norm
-        return self.norms[name]
+    def _measure(self, losses: Mapping[str, Tensor], leaf: Tensor) -> None:
+        for name in ("pixel", *self.weights):
+            (gradient,) = torch.autograd.grad(losses[name], leaf, retain_graph=True)
+            norm = float(gradient.norm())
+            self.norms[name] = self.momentum * self.norms.get(name, norm) + (1 - self.momentum) * norm
 
     def __call__(self, rebuilt: Tensor, original: Tensor) -> tuple[Tensor, dict[str, float]]:
         """The gradient to send back from `rebuilt`, and each loss's value for the log."""
         leaf = rebuilt.detach().requires_grad_(True)
-        loss = self.pixel(leaf, original)
-        (total,) = torch.autograd.grad(loss, leaf)
-        values = {"pixel": float(loss.detach())}
-        scale = self._running("pixel", total)
-        for name, (weight, function) in self.others.items():
-            loss = function(leaf, original)
-            (gradient,) = torch.autograd.grad(loss, leaf)
-            values[name] = float(loss.detach())
-            total = total + gradient * (weight * scale / max(self._running(name, gradient), 1e-12))
-        return total, values
+        losses: dict[str, Tensor] = {"pixel": l1_loss(leaf, original)}
+        for function in self.functions:
+            losses.update(function(leaf, original))
+        if self._calls % self.every == 0:
+            self._measure(losses, leaf)
+        self._calls += 1
+        total = losses["pixel"]
+        for name, weight in self.weights.items():
+            total = total + losses[name] * (weight * self.norms["pixel"] / max(self.norms[name], 1e-12))
+        (gradient,) = torch.autograd.grad(total, leaf)
+        return gradient, {name: float(loss.detach()) for name, loss in losses.items()}
+
+    def state_dict(self) -> dict[str, object]:
+        """Running norms, for checkpoints."""
+        return {"norms": dict(self.norms), "calls": self._calls}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Inverse of `state_dict`."""
+        self.norms, self._calls = dict(state["norms"]), int(state["calls"])  # type: ignore[call-overload]

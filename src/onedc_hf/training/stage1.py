@@ -26,7 +26,7 @@ from .components import load_model, make_model, save_pipeline
 from .config import TrainConfig, package_file
 from .data import CropStream, open_pictures, read_names
 from .features import LiteFeatures
-from .losses import BalancedLosses, feature_loss, l1_loss, ms_ssim_loss
+from .losses import BalancedLosses, PerceptualLosses, PictureLosses, ms_ssim_loss
 from .model import TrainableOneDC
 from .start import start_as_transform_codec
 
@@ -151,16 +151,20 @@ def train(config: TrainConfig) -> Path:
     trainable = [p for p in model.parameters() if p.requires_grad]
 
     # Losses
-    features = LiteFeatures(config.feature_network) if config.feature_weight or config.adversary_weight else None
-    others = {"ms_ssim": (config.ms_ssim_weight, ms_ssim_loss)}
-    adversary = None
-    if features is not None:
-        features.to(accelerator.device)
-        others["features"] = (config.feature_weight, feature_loss(features))
+    perceptual, adversary = None, None
+    functions: list[PictureLosses] = [ms_ssim_loss] if config.ms_ssim_weight else []
+    if config.feature_weight or config.adversary_weight:
+        features = LiteFeatures(config.feature_network).to(accelerator.device)
         if config.adversary_weight:
-            adversary = Adversary(features, config.adversary_learning_rate, accelerator.device)
-            others["adversary"] = (config.adversary_weight, adversary.generator_loss)
-    losses = BalancedLosses(l1_loss, others)
+            adversary = Adversary(features.channels, config.adversary_learning_rate, accelerator.device)
+        perceptual = PerceptualLosses(features, adversary)
+        functions.append(perceptual)
+    weights = {
+        "ms_ssim": config.ms_ssim_weight,
+        "features": config.feature_weight,
+        "adversary": config.adversary_weight,
+    }
+    losses = BalancedLosses(functions, weights)
 
     # Optimiser
     optimizer = torch.optim.AdamW(
@@ -183,6 +187,7 @@ def train(config: TrainConfig) -> Path:
     if ema is not None:
         ema.to(accelerator.device)
         accelerator.register_for_checkpointing(ema)
+    accelerator.register_for_checkpointing(losses)
     if adversary is not None:
         accelerator.register_for_checkpointing(adversary)
     if config.resume_from_checkpoint:
@@ -226,8 +231,8 @@ def train(config: TrainConfig) -> Path:
                 optimizer.step()
                 scheduler.step()
                 optimizer.zero_grad(set_to_none=True)
-                if adversary is not None and run.step % config.adversary_every == 0:
-                    values |= adversary.learn(rebuilt.detach().float(), pixels)
+                if perceptual is not None and run.step % config.adversary_every == 0:
+                    values |= perceptual.learn()
         run.step += 1
         if ema is not None:
             ema.step(trainable)
