@@ -69,20 +69,24 @@ def test_the_start_already_codes_pictures(photographs: Path, tiny_config: Path) 
     torch.manual_seed(0)
     model, crops = make_model(str(tiny_config)), _crops(photographs)
     start_as_transform_codec(model, crops)
-    low, high = (model(crops, torch.full((len(crops),), q)) for q in (0.0, 100.0))
+    low, high = (model(crops, torch.full((len(crops),), q))[:2] for q in (0.0, 100.0))
     alone = model.vae(crops).sample
     assert _psnr(high[0], crops) > _psnr(alone, crops) - 0.3  # at high quality the codec adds next to nothing
     assert _psnr(low[0], crops) < _psnr(high[0], crops)
     assert low[1].mean() < high[1].mean()
-    z_only, bpp = model(crops, torch.full((len(crops),), -1.0))
+    z_only, bpp, excess = model(crops, torch.full((len(crops),), -1.0))
     assert bpp.sum() == 0 and z_only.shape == crops.shape
+    # The hyper-latent uses its levels from the first step on.
+    assert excess < 0.1
+    _, codes = model.codec.analyse(crops, model.vae.encode(crops).latents)
+    assert codes[:, 0].unique().numel() >= 3
 
 
 def test_gradients_reach_everything_that_learns(photographs: Path, tiny_config: Path) -> None:
     torch.manual_seed(0)
     model, crops = make_model(str(tiny_config)), _crops(photographs, 4, 128)
     model.codec.hyper_enc.fusion[-1].weight.data.mul_(100)  # codes other than zero
-    rebuilt, bpp = model(crops, torch.tensor([-1.0, 10.0, 50.0, 90.0]))
+    rebuilt, bpp, _ = model(crops, torch.tensor([-1.0, 10.0, 50.0, 90.0]))
     ((rebuilt - crops).abs().mean() + bpp.mean()).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()] == []
 

@@ -39,6 +39,7 @@ class TrainConfig:
         lambda_low, lambda_high (`float`): lambda at quality 0 and at quality 100; geometric in between.
         lambda_ramp_steps (`int`): lambda grows from near zero by the square of step / lambda_ramp_steps.
         z_only_share (`float`): share of crops of which only `z` is sent.
+        z_range_weight (`float`): of the penalty that keeps the hyper-latent within FSQ's range.
         rate_estimate (`str`): `noise` or `straight_through`.
         ms_ssim_weight, feature_weight, adversary_weight (`float`): strength against the pixel loss, as a ratio of
             gradient norms at the picture; 0 switches a loss off.
@@ -85,6 +86,7 @@ class TrainConfig:
     lambda_high: float = 0.06
     lambda_ramp_steps: int = 1000
     z_only_share: float = 0.1
+    z_range_weight: float = 0.02
     rate_estimate: str = "straight_through"
     ms_ssim_weight: float = 0.5
     feature_weight: float = 0.5

@@ -17,6 +17,7 @@ __all__ = ["TrainableOneDC"]
 _GAIN_ANCHORS = 6
 # Anchors are kept in hundreds of steps of the scale table, so that a usual learning rate moves them at a usual pace.
 _STEPS_PER_UNIT = 100
+_Z_RANGE = 2.0  # where FSQ's tanh has lost nine tenths of its slope
 
 
 class TrainableOneDC(nn.Module):
@@ -71,7 +72,7 @@ class TrainableOneDC(nn.Module):
             qualities = torch.linspace(0, 100, rows, device=self.gain_anchors.device)
             self.codec.entropy.gain_steps.copy_(self.gain_steps(qualities).round().to(torch.int32))
 
-    def forward(self, pixels: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pixels: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rebuilds crops at given qualities.
 
         Args:
@@ -79,10 +80,14 @@ class TrainableOneDC(nn.Module):
             quality (`torch.Tensor` of shape `[B]`): 0 to 100, or -1 for a crop of which only `z` is sent.
 
         Returns:
-            `tuple`: rebuilt pictures `[B, 3, S, S]`, and bits per pixel of `y` for each crop, `[B]`.
+            `tuple`: rebuilt pictures `[B, 3, S, S]`; bits per pixel of `y` for each crop, `[B]`; and how far `z` lies
+            outside FSQ's range, a scalar to be kept small (beyond the range FSQ passes no gradient).
         """
-        factor = self.vae.config.scaling_factor
-        y, codes = self.codec.analyse(pixels, self.vae.encode(pixels).latents * factor)
+        codec, factor = self.codec, self.vae.config.scaling_factor
+        y, semantic = codec.enc(pixels, self.vae.encode(pixels).latents * factor)
+        z = codec.hyper_enc(y, semantic)
+        excess = (z.abs() - _Z_RANGE).clamp_min(0).square().mean()
+        codes = codec.z_vq(z)
         hyper = self.codec.hyper_synthesis(codes)
         gain = torch.exp(self.gain_steps(quality) * GAIN_STEP)[:, :, None, None]  # [B, N, 1, 1]
         sent = (quality >= 0).to(y.dtype).view(-1, 1, 1, 1)
@@ -103,4 +108,4 @@ class TrainableOneDC(nn.Module):
         detail, tokens = self.codec.synthesise(y_hat, hyper.semantic_seed)
         latent = self.generator(detail, tokens, quality)
         picture = self.vae.decode((latent / factor).to(self.vae.dtype)).sample
-        return picture, bits / (pixels.shape[-1] * pixels.shape[-2])
+        return picture, bits / (pixels.shape[-1] * pixels.shape[-2]), excess

@@ -147,6 +147,8 @@ def train(config: TrainConfig) -> Path:
         start_as_transform_codec(model, crops)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not any(name.startswith(prefix) for prefix in config.freeze))
+    if model.codec.hyper_enc.fusion[-1].weight.requires_grad:
+        model.codec.entropy.z_counts.zero_()  # tables of another hyper-latent; a release fits new ones
     model.to(memory_format=torch.channels_last).train()
     trainable = [p for p in model.parameters() if p.requires_grad]
 
@@ -222,10 +224,10 @@ def train(config: TrainConfig) -> Path:
                 pixels = next(batches).to(accelerator.device, memory_format=torch.channels_last)  # [B, 3, S, S]
                 quality = draw_quality(config, len(pixels), generator).to(pixels.device)  # [B]
                 with accelerator.autocast():
-                    rebuilt, bpp = model(pixels, quality)
+                    rebuilt, bpp, excess = model(pixels, quality)
                 gradient, values = losses(rebuilt.float(), pixels)
                 rate = (rate_weight(config, quality, run.step) * bpp).mean()
-                accelerator.backward((rebuilt.float() * gradient).sum() + rate)
+                accelerator.backward((rebuilt.float() * gradient).sum() + rate + config.z_range_weight * excess)
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(trainable, config.max_grad_norm)
                 optimizer.step()
@@ -237,6 +239,7 @@ def train(config: TrainConfig) -> Path:
         if ema is not None:
             ema.step(trainable)
 
+        values["z_excess"] = float(excess.detach())
         values["rate"] = float(rate.detach())
         values["bpp"] = float(bpp.detach().mean())
         since += 1

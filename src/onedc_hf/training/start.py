@@ -17,16 +17,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models import OneDCAutoencoder, OneDCCodec, OneDCGenerator
+from ..models.attention import AttentionBlock
 from ..models.blocks import DepthConvBlock, LiteBlock
 from .model import TrainableOneDC
 
-__all__ = ["start_as_transform_codec"]
+__all__ = ["start_as_transform_codec", "start_hyper_analysis"]
 
 # An orthonormal PCA of [-1, 1] pixels has a first component of deviation 4; networks like values near 1.
 _LATENT_SCALE = 0.25
 # `y` in units of the quantiser at gain 1: the lowest rates, where one step is about 0.8 of a picture's contrast.
 _Y_SCALE = 1.2 / _LATENT_SCALE
 # Gain steps of the first and last quality row: steps of 0.8 and 0.09 of a picture's contrast.
+# Middle and spread of the hyper-latent that use the four levels of FSQ alike.
+_Z_CENTRE, _Z_DEVIATION = -0.35, 1.1
 _FIRST_GAIN_STEPS, _LAST_GAIN_STEPS = -10, 80
 
 
@@ -114,9 +117,7 @@ def _start_codec(codec: OneDCCodec, channels: int) -> None:
     if not isinstance(last, DepthConvBlock) or last.block[0].adaptor is None:
         raise ValueError("The last analysis block must be a `depth_conv` that changes the width.")
     _identity(last.block[0].adaptor, n, gain=_Y_SCALE)
-    for layer in (last.block[0].conv2, last.block[1].conv_out):
-        layer.weight.zero_()
-        layer.bias.zero_()
+    _quiet_depth_conv(last)
     first = dec.trans_coding[0]
     _identity(first, n, gain=1 / _Y_SCALE, zero_rest=False)
     up = next(m for m in dec.blocks if isinstance(m, nn.Conv2d))
@@ -135,18 +136,70 @@ def _start_generator(generator: OneDCGenerator, channels: int) -> None:
         layer.bias.zero_()
 
 
+def _quiet_depth_conv(block: DepthConvBlock) -> None:
+    """Leaves a block's skip alone: its two branches start at zero."""
+    for layer in (block.block[0].conv2, block.block[1].conv_out):
+        layer.weight.zero_()
+        layer.bias.zero_()
+
+
+def _halve(layer: nn.Conv2d, differences: bool) -> None:
+    """Makes a 3x3 convolution of stride 2 take 2x2 means.
+
+    With `differences`, every second and third channel of four becomes the difference of columns, or of rows, of the
+    first of the four (the sum band of `_haar`).
+    """
+    layer.weight.zero_()
+    layer.bias.zero_()
+    for c in range(layer.out_channels):
+        source, signs = c, torch.ones(2, 2)
+        if differences and c % 4 in (1, 2):
+            source = c - c % 4
+            signs[:, 1] = -1
+            signs = signs if c % 4 == 1 else signs.T
+        layer.weight[c, source, 1:, 1:] = signs / 4
+
+
+@torch.no_grad()
+def start_hyper_analysis(model: TrainableOneDC, crops: Tensor) -> None:
+    """Starts the hyper-latent as the principal components of mean colours and their slopes over 64x64 pixels.
+
+    From random weights its scale drifts until FSQ saturates; no gradient comes back from there.
+    """
+    codec, factor = model.codec, model.vae.config.scaling_factor
+    hyper, n = codec.hyper_enc, codec.config.y_channels
+    first, halve, second, halve_again = hyper.y_trans_coding
+    for block in (first, second):
+        _quiet_depth_conv(block)
+    _halve(halve, differences=False)
+    _halve(halve_again, differences=True)
+    for layer in hyper.fusion[:-1]:
+        if isinstance(layer, DepthConvBlock):
+            _quiet_depth_conv(layer)
+            if layer.block[0].adaptor is not None:
+                _identity(layer.block[0].adaptor, n, zero_rest=False)
+        elif isinstance(layer, AttentionBlock):
+            layer.proj_out.weight.zero_()
+            layer.proj_out.bias.zero_()
+    y, semantic = codec.enc(crops, model.vae.encode(crops).latents * factor)
+    features = hyper.fusion[:-1](torch.cat([hyper.y_trans_coding(y), semantic], dim=1))[:, :n]
+    flat = features.permute(0, 2, 3, 1).reshape(-1, n).double()
+    mean = flat.mean(0)
+    values, vectors = torch.linalg.eigh((flat - mean).T @ (flat - mean) / len(flat))
+    digits = len(codec.config.fsq_levels)
+    rows = (vectors.flip(1)[:, :digits] / values.flip(0)[:digits].clamp_min(1e-8).sqrt()).T * _Z_DEVIATION
+    last = hyper.fusion[-1]
+    last.weight.zero_()
+    last.weight[:, :n, 0, 0] = rows.float()
+    last.bias.copy_((_Z_CENTRE - rows @ mean).float())
+
+
 @torch.no_grad()
 def _start_entropy(model: TrainableOneDC, crops: Tensor) -> None:
-    """Scales begin at the deviations found, the hyper-latent at a spread that uses its levels."""
-    codec, factor = model.codec, model.vae.config.scaling_factor
-    y, semantic = codec.enc(crops, model.vae.encode(crops).latents * factor)
-    last = codec.hyper_enc.fusion[-1]
-    z = codec.hyper_enc(y, semantic)
-    deviation = z.std(dim=(0, 2, 3)) + 1e-6
-    last.weight.div_(deviation.view(-1, 1, 1, 1))
-    last.bias.sub_(z.mean(dim=(0, 2, 3))).div_(deviation)
+    """Scales begin at the deviations found."""
+    y, _ = model.codec.enc(crops, model.vae.encode(crops).latents * model.vae.config.scaling_factor)
     scales = y.std(dim=(0, 2, 3))
-    for block in (codec.entropy.y_prior_fusion[-1], codec.entropy.y_spatial_prior[-1]):
+    for block in (model.codec.entropy.y_prior_fusion[-1], model.codec.entropy.y_spatial_prior[-1]):
         layer = block.block[1].conv_out
         layer.bias[: len(scales)] = scales
 
@@ -172,5 +225,6 @@ def start_as_transform_codec(model: TrainableOneDC, crops: Iterable[Tensor] | Te
     _start_vae(vae, _patch_basis(stack, channels))
     _start_codec(codec, channels)
     _start_generator(generator, channels)
+    start_hyper_analysis(model, stack)
     _start_entropy(model, stack)
     model.set_gains(_FIRST_GAIN_STEPS, _LAST_GAIN_STEPS)

@@ -1,0 +1,40 @@
+"""What ships: float16 values, tables of the hyper-latent, an identity that holds, and a refusal of worse weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from onedc_hf import OneDCPipeline
+from onedc_hf.training import release
+from onedc_hf.training.release import Refused, finish_weights
+
+
+def test_finished_weights_keep_their_identity_and_code(
+    tiny_folder: Path, photographs: Path, picture: Callable[..., np.ndarray], tmp_path: Path
+) -> None:
+    pipe = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float32)
+    finish_weights(pipe, sorted(photographs.glob("*.png")))
+    counts = pipe.codec.entropy.z_counts.view(7, -1, 4)
+    assert (counts.sum(-1) == 2**16).all() and counts.min() >= 1
+    pipe.save_pretrained(tmp_path)
+    loaded = OneDCPipeline.from_pretrained(tmp_path, dtype=torch.float32)
+    assert loaded.model_id == pipe.model_id
+    assert loaded.generator.unet.conv_in.weight.dtype == torch.float32
+    assert torch.equal(loaded.generator.unet.conv_in.weight.half().float(), loaded.generator.unet.conv_in.weight)
+    data = loaded.compress(picture(64, 96), quality=60)
+    assert loaded.decompress(data).size == (96, 64)
+    # Tables that are there are kept: fitting them again would be another model.
+    again = OneDCPipeline.from_pretrained(tmp_path, dtype=torch.float32)
+    finish_weights(again, [])
+    assert again.model_id == pipe.model_id
+
+
+def test_pictures_that_are_missing_stop_a_release(tiny_folder: Path, photographs: Path, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="held-out"):
+        release.release(str(tiny_folder), photographs, photographs, tmp_path)
+    assert not list(tmp_path.iterdir())
