@@ -173,7 +173,7 @@ def start_hyper_analysis(model: TrainableOneDC, crops: Tensor) -> None:
         _quiet_depth_conv(block)
     _halve(halve, differences=False)
     _halve(halve_again, differences=True)
-    for layer in hyper.fusion[:-1]:
+    for layer in list(hyper.fusion.children())[:-1]:
         if isinstance(layer, DepthConvBlock):
             _quiet_depth_conv(layer)
             if layer.block[0].adaptor is not None:
