@@ -165,14 +165,17 @@ def release(candidate: str, photographs: Path, kodak_folder: Path, repository: P
     results = repository / "docs" / "results" / "kodak-box.json"
     results.parent.mkdir(parents=True, exist_ok=True)
     kodak.evaluate(
-        pipe, kodak.find_pictures(kodak_folder), results, progress=lambda line: print(line, file=sys.stderr, flush=True)
+        pipe,
+        kodak.find_pictures(kodak_folder),
+        results,
+        metrics=SHOWN_METRICS,
+        codecs=SHOWN_CODECS,
+        progress=lambda line: print(line, file=sys.stderr, flush=True),
     )
     tables.main([str(results), "--readme", str(repository / "README.md")])
     table = tables.markdown(json.loads(results.read_text()))
     _write_card(pipe, photographs.parent / "SOURCES.csv", set(used), table)
-    subprocess.run(
-        [sys.executable, "-m", "onedc_hf.cli.main", "demo", "--out", str(repository / "demo"), "--force"], check=True
-    )
+    subprocess.run([sys.executable, "-m", "onedc_hf.cli.main", "demo", "--out", str(repository / "demo")], check=True)
     sheet = Image.open(repository / "demo" / "comparison.png")
     sheet.save(repository / "docs" / "figures" / "comparison.webp", quality=85)
 
