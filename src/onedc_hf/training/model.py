@@ -17,7 +17,7 @@ __all__ = ["TrainableOneDC"]
 _GAIN_ANCHORS = 6
 # Anchors are kept in hundreds of steps of the scale table, so that a usual learning rate moves them at a usual pace.
 _STEPS_PER_UNIT = 100
-_Z_RANGE = 2.0  # where FSQ's tanh has lost nine tenths of its slope
+_Z_RANGE = 2.0  # beyond it FSQ's tanh is nearly flat
 
 
 class TrainableOneDC(nn.Module):
