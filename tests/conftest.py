@@ -81,9 +81,11 @@ TINY_MODEL = {
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole model with random weights, as `save_pretrained` writes it; treat it as read-only."""
     import torch
+    from diffusers import DDPMScheduler
 
     from onedc_hf import OneDCAutoencoder, OneDCCodec, OneDCCodecConfig, OneDCGenerator, OneDCGeneratorConfig
     from onedc_hf.training.components import save_pipeline
+    from onedc_hf.training.config import model_settings
     from onedc_hf.training.model import TrainableOneDC
 
     folder = tmp_path_factory.mktemp("tiny") / "model"
@@ -93,6 +95,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             OneDCCodec(OneDCCodecConfig(**TINY_MODEL["codec"])),
             OneDCGenerator(OneDCGeneratorConfig(**TINY_MODEL["generator"])),
             OneDCAutoencoder(**TINY_MODEL["vae"]),
+            DDPMScheduler(**model_settings("box-model")["scheduler"]),
         )
     save_pipeline(model, folder)
     return folder

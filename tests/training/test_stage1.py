@@ -162,6 +162,8 @@ def test_a_resumed_run_equals_the_unbroken_one(config: Make, tmp_path: Path) -> 
 def test_a_run_starts_from_weights_alone(config: Make, tmp_path: Path) -> None:
     first = train(config())
     AcceleratorState._reset_state(True)
+    scheduler = first / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | {"clip_sample_range": 0.5}))
     frozen = ["codec.entropy", "codec.enc", "codec.hyper_enc", "gain_anchors"]
     second = train(config(init_from=str(first), output_dir=str(tmp_path / "second"), freeze=frozen, ema_decay=0.0))
     before, after = _weights(first), _weights(second)
@@ -169,11 +171,22 @@ def test_a_run_starts_from_weights_alone(config: Make, tmp_path: Path) -> None:
     assert moved and not any(name.startswith(tuple(frozen)) for name in moved)
     ids = [OneDCPipeline.from_pretrained(folder).model_id for folder in (first, second)]
     assert ids[0] == ids[1]  # a better decoder reads the old files
+    assert OneDCPipeline.from_pretrained(second).scheduler.config.clip_sample_range == 0.5
 
 
 def test_old_checkpoints_make_room(config: Make, tmp_path: Path) -> None:
     train(config(max_train_steps=4, checkpointing_steps=1, checkpoints_total_limit=2))
     assert sorted(p.name for p in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
+
+
+def test_a_logged_value_is_the_mean_of_the_steps_that_have_it(config: Make, tmp_path: Path) -> None:
+    for name, every in (("each", 1), ("second", 2)):
+        AcceleratorState._reset_state(True)
+        still = {"learning_rate": 0.0, "adversary_weight": 0.1, "adversary_learning_rate": 0.0}
+        counts = {"max_train_steps": 4, "logging_steps": 4, "adversary_every": every}
+        train(config(output_dir=str(tmp_path / name), **still, **counts))
+    losses = [json.loads((tmp_path / name / "log.jsonl").read_text())["discriminator"] for name in ("each", "second")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.2)  # the same model on other crops, not half of it
 
 
 def test_losing_the_checkpoint_is_an_error_not_a_fresh_start(config: Make) -> None:

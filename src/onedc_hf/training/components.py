@@ -22,6 +22,7 @@ def make_model(name: str, rate_estimate: str = "straight_through") -> TrainableO
         OneDCCodec(OneDCCodecConfig(**settings["codec"])),
         OneDCGenerator(OneDCGeneratorConfig(**settings["generator"])),
         OneDCAutoencoder(**settings["vae"]),
+        DDPMScheduler(**settings["scheduler"]),
         rate_estimate,
     )
 
@@ -29,7 +30,7 @@ def make_model(name: str, rate_estimate: str = "straight_through") -> TrainableO
 def load_model(source: str, rate_estimate: str = "straight_through") -> TrainableOneDC:
     """The components of a saved pipeline, in float32, ready to train."""
     pipe = OneDCPipeline.from_pretrained(source or None, dtype=torch.float32)
-    return TrainableOneDC(pipe.codec, pipe.generator, pipe.vae, rate_estimate)
+    return TrainableOneDC(pipe.codec, pipe.generator, pipe.vae, pipe.scheduler, rate_estimate)
 
 
 def save_pipeline(model: TrainableOneDC, folder: str | Path, *, variant: str | None = None) -> OneDCPipeline:
@@ -38,9 +39,8 @@ def save_pipeline(model: TrainableOneDC, folder: str | Path, *, variant: str | N
     Returns:
         `OneDCPipeline`: the pipeline around the same (not copied) components.
     """
-    settings = model_settings("box-model")["scheduler"]
     model.write_gains()
     model.codec.config.model_id = model.codec.entropy.digest().hex()
-    pipe = OneDCPipeline(model.vae, model.codec, model.generator, DDPMScheduler(**settings))
+    pipe = OneDCPipeline(model.vae, model.codec, model.generator, model.scheduler)
     pipe.save_pretrained(folder, variant=variant)
     return pipe

@@ -6,6 +6,7 @@ Shapes: B batch, S side of a crop, N channels of `y`.
 from __future__ import annotations
 
 import torch
+from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
 from ..models import OneDCAutoencoder, OneDCCodec, OneDCGenerator
@@ -27,7 +28,7 @@ class TrainableOneDC(nn.Module):
     quality rows is read off them by `write_gains`.
 
     Args:
-        codec, generator, vae: the pipeline's components.
+        codec, generator, vae, scheduler: the pipeline's components; the scheduler is only kept, for saving.
         rate_estimate (`str`): `noise` (additive uniform, the paper's) or `straight_through` (rounded symbols: a dead
             symbol then costs what it really costs, not the 0.14 bit that noise makes of it).
     """
@@ -37,12 +38,14 @@ class TrainableOneDC(nn.Module):
         codec: OneDCCodec,
         generator: OneDCGenerator,
         vae: OneDCAutoencoder,
+        scheduler: DDPMScheduler,
         rate_estimate: str = "straight_through",
     ):
         super().__init__()
         if rate_estimate not in ("noise", "straight_through"):
             raise ValueError(f"`rate_estimate` must be 'noise' or 'straight_through'; got {rate_estimate!r}.")
-        self.codec, self.generator, self.vae, self.rate_estimate = codec, generator, vae, rate_estimate
+        self.codec, self.generator, self.vae, self.scheduler = codec, generator, vae, scheduler
+        self.rate_estimate = rate_estimate
         steps = codec.entropy.gain_steps.float()  # [R, N]
         positions = torch.linspace(0, len(steps) - 1, _GAIN_ANCHORS).round().long()
         self.gain_anchors = nn.Parameter(steps[positions] / _STEPS_PER_UNIT)  # [A, N]

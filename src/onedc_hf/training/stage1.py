@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from accelerate import Accelerator
@@ -212,7 +213,7 @@ def train(config: TrainConfig) -> Path:
         stop = True
 
     handlers = {sig: signal.signal(sig, ask_to_stop) for sig in (signal.SIGTERM, signal.SIGINT)}
-    sums: dict[str, float] = defaultdict(float)
+    logged: dict[str, list[float]] = defaultdict(list)  # since the last line; the adversary's are not of every step
     since, started = 0, time.monotonic()
     while run.step < config.max_train_steps and not stop:
         # One generator a step, so that a run that continues draws what the unbroken run would have drawn.
@@ -244,14 +245,15 @@ def train(config: TrainConfig) -> Path:
         values["bpp"] = float(bpp.detach().mean())
         since += 1
         for name, value in values.items():
-            sums[name] += value
-        if run.step % config.logging_steps == 0 and accelerator.is_main_process:
-            log = {name: total / since for name, total in sums.items()}
+            logged[name].append(value)
+        if run.step % config.logging_steps == 0:
+            log = {name: fmean(found) for name, found in logged.items()}
             log["crops_per_second"] = since * config.train_batch_size * scale / (time.monotonic() - started)
             accelerator.log(log, step=run.step)
-            with (output / "log.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": run.step} | {k: round(v, 5) for k, v in log.items()}) + "\n")
-            sums.clear()
+            if accelerator.is_main_process:
+                with (output / "log.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"step": run.step} | {k: round(v, 5) for k, v in log.items()}) + "\n")
+            logged.clear()
             since, started = 0, time.monotonic()
         if run.step % config.checkpointing_steps == 0:
             _save_checkpoint(accelerator, config, output, run)
