@@ -23,7 +23,17 @@ from torch import Tensor, nn
 from ..coding.tables import GaussianTables, SymbolModel, paper_tables
 from .blocks import DepthConvBlock, ResidualUpsample, keep_float32
 
-__all__ = ["GAIN_STEP", "PASSES", "CodingPass", "EntropyModel", "HyperParameters", "fold", "pass_mask", "unfold"]
+__all__ = [
+    "GAIN_STEP",
+    "PASSES",
+    "CodingPass",
+    "EntropyBase",
+    "EntropyModel",
+    "HyperParameters",
+    "fold",
+    "pass_mask",
+    "unfold",
+]
 
 PASSES = 4
 LOG_SCALE_MIN = -2.2072749131897207  # ln 0.11, the smallest scale of the table
@@ -99,7 +109,80 @@ class CodingPass:
     gain: Tensor
 
 
-class EntropyModel(nn.Module):
+class EntropyBase(nn.Module):
+    """What the float and the exact entropy model share: tables, gain rows, identity.
+
+    Args:
+        y_channels (`int`): N, a multiple of 4.
+        fsq_levels (`Sequence[int]`): levels of the hyper-latent's digits.
+        quality_rows (`int`): R; 1 is the paper's one-rate model.
+        skip_index (`int`): symbols of a smaller scale index are coded as one group (coding/entropy.py); 0: none.
+    """
+
+    version: int
+    slopes: tuple[float, ...]
+    gain_steps: Tensor
+    cdf: Tensor
+    cdf_length: Tensor
+    cdf_offset: Tensor
+    z_counts: Tensor
+
+    def __init__(self, y_channels: int, fsq_levels: Sequence[int], quality_rows: int, skip_index: int):
+        super().__init__()
+        self.fsq_levels, self.skip_index = tuple(fsq_levels), skip_index
+        tables = paper_tables()
+        self.register_buffer("gain_steps", torch.zeros(quality_rows, y_channels, dtype=torch.int32))
+        self.register_buffer("cdf", torch.from_numpy(tables.cdf.copy()).to(torch.int32))
+        self.register_buffer("cdf_length", torch.from_numpy(tables.cdf_length.copy()).to(torch.int32))
+        self.register_buffer("cdf_offset", torch.from_numpy(tables.offset.copy()).to(torch.int32))
+        # Flat, because five dimensions would not survive `.to(memory_format=torch.channels_last)`.
+        contexts, digits = (max(fsq_levels) + 1) ** 3, max(fsq_levels)
+        self.register_buffer("z_counts", torch.zeros(len(fsq_levels), contexts * digits, dtype=torch.int32))
+
+    @property
+    def quality_rows(self) -> int:
+        """R."""
+        return int(self.gain_steps.shape[0])
+
+    # Identity -----------------------------------------------------------------------------------------------------
+
+    def digest(self) -> bytes:
+        """SHA-256 over what decides symbols: sorted names, shapes and little-endian bytes, and the layout."""
+        layout = {
+            "fsq_levels": self.fsq_levels,
+            "skip_index": self.skip_index,
+            "passes": _PATTERN,
+            "slopes": self.slopes,
+        }
+        sha = hashlib.sha256(json.dumps(layout, sort_keys=True).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            array = tensor.detach().cpu().contiguous().numpy()
+            # float64 runs of a float32 model keep its id
+            kind = f"<i{array.dtype.itemsize}" if array.dtype.kind == "i" else "<f4"
+            sha.update(f"{name}:{list(array.shape)}:{kind}\n".encode())
+            sha.update(np.ascontiguousarray(array.astype(kind)).tobytes())
+        return sha.digest()
+
+    def symbol_model(self, digest: bytes) -> SymbolModel:
+        """What the coder needs to know, as integers without torch."""
+        tables = GaussianTables(
+            cdf=self.cdf.cpu().numpy(), cdf_length=self.cdf_length.cpu().numpy(), offset=self.cdf_offset.cpu().numpy()
+        )
+        digits = max(self.fsq_levels)
+        counts = self.z_counts.cpu().numpy().reshape(len(self.fsq_levels), *[digits + 1] * 3, digits)
+        return SymbolModel(
+            digest=digest,
+            fsq_levels=self.fsq_levels,
+            y_channels=self.gain_steps.shape[1],
+            rows=self.quality_rows,
+            tables=tables,
+            hyper_tables=counts if counts.any() else None,
+            skip_index=self.skip_index,
+            version=self.version,
+        )
+
+
+class EntropyModel(EntropyBase):
     """Hyper-synthesis and four-pass context model.
 
     Runs in float32 (float64 if cast to it), whatever the rest of the model runs in: a last bit that differs between
@@ -115,6 +198,8 @@ class EntropyModel(nn.Module):
         skip_index (`int`): symbols of a smaller scale index are coded as one group (coding/entropy.py); 0: none.
     """
 
+    version = 0
+
     def __init__(
         self,
         y_channels: int,
@@ -125,9 +210,9 @@ class EntropyModel(nn.Module):
         slopes: Sequence[float] = (0.01, 0.1),
         skip_index: int = 0,
     ):
-        super().__init__()
+        super().__init__(y_channels, fsq_levels, quality_rows, skip_index)
         n, options = y_channels, {"expansion": expansion, "slopes": slopes}
-        self.fsq_levels, self.skip_index, self.slopes = tuple(fsq_levels), skip_index, tuple(slopes)
+        self.slopes, self.expansion = tuple(slopes), expansion
         self.hyper_dec = nn.ModuleDict(
             {
                 "feat_in": nn.Sequential(nn.Conv2d(len(fsq_levels), n, 1), nn.LeakyReLU(slopes[0])),
@@ -150,14 +235,6 @@ class EntropyModel(nn.Module):
         self.y_spatial_prior = nn.Sequential(
             *[DepthConvBlock(2 * n, 2 * n, **options) for _ in range(spatial_prior_layers)]
         )
-        tables = paper_tables()
-        self.register_buffer("gain_steps", torch.zeros(quality_rows, n, dtype=torch.int32))
-        self.register_buffer("cdf", torch.from_numpy(tables.cdf.copy()).to(torch.int32))
-        self.register_buffer("cdf_length", torch.from_numpy(tables.cdf_length.copy()).to(torch.int32))
-        self.register_buffer("cdf_offset", torch.from_numpy(tables.offset.copy()).to(torch.int32))
-        # Flat, because five dimensions would not survive `.to(memory_format=torch.channels_last)`.
-        contexts, digits = (max(fsq_levels) + 1) ** 3, max(fsq_levels)
-        self.register_buffer("z_counts", torch.zeros(len(fsq_levels), contexts * digits, dtype=torch.int32))
 
     def _apply(self, fn: Any, recurse: bool = True) -> nn.Module:
         return keep_float32(self, fn, recurse)
@@ -166,11 +243,6 @@ class EntropyModel(nn.Module):
     def dtype(self) -> torch.dtype:
         """float32, or float64 after a cast to it."""
         return self.y_spatial_prior_reduction.weight.dtype
-
-    @property
-    def quality_rows(self) -> int:
-        """R."""
-        return int(self.gain_steps.shape[0])
 
     # Networks -----------------------------------------------------------------------------------------------------
 
@@ -228,39 +300,3 @@ class EntropyModel(nn.Module):
         position = (scales.clamp_min(1e-5).log() - LOG_SCALE_MIN) / GAIN_STEP
         index = position.floor().to(torch.int32) + self.gain_steps[row].view(1, -1, 1, 1)
         return index.clamp(0, self.cdf.shape[0] - 1)
-
-    # Identity -----------------------------------------------------------------------------------------------------
-
-    def digest(self) -> bytes:
-        """SHA-256 over what decides symbols: sorted names, shapes and little-endian bytes, and the layout."""
-        layout = {
-            "fsq_levels": self.fsq_levels,
-            "skip_index": self.skip_index,
-            "passes": _PATTERN,
-            "slopes": self.slopes,
-        }
-        sha = hashlib.sha256(json.dumps(layout, sort_keys=True).encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            array = tensor.detach().cpu().contiguous().numpy()
-            kind = "<i4" if array.dtype.kind == "i" else "<f4"  # float64 runs of a float32 model keep its id
-            sha.update(f"{name}:{list(array.shape)}:{kind}\n".encode())
-            sha.update(np.ascontiguousarray(array.astype(kind)).tobytes())
-        return sha.digest()
-
-    def symbol_model(self, digest: bytes) -> SymbolModel:
-        """What the coder needs to know, as integers without torch."""
-        tables = GaussianTables(
-            cdf=self.cdf.cpu().numpy(), cdf_length=self.cdf_length.cpu().numpy(), offset=self.cdf_offset.cpu().numpy()
-        )
-        digits = max(self.fsq_levels)
-        counts = self.z_counts.cpu().numpy().reshape(len(self.fsq_levels), *[digits + 1] * 3, digits)
-        return SymbolModel(
-            digest=digest,
-            fsq_levels=self.fsq_levels,
-            y_channels=self.gain_steps.shape[1],
-            rows=self.quality_rows,
-            tables=tables,
-            hyper_tables=counts if counts.any() else None,
-            skip_index=self.skip_index,
-            version=0,
-        )
