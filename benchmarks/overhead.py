@@ -44,10 +44,10 @@ def overheads(pipe: "OneDCPipeline", picture: Any, qualities: Sequence[int]) -> 
             z_bits = min(raw, table_bits(split_digits(analysed.z_index, model.fsq_levels), model.hyper_tables))
         found = {Z_ONLY: len(pipe._write(analysed, None)) - z_bits / 8}
         for quality in qualities:
-            passes: list[tuple[np.ndarray, np.ndarray]] = []
+            units: list[tuple[np.ndarray, np.ndarray]] = []
             row = pipe._row(quality)
-            pipe._encode_passes(analysed, row, lambda *one, passes=passes: passes.append(one))
-            y_bits = sum(ideal_bits(*one, model.tables, model.skip_index) for one in passes)
+            pipe._encode_units(analysed, row, lambda *one, units=units: units.append(one))
+            y_bits = sum(ideal_bits(*one, model.tables, model.skip_index) for one in units)
             found[str(quality)] = len(pipe._write(analysed, row)) - (y_bits + z_bits) / 8
     return found
 

@@ -79,7 +79,7 @@ TINY_MODEL = {
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole model with random weights, as `save_pretrained` writes it; treat it as read-only."""
+    """A whole model with random weights and an exact entropy path, as `save_pretrained` writes it; read-only."""
     import torch
     from diffusers import DDPMScheduler
 
@@ -97,7 +97,9 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             OneDCAutoencoder(**TINY_MODEL["vae"]),
             DDPMScheduler(**model_settings("box-model")["scheduler"]),
         )
-    save_pipeline(model, folder)
+    pipe = save_pipeline(model, folder)
+    pipe.quantize_entropy([np.zeros((64, 64, 3), np.uint8)])
+    pipe.save_pretrained(folder)
     return folder
 
 

@@ -9,6 +9,7 @@ L latent channels, N channels of `y`, K digits of `z`, D detail channels, S sema
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,15 +24,18 @@ from huggingface_hub import CommitInfo
 from huggingface_hub.errors import HFValidationError
 from torch import Tensor
 
+from .calibration import calibrate
 from .coding import BitstreamReader, BitstreamWriter, SymbolModel, clamp_symbols, ideal_bits, parse_header
 from .errors import ModelError, TargetError
 from .models import OneDCAutoencoder, OneDCCodec, OneDCGenerator
-from .models.context import CodingPass, HyperParameters, fold, unfold
+from .models.exact import CodingUnit, ExactEntropyModel, ExactHyper
 from .pictures import PictureInput, crop, from_tensor, load_picture, pad, to_output, to_tensor
 from .precision import default_dtype
 from .rate_search import search_row
 
 __all__ = ["OneDCPipeline", "OneDCPipelineOutput"]
+
+logger = logging.getLogger(__name__)
 
 _BOX = Path(__file__).parent / "box" / "model"
 _PAD_MULTIPLE = 64
@@ -63,9 +67,8 @@ class _Analysed:
     width: int
     height: int
     y: Tensor  # [1, N, Y, X]
-    codes: Tensor  # [1, K, Z, V]
     z_index: np.ndarray  # [Z, V]
-    hyper: HyperParameters
+    hyper: ExactHyper
 
 
 class OneDCPipeline(DiffusionPipeline):
@@ -194,8 +197,41 @@ class OneDCPipeline(DiffusionPipeline):
     def _symbols(self) -> SymbolModel:
         """The integers that coding needs; made once."""
         if self._symbol_model is None:
-            self._symbol_model = self.codec.entropy.symbol_model(self.model_digest())
+            self._symbol_model = self._entropy.symbol_model(self.model_digest())
         return self._symbol_model
+
+    @property
+    def _entropy(self) -> ExactEntropyModel:
+        """The exact entropy model, by which all files are written and read."""
+        if self.codec.config.entropy_path == "float":
+            logger.warning(
+                "This model's entropy path is in floats, which do not give the same file everywhere: it is now made "
+                "exact, in memory, with the calibration pictures of the package. `save_pretrained` keeps the result; "
+                "`onedc quantize-entropy FOLDER` does it for a folder."
+            )
+            self.quantize_entropy()
+        return cast(ExactEntropyModel, self.codec.entropy)
+
+    @torch.inference_mode(False)  # also when it is called from `compress`: buffers made in inference mode are frozen
+    @torch.no_grad()
+    def quantize_entropy(self, pictures: Sequence[PictureInput] | None = None) -> None:
+        """Makes the entropy path exact, in place: integers instead of floats, with one result on every device.
+
+        The model gets a new id. It costs a fraction of a per cent of the bytes, and does not change the trained
+        networks on either side. Two people who do it to the same weights with the same pictures get the same id.
+
+        Args:
+            pictures (list of pictures, *optional*): calibration pictures, whose ranges of values the integers are made
+                for; by default three photographs that ship with the package.
+
+        Raises:
+            ModelError: if it is exact already, or weights are not finite.
+        """
+        if self.codec.config.entropy_path == "exact":
+            raise ModelError("The entropy path of this model is exact already.")
+        self.model_digest()  # not for weights that were changed by accident
+        self.codec.make_exact(calibrate(self, pictures))
+        self._symbol_model = None
 
     # Compress -----------------------------------------------------------------------------------------------------
 
@@ -268,28 +304,32 @@ class OneDCPipeline(DiffusionPipeline):
 
     def _analyse(self, rgb: np.ndarray) -> _Analysed:
         codec, device = self.codec, self._execution_device
+        y, codes = self._analyse_networks(rgb)
+        index = codec.z_vq.codes_to_index(codes)[0].cpu().numpy()  # [Z, V]
+        hyper = self._entropy.hyper_synthesis(codec.z_vq.index_to_codes(torch.from_numpy(index)[None]).to(device))
+        height, width, _ = rgb.shape
+        return _Analysed(width, height, y, index, hyper)
+
+    def _analyse_networks(self, rgb: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The latent `[1, N, Y, X]` and the hyper-latent's codes `[1, K, Z, V]` of a picture; in floats, not exact."""
+        codec, device = self.codec, self._execution_device
         pixels = pad(to_tensor(rgb), _PAD_MULTIPLE).to(device, codec.dtype)  # [1, 3, H, W] in [-1, 1]
         encoded = self.vae.encode(pixels.to(self.vae.dtype))
         # The posterior's mean, not a sample: the same picture always gives the same file.
         latent = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
         latent = (latent * self.vae.config.scaling_factor).to(codec.dtype)  # [1, L, h, w]
-        y, codes = codec.analyse(pixels, latent)  # [1, N, Y, X], [1, K, Z, V]
-        index = codec.z_vq.codes_to_index(codes)[0].cpu().numpy()  # [Z, V]
-        hyper = codec.hyper_synthesis(codec.z_vq.index_to_codes(torch.from_numpy(index)[None]).to(device))
-        height, width, _ = rgb.shape
-        return _Analysed(width, height, y.to(codec.entropy.dtype), codes, index, hyper)
+        return codec.analyse(pixels, latent)
 
-    def _encode_passes(self, analysed: _Analysed, row: int, write: Callable[[np.ndarray, np.ndarray], None]) -> None:
-        """Rounds `y` pass by pass at a quality row and hands symbols and scale indexes to `write`."""
-        entropy = self.codec.entropy
+    def _encode_units(self, analysed: _Analysed, row: int, write: Callable[[np.ndarray, np.ndarray], None]) -> None:
+        """Rounds `y` unit by unit at a quality row and hands symbols and scale indexes to `write`."""
+        entropy = self._entropy
 
-        def code(step: CodingPass) -> Tensor:
-            exact = torch.round((analysed.y - step.means) * step.gain)  # halves to even; [1, N, Y, X]
-            symbols = clamp_symbols(fold(exact, step.index)[0].cpu().numpy()).astype(np.int32)  # [N/4, Y, X]
-            write(symbols, _folded_index(entropy, step, row))
-            return unfold(torch.from_numpy(symbols)[None].to(exact), step.index)
+        def code(unit: CodingUnit) -> Tensor:
+            symbols = clamp_symbols(unit.quantise(analysed.y)[0].cpu().numpy())  # int32 [N/4, rows, X]
+            write(symbols, unit.scale_index[0].cpu().numpy())
+            return torch.from_numpy(symbols)[None].to(unit.means.device)
 
-        entropy.run_passes(analysed.hyper, entropy.gain(row), code)
+        entropy.code(analysed.hyper, entropy.gain(row), code)
 
     def _write(self, analysed: _Analysed, row: int | None) -> bytes:
         """One whole file at a quality row; `None` writes the hyper-latent alone."""
@@ -297,12 +337,12 @@ class OneDCPipeline(DiffusionPipeline):
             self._symbols(),
             width=analysed.width,
             height=analysed.height,
-            quality_row=row if self.codec.entropy.quality_rows > 1 else None,
+            quality_row=row if self._entropy.quality_rows > 1 else None,
             z_only=row is None,
         )
         writer.write_hyper(analysed.z_index)
         if row is not None:
-            self._encode_passes(analysed, row, writer.write_pass)
+            self._encode_units(analysed, row, writer.write_unit)
         return writer.finish()
 
     def _write_within(self, analysed: _Analysed, budget: int) -> bytes:
@@ -323,10 +363,10 @@ class OneDCPipeline(DiffusionPipeline):
                 nonlocal bits
                 bits += ideal_bits(symbols, index, model.tables, model.skip_index)
 
-            self._encode_passes(analysed, row, count)
+            self._encode_units(analysed, row, count)
             return bits / 8 + len(smallest) + _OVERHEAD_BYTES - 13  # a z-only file has 13 of its own
 
-        row = search_row(estimate, self.codec.entropy.quality_rows, budget)
+        row = search_row(estimate, self._entropy.quality_rows, budget)
         best = smallest
         while row >= 0:
             data = self._write(analysed, row)
@@ -336,7 +376,7 @@ class OneDCPipeline(DiffusionPipeline):
                 row -= 1
                 continue
             best, row = data, row + 1
-            if row == self.codec.entropy.quality_rows or len(best) > 0.97 * budget:
+            if row == self._entropy.quality_rows or len(best) > 0.97 * budget:
                 break
         return best
 
@@ -378,19 +418,19 @@ class OneDCPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return to_output(from_tensor(picture)[0], output_type)
 
-    def _decode_symbols(self, reader: BitstreamReader, row: int | None) -> tuple[Tensor, HyperParameters]:
+    def _decode_symbols(self, reader: BitstreamReader, row: int | None) -> tuple[Tensor, ExactHyper]:
         """Reads `z` and `y`; with row `None` (z-only) every pass takes its means."""
-        codec, entropy, device = self.codec, self.codec.entropy, self._execution_device
+        entropy, device = self._entropy, self._execution_device
         index = torch.from_numpy(reader.read_hyper())[None].to(device)  # [1, Z, V]
-        hyper = codec.hyper_synthesis(codec.z_vq.index_to_codes(index))
+        hyper = entropy.hyper_synthesis(self.codec.z_vq.index_to_codes(index))
 
-        def code(step: CodingPass) -> Tensor | None:
+        def code(unit: CodingUnit) -> Tensor | None:
             if row is None:
                 return None
-            symbols = reader.read_pass(_folded_index(entropy, step, row))  # [N/4, Y, X]
-            return unfold(torch.from_numpy(symbols)[None].to(step.means), step.index)
+            symbols = reader.read_unit(unit.scale_index[0].cpu().numpy())  # [N/4, rows, X]
+            return torch.from_numpy(symbols)[None].to(device)
 
-        return entropy.run_passes(hyper, entropy.gain(row or 0), code), hyper
+        return entropy.code(hyper, entropy.gain(row or 0), code), hyper
 
     # Both ---------------------------------------------------------------------------------------------------------
 
@@ -420,13 +460,13 @@ class OneDCPipeline(DiffusionPipeline):
 
     def _row(self, quality: int) -> int:
         """Quality 0 to 100 to a row of gains."""
-        return round(quality * (self.codec.entropy.quality_rows - 1) / 100)
+        return round(quality * (self._entropy.quality_rows - 1) / 100)
 
     def _quality(self, row: int | None) -> float:
         """A row of gains (`None`: z-only) to what the generator's quality embedding sees: 0 to 100, or -1."""
         if row is None:
             return -1.0
-        return 100.0 * row / max(1, self.codec.entropy.quality_rows - 1)
+        return 100.0 * row / max(1, self._entropy.quality_rows - 1)
 
     @staticmethod
     def _check_rate(quality: int | None, target_bytes: int | None, target_bpp: float | None, z_only: bool) -> None:
@@ -456,11 +496,6 @@ def _settle(module: torch.nn.Module) -> None:
         if parameter.device.type == "cpu":
             layout = torch.channels_last if parameter.dim() == 4 else torch.contiguous_format
             parameter.data = parameter.data.clone(memory_format=layout)
-
-
-def _folded_index(entropy: Any, step: CodingPass, row: int) -> np.ndarray:
-    """Scale indexes of a pass as the coder takes them: int32 `[N/4, Y, X]`."""
-    return fold(entropy.scale_index(step.scales, row), step.index)[0].cpu().numpy()
 
 
 def _looks_like_path(source: str) -> bool:

@@ -199,8 +199,32 @@ def _unit_order(model: SymbolModel, scale_index: np.ndarray) -> CodingOrder:
     return coding_order(scale_index.ravel(), model.tables.scales, model.skip_index)
 
 
+class _Units:
+    """Where in the passes a writer or reader stands."""
+
+    def __init__(self, model: SymbolModel, z_shape: tuple[int, int], passes: int) -> None:
+        self._channels, self._columns = model.y_channels // 4, Y_PER_Z * z_shape[1]
+        self._rows = [rows.stop - rows.start for rows in unit_row_slices(*z_shape)] if passes else []
+        self._next, self._total = 0, passes * len(self._rows)
+
+    @property
+    def left(self) -> int:
+        """Units that are still to come."""
+        return self._total - self._next
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of the next unit."""
+        return self._channels, self._rows[self._next % len(self._rows)], self._columns
+
+    def advance(self) -> None:
+        self._next += 1
+
+
 class BitstreamWriter:
-    """Writes one file: `write_hyper`, then `write_pass` for passes 0 to 3 (not in z-only files), then `finish`.
+    """Writes one file: `write_hyper`, then `write_unit` for each coding unit of passes 0 to 3, then `finish`.
+
+    A z-only file has no units. `write_pass` writes all units of a pass.
 
     Shapes: C = channels of y; Zh, Zw = ceil(height / 64), ceil(width / 64).
 
@@ -244,7 +268,7 @@ class BitstreamWriter:
         self._quality_row = quality_row if self._kind == Kind.QUALITY_ROW else None
         self._extensions = pack_extensions(extensions)
         self._z_shape = (-(-height // 64), -(-width // 64))
-        self._passes_left = 0 if z_only else PASSES
+        self._units = _Units(model, self._z_shape, 0 if z_only else PASSES)
         self._header = b""  # known with z's mode
         self._least_bytes = 0
         self._check: SymbolCheck | None = None  # begins with the header
@@ -281,29 +305,32 @@ class BitstreamWriter:
         self._encoder.encode_hyper(z_index, z_coded)
         self._encoder.encode_bytes(self._check.top_bytes(_check_bytes(self._kind)))
 
-    def write_pass(self, symbols: np.ndarray, scale_index: np.ndarray) -> None:
-        """Write the symbols of the next pass.
+    def write_unit(self, symbols: np.ndarray, scale_index: np.ndarray) -> None:
+        """Write the symbols of the next coding unit.
 
         Args:
-            symbols (`np.ndarray`): int [C/4, 4 Zh, 4 Zw] within +-32767 (`clamp_symbols`).
-            scale_index (`np.ndarray`): int [C/4, 4 Zh, 4 Zw], each in [0, scales).
+            symbols (`np.ndarray`): int [C/4, rows, 4 Zw] within +-32767 (`clamp_symbols`); rows as `unit_row_slices`
+                gives them.
+            scale_index (`np.ndarray`): int, same shape, each in [0, scales).
         """
-        if self._check is None or not self._passes_left:
-            raise RuntimeError("write_pass comes after write_hyper, four times in all, and not in a z-only file.")
-        shape = (self._model.y_channels // 4, Y_PER_Z * self._z_shape[0], Y_PER_Z * self._z_shape[1])
+        if self._check is None or not self._units.left:
+            raise RuntimeError("write_unit comes after write_hyper, for four passes, and not in a z-only file.")
+        shape = self._units.shape
         symbols = _integers("symbols", symbols, shape, -SYMBOL_LIMIT, SYMBOL_LIMIT)
         scale_index = _integers("scale_index", scale_index, shape, 0, self._model.tables.scales - 1)
+        self._check.add_unit(symbols)
+        self._encoder.encode_unit(symbols.ravel(), _unit_order(self._model, scale_index))
+        self._units.advance()
+
+    def write_pass(self, symbols: np.ndarray, scale_index: np.ndarray) -> None:
+        """Write all units of the next pass; both arrays int [C/4, 4 Zh, 4 Zw]."""
         for rows in unit_row_slices(*self._z_shape):
-            self._check.add_unit(symbols[:, rows])
-            self._encoder.encode_unit(symbols[:, rows].ravel(), _unit_order(self._model, scale_index[:, rows]))
-        self._passes_left -= 1
+            self.write_unit(symbols[:, rows], scale_index[:, rows])
 
     def finish(self) -> bytes:
         """End the stream and return the whole file."""
-        if self._check is None or self._passes_left:
-            raise RuntimeError(
-                "finish comes after write_hyper and, unless the file is z-only, four calls of write_pass."
-            )
+        if self._check is None or self._units.left:
+            raise RuntimeError("finish comes after write_hyper and, unless the file is z-only, every unit of y.")
         if self._kind != Kind.Z_ONLY:
             self._encoder.encode_bytes(self._check.top_bytes(CHECK_B_BYTES))
         stream = self._encoder.finish(self._least_bytes)
@@ -313,7 +340,9 @@ class BitstreamWriter:
 
 
 class BitstreamReader:
-    """Reads one file: `read_hyper`, then `read_pass` for passes 0 to 3 (not in z-only files), then `finish`.
+    """Reads one file: `read_hyper`, then `read_unit` for each coding unit of passes 0 to 3, then `finish`.
+
+    A z-only file has no units. `read_pass` reads all units of a pass.
 
     On construction the container is checked as a whole: magic, version, lengths, CRC-32, extensions, model id, and the
     declared size against the bytes that are there. Nothing in proportion to the declared size is allocated before that.
@@ -336,7 +365,7 @@ class BitstreamReader:
         self._model = symbol_model
         self._stream = sections.stream
         self._z_shape = (self.header.z_rows, self.header.z_columns)
-        self._passes_left = 0 if self.header.kind == Kind.Z_ONLY else PASSES
+        self._units = _Units(symbol_model, self._z_shape, 0 if self.header.kind == Kind.Z_ONLY else PASSES)
         self._hyper_done = False
         self._check = SymbolCheck(symbol_model.digest, self.header.checked_bytes)
         self._decoder = SymbolDecoder(sections.stream, symbol_model)
@@ -360,28 +389,33 @@ class BitstreamReader:
         self._hyper_done = True
         return z_index
 
-    def read_pass(self, scale_index: np.ndarray) -> np.ndarray:
-        """Read the symbols of the next pass. They are proved only by `finish`.
+    def read_unit(self, scale_index: np.ndarray) -> np.ndarray:
+        """Read the symbols of the next coding unit. They are proved only by `finish`.
 
         Args:
-            scale_index (`np.ndarray`): int [C/4, 4 Zh, 4 Zw], each in [0, scales).
+            scale_index (`np.ndarray`): int [C/4, rows, 4 Zw], each in [0, scales); rows as `unit_row_slices` gives
+                them.
 
         Returns:
             `np.ndarray`: int32, same shape.
         """
-        if not self._hyper_done or not self._passes_left:
-            raise RuntimeError("read_pass comes after read_hyper, four times in all, and not in a z-only file.")
-        shape = (self._model.y_channels // 4, Y_PER_Z * self._z_shape[0], Y_PER_Z * self._z_shape[1])
+        if not self._hyper_done or not self._units.left:
+            raise RuntimeError("read_unit comes after read_hyper, for four passes, and not in a z-only file.")
+        shape = self._units.shape
         scale_index = _integers("scale_index", scale_index, shape, 0, self._model.tables.scales - 1)
-        symbols = np.empty(shape, dtype=np.int32)
-        for rows in unit_row_slices(*self._z_shape):
-            order = _unit_order(self._model, scale_index[:, rows])
-            unit = self._decoder.decode_unit(order)
-            self._encoder.encode_unit(unit, order)
-            symbols[:, rows] = unit.reshape(symbols[:, rows].shape)
-            self._check.add_unit(symbols[:, rows])
-        self._passes_left -= 1
+        order = _unit_order(self._model, scale_index)
+        symbols = self._decoder.decode_unit(order)
+        self._encoder.encode_unit(symbols, order)
+        symbols = symbols.reshape(shape)
+        self._check.add_unit(symbols)
+        self._units.advance()
         return symbols
+
+    def read_pass(self, scale_index: np.ndarray) -> np.ndarray:
+        """Read all units of the next pass; int [C/4, 4 Zh, 4 Zw]."""
+        return np.concatenate(
+            [self.read_unit(scale_index[:, rows]) for rows in unit_row_slices(*self._z_shape)], axis=1
+        )
 
     def finish(self) -> None:
         """Prove the symbols of y by check B, and that the stream holds nothing else.
@@ -389,8 +423,8 @@ class BitstreamReader:
         Raises:
             `Corrupt`: the symbols are not what the encoder wrote, or the stream is not in its one valid form.
         """
-        if not self._hyper_done or self._passes_left:
-            raise RuntimeError("finish comes after read_hyper and, unless the file is z-only, four calls of read_pass.")
+        if not self._hyper_done or self._units.left:
+            raise RuntimeError("finish comes after read_hyper and, unless the file is z-only, every unit of y.")
         if self.header.kind != Kind.Z_ONLY:
             self._compare_check("B", "y", CHECK_B_BYTES)
         positions = self._z_shape[0] * self._z_shape[1]

@@ -19,10 +19,13 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..errors import ModelError
 from .attention import AttentionBlock
 from .blocks import BLOCK_NAMES, DepthConvBlock, ResidualUpsample, make_block, make_stage
 from .context import CodingPass, EntropyModel, HyperParameters
+from .exact import ExactEntropyModel, ExactHyper
 from .fsq import FiniteScalarQuantizer
+from .quantize import Ranges, dequantise_entropy, quantise_entropy
 from .trunk import LiteTrunk, UNetTrunk
 
 __all__ = ["OneDCCodec", "OneDCCodecConfig"]
@@ -68,7 +71,8 @@ class OneDCCodecConfig(PreTrainedConfig):
         detail_channels (`int`): D, channels handed to the generator.
         output_block (`"depth_conv"` or `"conv"`): the synthesis transform's last layer.
 
-        entropy_path (`"float"`): arithmetic of the entropy model.
+        entropy_path (`"float"` or `"exact"`): arithmetic of the entropy model. `float` is what is trained and compared
+            with the reference; files are written by `exact` (models/exact.py).
         model_id (`str`): SHA-256 of the entropy model, 64 hex digits; empty until the model is first saved.
 
     Raises:
@@ -113,7 +117,7 @@ class OneDCCodecConfig(PreTrainedConfig):
     detail_channels: int = 320
     output_block: Literal["depth_conv", "conv"] = "depth_conv"
 
-    entropy_path: Literal["float"] = "float"
+    entropy_path: Literal["float", "exact"] = "float"
     model_id: str = ""
 
     def validate_layout(self) -> None:
@@ -259,7 +263,8 @@ class OneDCCodec(PreTrainedModel):
         self.enc = _Analysis(config)
         self.hyper_enc = _HyperAnalysis(config)
         self.z_vq = FiniteScalarQuantizer(config.fsq_levels)
-        self.entropy = EntropyModel(
+        make = ExactEntropyModel if config.entropy_path == "exact" else EntropyModel
+        self.entropy = make(
             config.y_channels,
             config.fsq_levels,
             config.quality_rows,
@@ -295,8 +300,41 @@ class OneDCCodec(PreTrainedModel):
 
     # Both sides ---------------------------------------------------------------------------------------------------
 
+    @property
+    def float_entropy(self) -> EntropyModel:
+        """The entropy model, where it is the float one.
+
+        Raises:
+            ModelError: where it is not.
+        """
+        if not isinstance(self.entropy, EntropyModel):
+            raise ModelError("This codec's entropy model is in integers; what was asked for needs the float one.")
+        return self.entropy
+
+    def make_exact(self, ranges: Ranges) -> None:
+        """Replaces the float entropy model by its exact counterpart, in place; see `models/quantize.py`.
+
+        Raises:
+            ModelError: if it is exact already, or its weights are not finite numbers.
+        """
+        device = next(iter(self.entropy.buffers())).device
+        try:
+            self.entropy = quantise_entropy(self.float_entropy, ranges).to(device)
+        except ValueError as error:
+            raise ModelError(f"The entropy model cannot be made exact: {error}") from error
+        self.config.entropy_path = "exact"
+        self.config.model_id = self.entropy.digest().hex()
+
+    def make_float(self) -> None:
+        """Replaces an exact entropy model by the float one that it stands for, in place, to be trained further."""
+        if isinstance(self.entropy, ExactEntropyModel):
+            device = self.entropy.gain_steps.device
+            self.entropy = dequantise_entropy(self.entropy).to(device)
+            self.config.entropy_path = "float"
+            self.config.model_id = ""
+
     @apply_forward_hook
-    def hyper_synthesis(self, codes: Tensor) -> HyperParameters:
+    def hyper_synthesis(self, codes: Tensor) -> HyperParameters | ExactHyper:
         """FSQ codes `[B, K, Z, V]` to entropy parameters and the semantic seed, in the entropy model's precision."""
         return self.entropy.hyper_synthesis(codes)
 
@@ -321,8 +359,12 @@ class OneDCCodec(PreTrainedModel):
     def forward(self, pixels: Tensor, latent: Tensor, quality: int = 0) -> tuple[Tensor, Tensor]:
         """Analysis, rounding and synthesis without a file: `(detail features, semantic tokens)` of one quality row."""
         y, codes = self.analyse(pixels, latent)
-        hyper = self.hyper_synthesis(codes)
         y = y.to(self.entropy.dtype)
+        if isinstance(self.entropy, ExactEntropyModel):
+            exact = self.entropy.hyper_synthesis(codes)
+            y_hat = self.entropy.code(exact, self.entropy.gain(quality), lambda unit: unit.quantise(y))
+            return self.synthesise(y_hat, exact.semantic_seed)
+        hyper = self.entropy.hyper_synthesis(codes)
 
         def code(step: CodingPass) -> Tensor:
             return torch.round((y - step.means) * step.gain)  # halves to even

@@ -149,7 +149,7 @@ class ExactEntropyModel(EntropyBase):
     ):
         super().__init__(y_channels, fsq_levels, quality_rows, skip_index)
         n, slopes = y_channels, tuple(dyadic_slope(slope) for slope in slopes)
-        self.slopes = slopes
+        self.slopes, self.expansion = slopes, expansion
 
         def block(in_channels: int, out_channels: int, wide: bool = False) -> _Block:
             return _Block(in_channels, out_channels, expansion, slopes, wide)
@@ -158,10 +158,10 @@ class ExactEntropyModel(EntropyBase):
         self.to_entropy = nn.ModuleList(
             [block(n, n), _Upsample(n, n, slopes), block(n, n), _Upsample(n, n, slopes), block(n, n)]
         )
-        self.y_prior_fusion = nn.ModuleList([block(n, 2 * n), block(2 * n, 2 * n, wide=True)])
-        self.y_spatial_prior_reduction = IntegerConv(2 * n, n)
-        self.y_spatial_prior_adaptors = nn.ModuleList([block(2 * n, 2 * n) for _ in range(PASSES - 1)])
-        self.y_spatial_prior = nn.ModuleList(
+        self.prior_fusion = nn.ModuleList([block(n, 2 * n), block(2 * n, 2 * n, wide=True)])
+        self.reduction = IntegerConv(2 * n, n)
+        self.adaptors = nn.ModuleList([block(2 * n, 2 * n) for _ in range(PASSES - 1)])
+        self.spatial_prior = nn.ModuleList(
             [block(2 * n, 2 * n, wide=i == spatial_prior_layers - 1) for i in range(spatial_prior_layers)]
         )
         # Fractional bits of: the semantic seed, the parameters (and y_hat), their narrow copy, the context.
@@ -198,10 +198,10 @@ class ExactEntropyModel(EntropyBase):
             seed = leaky(self.feat_in(digits.permute(0, 2, 3, 1), kernel), self.slopes[0])
             for rows, strip, inside in _strips(z_rows, z_columns, _HYPER_HALO):
                 h = seed[:, strip]
-                for layer in (*self.to_entropy, *self.y_prior_fusion):
+                for layer in (*self.to_entropy, *self.prior_fusion):
                     h = layer(h, kernel)
                 h = h[:, inside]
-                context = self.y_spatial_prior_reduction(rescale(h, narrow_bits - wide_bits), kernel)
+                context = self.reduction(rescale(h, narrow_bits - wide_bits), kernel)
                 reduced[:, :, rows] = context.permute(0, 3, 1, 2).to(torch.int16)
                 scales[:, :, rows], means[:, :, rows] = (
                     fold(part, 0) for part in h.permute(0, 3, 1, 2).chunk(2, dim=1)
@@ -215,12 +215,12 @@ class ExactEntropyModel(EntropyBase):
             return hyper.scales[:, :, rows], hyper.means[:, :, rows]
         _, wide_bits, _, context_bits = self.bits.tolist()
         kernel = choose_kernel(y_hat.device)
-        halo = 1 + len(self.y_spatial_prior)
+        halo = 1 + len(self.spatial_prior)
         top, bottom = max(0, rows.start - halo), min(y_hat.shape[2], rows.stop + halo)
         known = rescale(y_hat[:, :, top:bottom].double(), context_bits - wide_bits).float()
         with torch.autocast(device_type=y_hat.device.type, enabled=False):
             h = torch.cat([known, hyper.reduced[:, :, top:bottom].float()], dim=1).permute(0, 2, 3, 1)
-            for layer in (self.y_spatial_prior_adaptors[index - 1], *self.y_spatial_prior):
+            for layer in (self.adaptors[index - 1], *self.spatial_prior):
                 h = layer(h, kernel)
         h = h[:, rows.start - top : rows.stop - top].permute(0, 3, 1, 2)
         scales, means = (fold(part, index) for part in h.chunk(2, dim=1))

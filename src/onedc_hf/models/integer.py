@@ -147,6 +147,12 @@ class IntegerConv(nn.Module):
         wide (`bool`): the output may have 24 bits; it must not be another layer's input then.
     """
 
+    weight: Tensor
+    bias: Tensor
+    multiplier: Tensor
+    shift: Tensor
+    bits: Tensor
+
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int = 1, *, depthwise: bool = False, wide: bool = False
     ):
@@ -158,6 +164,8 @@ class IntegerConv(nn.Module):
         self.register_buffer("bias", torch.zeros(out_channels, dtype=torch.int64))
         self.register_buffer("multiplier", torch.zeros(out_channels, dtype=torch.int32))
         self.register_buffer("shift", torch.zeros(1, dtype=torch.int32))
+        # Fractional bits of input and output: not needed to run, but to know what the integers stand for.
+        self.register_buffer("bits", torch.zeros(2, dtype=torch.int32))
 
     @torch.no_grad()
     def quantise(self, weight: np.ndarray, bias: np.ndarray | None, bits_in: int, bits_out: int) -> None:
@@ -197,7 +205,16 @@ class IntegerConv(nn.Module):
         self.bias.copy_(torch.from_numpy(offset.astype(np.int64)))
         self.multiplier.copy_(torch.from_numpy(multiplier.astype(np.int32)))
         self.shift.fill_(shift)
+        self.bits.copy_(torch.tensor([bits_in, bits_out]))
         self.check_bounds()
+
+    def dequantise(self) -> tuple[Tensor, Tensor]:
+        """Weight `[O, I, k, k]` and bias `[O]` of the float convolution that the integers stand for, float32."""
+        bits_in, bits_out = self.bits.tolist()
+        unit = self.multiplier.double() * math.ldexp(1.0, bits_in - bits_out - int(self.shift))  # [O]
+        size = math.isqrt(self.taps)
+        weight = self.weight.double().transpose(1, 2).unflatten(2, (size, size)) * unit[:, None, None, None]
+        return weight.float(), (self.bias.double() * unit * math.ldexp(1.0, -bits_in)).float()
 
     def check_bounds(self) -> None:
         """Proves that no intermediate of this layer can leave the range in which floats hold every integer.

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from .blocks import DepthConvBlock, ResidualUpsample
-from .context import EntropyModel
+from .context import PASSES, EntropyModel
 from .exact import ExactEntropyModel, _Block, _Upsample
 from .integer import ACTIVATION_LIMIT, WIDE_LIMIT, IntegerConv, largest_exponent
 
-__all__ = ["Ranges", "quantise_entropy"]
+__all__ = ["Ranges", "dequantise_entropy", "quantise_entropy"]
 
+_TABLES = ("gain_steps", "cdf", "cdf_length", "cdf_offset", "z_counts")
 _GAIN_MULTIPLIER_LIMIT = 1 << 30
 _WIDE_BITS = 12  # of parameters, at most: the smallest scale is then 450 units
 
@@ -74,6 +75,64 @@ def quantise_entropy(model: EntropyModel, ranges: Ranges) -> ExactEntropyModel:
     return _Quantiser(model, ranges.largest).run()
 
 
+def dequantise_entropy(exact: ExactEntropyModel) -> EntropyModel:
+    """The float model that an exact one stands for: what training goes on from when its entropy path may change."""
+    model = EntropyModel(
+        exact.gain_steps.shape[1],
+        exact.fsq_levels,
+        exact.quality_rows,
+        exact.expansion,
+        len(exact.spatial_prior),
+        exact.slopes,
+        exact.skip_index,
+    )
+    for name in _TABLES:
+        getattr(model, name).copy_(getattr(exact, name))
+    first: Any = model.hyper_dec["feat_in"]
+    halves = torch.tensor([level // 2 for level in exact.fsq_levels]).view(1, -1, 1, 1)
+    _give(exact.feat_in, first[0])
+    first[0].weight.data.mul_(halves)
+    _give(exact.reduction, model.y_spatial_prior_reduction)
+    adaptors = [getattr(model, f"y_spatial_prior_adaptor_{i}") for i in range(1, PASSES)]
+    for layers, sources in (
+        (exact.to_entropy, model.hyper_dec["to_entropy"]),
+        (exact.prior_fusion, model.y_prior_fusion),
+        (exact.adaptors, adaptors),
+        (exact.spatial_prior, model.y_spatial_prior),
+    ):
+        for layer, source in zip(layers, sources, strict=True):  # type: ignore[arg-type]
+            for integer, conv in _pairs(layer, source):
+                _give(integer, conv)
+    return model
+
+
+def _pairs(layer: Any, source: Any) -> list[tuple[IntegerConv, nn.Conv2d]]:
+    """Every integer convolution of a block, with the float one it is made from."""
+    if isinstance(layer, _Upsample):
+        return [
+            (layer.subpel_conv, source.subpel_conv[0]),
+            (layer.conv, source.conv),
+            (layer.upsample, source.upsample[0]),
+        ]
+    first, second = source.block[0], source.block[1]
+    pairs = [
+        (layer.conv1, first.conv1[0]),
+        (layer.depth_conv, first.depth_conv),
+        (layer.conv2, first.conv2),
+        (layer.expand, second.conv),
+        (layer.project, second.conv_out),
+    ]
+    return pairs if layer.adaptor is None else [*pairs, (layer.adaptor, first.adaptor)]
+
+
+@torch.no_grad()
+def _give(integer: IntegerConv, conv: Any) -> None:
+    weight, bias = integer.dequantise()
+    conv.weight.copy_(weight)
+    if conv.bias is not None:
+        conv.bias.copy_(bias)
+
+
 class _Quantiser:
     def __init__(self, model: EntropyModel, largest: dict[str, float]):
         missing = [name for name in ("y_hat", "y_spatial_prior_reduction") if not largest.get(name)]
@@ -106,23 +165,23 @@ class _Quantiser:
         source: Any = model.hyper_dec["to_entropy"]
         for i, (layer, float_layer) in enumerate(zip(exact.to_entropy, source, strict=True)):
             bits = self.layer(layer, float_layer, f"hyper_dec.to_entropy.{i}", bits)
-        for i, (layer, float_layer) in enumerate(zip(exact.y_prior_fusion, model.y_prior_fusion, strict=True)):
+        for i, (layer, float_layer) in enumerate(zip(exact.prior_fusion, model.y_prior_fusion, strict=True)):
             bits = self.layer(layer, float_layer, f"y_prior_fusion.{i}", bits, wide if i == last else None)
         # Context.
         narrow = self.bits("y_prior_fusion")
         context = self.bits("y_hat", "y_spatial_prior_reduction")
-        exact.y_spatial_prior_reduction.quantise(*_floats(model.y_spatial_prior_reduction), narrow, context)
+        exact.reduction.quantise(*_floats(model.y_spatial_prior_reduction), narrow, context)
         # The three adaptors feed the same layers: one scale for all.
         joined = self.bits(*[f"y_spatial_prior_adaptor_{i}.block.{part}" for i in (1, 2, 3) for part in (0, 1)])
-        for i, adaptor in enumerate(exact.y_spatial_prior_adaptors, 1):
+        for i, adaptor in enumerate(exact.adaptors, 1):
             name = f"y_spatial_prior_adaptor_{i}"
             self.block(adaptor, getattr(model, name), name, context, joined)  # type: ignore[arg-type]
         bits, last = joined, len(model.y_spatial_prior) - 1
-        for i, (layer, float_layer) in enumerate(zip(exact.y_spatial_prior, model.y_spatial_prior, strict=True)):
+        for i, (layer, float_layer) in enumerate(zip(exact.spatial_prior, model.y_spatial_prior, strict=True)):
             bits = self.layer(layer, float_layer, f"y_spatial_prior.{i}", bits, wide if i == last else None)
         exact.bits.copy_(torch.tensor([seed_bits, wide, narrow, context]))
         # Tables.
-        for name in ("gain_steps", "cdf", "cdf_length", "cdf_offset", "z_counts"):
+        for name in _TABLES:
             getattr(exact, name).copy_(getattr(model, name))
         exact.thresholds.copy_(torch.tensor(scale_thresholds(wide)))
         inverse, gain_bits = gain_multipliers(model.gain_steps.cpu().numpy(), wide)

@@ -5,13 +5,16 @@ Shapes: B batch, S side of a crop, N channels of `y`.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
 from ..models import OneDCAutoencoder, OneDCCodec, OneDCGenerator
 from ..models.context import GAIN_STEP, CodingPass
-from .rate import gaussian_bits, round_through
+from ..models.exact import CodingUnit, ExactEntropyModel
+from .rate import SCALE_FLOOR, gaussian_bits, round_through
 
 __all__ = ["TrainableOneDC"]
 
@@ -90,8 +93,17 @@ class TrainableOneDC(nn.Module):
         y, semantic = codec.enc(pixels, self.vae.encode(pixels).latents * factor)
         z = codec.hyper_enc(y, semantic)
         excess = (z.abs() - _Z_RANGE).clamp_min(0).square().mean()
-        codes = codec.z_vq(z)
-        hyper = self.codec.hyper_synthesis(codes)
+        coded = self._code_exactly if isinstance(codec.entropy, ExactEntropyModel) else self._code
+        y_hat, seed, bits = coded(y, codec.z_vq(z), quality)
+        detail, tokens = codec.synthesise(y_hat, seed)
+        latent = self.generator(detail, tokens, quality)
+        picture = self.vae.decode((latent / factor).to(self.vae.dtype)).sample
+        return picture, bits / (pixels.shape[-1] * pixels.shape[-2]), excess
+
+    def _code(self, y: Tensor, codes: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The float entropy model, differentiable: rebuilt latent, semantic seed, bits of each crop `[B]`."""
+        entropy = self.codec.float_entropy
+        hyper = entropy.hyper_synthesis(codes)
         gain = torch.exp(self.gain_steps(quality) * GAIN_STEP)[:, :, None, None]  # [B, N, 1, 1]
         sent = (quality >= 0).to(y.dtype).view(-1, 1, 1, 1)
         bits = y.new_zeros(len(y))
@@ -107,8 +119,22 @@ class TrainableOneDC(nn.Module):
             bits = bits + (cost * sent).sum(dim=(1, 2, 3))
             return symbols * sent
 
-        y_hat = self.codec.entropy.run_passes(hyper, gain, code)
-        detail, tokens = self.codec.synthesise(y_hat, hyper.semantic_seed)
-        latent = self.generator(detail, tokens, quality)
-        picture = self.vae.decode((latent / factor).to(self.vae.dtype)).sample
-        return picture, bits / (pixels.shape[-1] * pixels.shape[-2]), excess
+        return entropy.run_passes(hyper, gain, code), hyper.semantic_seed, bits
+
+    @torch.no_grad()
+    def _code_exactly(self, y: Tensor, codes: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The exact entropy model, as files have it; nothing flows back through it."""
+        entropy = cast(ExactEntropyModel, self.codec.entropy)
+        hyper = entropy.hyper_synthesis(codes)
+        rows = (quality.clamp(0, 100) / 100 * (entropy.quality_rows - 1)).round().long()
+        sent = (quality >= 0).to(torch.float64).view(-1, 1, 1, 1)
+        bits = y.new_zeros(len(y))
+
+        def code(unit: CodingUnit) -> Tensor:
+            nonlocal bits
+            symbols = unit.quantise(y)
+            scales = torch.exp(unit.scale_index * GAIN_STEP) * SCALE_FLOOR
+            bits = bits + (gaussian_bits(symbols, scales) * sent).sum(dim=(1, 2, 3)).to(bits.dtype)
+            return symbols * sent
+
+        return entropy.code(hyper, entropy.gain(rows), code), hyper.semantic_seed, bits

@@ -2,8 +2,8 @@
 
     python -m onedc_hf.training.release CANDIDATE --photographs FOLDER --kodak FOLDER
 
-In one go: static tables for the hyper-latent (if the entropy model changed), weights rounded to float16 (the entropy
-model stays in float32), identity, the comparison with the weights in place, and everything that depends on the weights:
+In one go: an exact entropy path and static tables for the hyper-latent (if the entropy model changed), weights rounded
+to float16, identity, the comparison with the weights in place, and everything that depends on the weights:
 golden files, Kodak results, README table, card, the figure of the demo. Weights that score worse on the held-out
 training pictures than those in place are refused. Commit the result as one commit.
 """
@@ -53,13 +53,15 @@ class Refused(OneDCError):
 
 
 def finish_weights(pipe: OneDCPipeline, pictures: Sequence[Path]) -> None:
-    """Makes trained components ready to ship, in place: tables of `z`, float16 values, identity.
+    """Makes trained components ready to ship, in place: exact entropy path, tables of `z`, float16 values, identity.
 
     Args:
         pipe (`OneDCPipeline`): in float32.
         pictures (`Sequence[Path]`): training pictures, whose hyper-latents the tables are fitted to when there are
             none yet.
     """
+    if pipe.codec.config.entropy_path == "float":
+        pipe.quantize_entropy()
     entropy = pipe.codec.entropy
     if not entropy.z_counts.any():
         index = []
@@ -69,7 +71,7 @@ def finish_weights(pipe: OneDCPipeline, pictures: Sequence[Path]) -> None:
         counts = fit_hyper_tables(index, entropy.fsq_levels, FLATTENING)
         entropy.z_counts.copy_(torch.from_numpy(counts.reshape(len(counts), -1)))
     for part in (pipe.vae, pipe.codec, pipe.generator):
-        part.half()  # the entropy model and the generator's last layers guard themselves and stay in float32
+        part.half()  # the entropy model's integers stay, and the generator's last layers stay in float32
     pipe.codec.config.model_id = entropy.digest().hex()
 
 

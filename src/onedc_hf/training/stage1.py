@@ -141,7 +141,7 @@ def train(config: TrainConfig) -> Path:
 
     # Model
     if config.init_from:
-        model = load_model(config.init_from, config.rate_estimate)
+        model = load_model(config.init_from, config.rate_estimate, config.freeze)
     else:
         model = make_model(config.model, config.rate_estimate)
         crops = torch.stack(list(islice(_make_stream(config, 0, 0), _START_CROPS)))
