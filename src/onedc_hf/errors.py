@@ -10,6 +10,7 @@
         UnsupportedFeature  whole and valid, but it needs something this version cannot do
       PictureError        a picture that cannot be read or used (also a ValueError)
       TargetError         a byte target that cannot be met (also a ValueError)
+      EncodeError         a file that was written does not decode here again; nothing is handed out
       ModelError          a folder, repository or configuration that is no usable model (also a ValueError)
       ConversionError     a checkpoint that cannot be converted (also a ValueError)
 
@@ -26,6 +27,7 @@ __all__ = [
     "BitstreamError",
     "ConversionError",
     "Corrupt",
+    "EncodeError",
     "ModelError",
     "NotOneDC",
     "OneDCError",
@@ -104,6 +106,10 @@ class TargetError(OneDCError, ValueError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class EncodeError(OneDCError, RuntimeError):
+    """What was written does not decode on the machine that wrote it: its memory or installation is at fault."""
 
 
 class ModelError(OneDCError, ValueError):

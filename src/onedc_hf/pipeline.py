@@ -25,8 +25,8 @@ from huggingface_hub.errors import HFValidationError
 from torch import Tensor
 
 from .calibration import calibrate
-from .coding import BitstreamReader, BitstreamWriter, SymbolModel, clamp_symbols, ideal_bits, parse_header
-from .errors import ModelError, TargetError
+from .coding import BitstreamReader, BitstreamWriter, Header, Kind, SymbolModel, clamp_symbols, ideal_bits, parse_header
+from .errors import BitstreamError, EncodeError, ModelError, TargetError
 from .models import OneDCAutoencoder, OneDCCodec, OneDCGenerator
 from .models.exact import CodingUnit, ExactEntropyModel, ExactHyper
 from .pictures import PictureInput, crop, from_tensor, load_picture, pad, to_output, to_tensor
@@ -69,6 +69,23 @@ class _Analysed:
     y: Tensor  # [1, N, Y, X]
     z_index: np.ndarray  # [Z, V]
     hyper: ExactHyper
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """What a file says, decoded and checked.
+
+    Args:
+        header (`Header`): its front.
+        row (`int`, *optional*): quality row; `None` for a file of the hyper-latent alone.
+        y_hat (`torch.Tensor` of shape `[1, N, Y, X]`): the rebuilt latent, float32.
+        semantic_seed (`torch.Tensor` of shape `[1, N, Z, V]`): input of the semantic adaptor.
+    """
+
+    header: Header
+    row: int | None
+    y_hat: Tensor
+    semantic_seed: Tensor
 
 
 class OneDCPipeline(DiffusionPipeline):
@@ -139,6 +156,11 @@ class OneDCPipeline(DiffusionPipeline):
                 "revision, your access, and the network."
             ) from error
         pipe.model_digest()  # an altered entropy model is found now, not in a broken picture
+        if isinstance(pipe.codec.entropy, ExactEntropyModel):
+            try:
+                pipe.codec.entropy.check_bounds()
+            except ValueError as error:
+                raise ModelError(f"{source!r}: {error}") from error
         return pipe
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:  # type: ignore[override]
@@ -299,6 +321,8 @@ class OneDCPipeline(DiffusionPipeline):
             data = self._write_within(analysed, target_bytes)
         else:
             data = self._write(analysed, self._row(_DEFAULT_QUALITY if quality is None else quality))
+        # 4. The proof: symbols and checks are decoded again before anything is handed out.
+        self._prove(data)
         self.maybe_free_model_hooks()
         return data
 
@@ -380,6 +404,16 @@ class OneDCPipeline(DiffusionPipeline):
                 break
         return best
 
+    def _prove(self, data: bytes) -> None:
+        """Decodes the symbols of a file that was just written; raises `EncodeError` if they are not what was coded."""
+        try:
+            self.read_symbols(data)
+        except BitstreamError as error:
+            raise EncodeError(
+                f"The file that was just written does not decode on this machine, so it is not handed out ({error}) "
+                "Try another device, and check memory and installation."
+            ) from error
+
     # Decompress ---------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
@@ -400,37 +434,46 @@ class OneDCPipeline(DiffusionPipeline):
             raise ValueError(f"`output_type` must be 'pil', 'np' or 'pt'; got {output_type!r}.")
         if isinstance(data, list | tuple):
             return [self.decompress(one, output_type) for one in data]
-        # 1. The file: every check on the container happens here.
-        reader = BitstreamReader(_read(cast(DataInput, data)), self._symbols())
-        header = reader.header
-        row = None if header.kind.name == "Z_ONLY" else (header.quality_row or 0)
-        # 2. The hyper-latent, and the four passes of the latent.
-        y_hat, hyper = self._decode_symbols(reader, row)
-        reader.finish()
-        # 3. Detail features and semantic tokens.
-        detail, tokens = self.codec.synthesise(y_hat, hyper.semantic_seed)  # [1, D, h, w], [1, Z*V, S]
-        # 4. One step of diffusion.
-        quality = torch.tensor([self._quality(row)], dtype=torch.float32, device=detail.device)
+        # 1. The file and its symbols: hyper-latent, then the four passes of the latent. Every check happens here.
+        symbols = self.read_symbols(_read(cast(DataInput, data)))
+        header = symbols.header
+        # 2. Detail features and semantic tokens.
+        detail, tokens = self.codec.synthesise(symbols.y_hat, symbols.semantic_seed)  # [1, D, h, w], [1, Z*V, S]
+        # 3. One step of diffusion.
+        quality = torch.tensor([self._quality(symbols.row)], dtype=torch.float32, device=detail.device)
         latent = self.generator(detail, tokens, quality)  # [1, L, h, w]
-        # 5. The picture.
+        # 4. The picture.
         latent = (latent / self.vae.config.scaling_factor).to(self.vae.dtype)
         picture = crop(self.vae.decode(latent).sample.float(), header.height, header.width)
         self.maybe_free_model_hooks()
         return to_output(from_tensor(picture)[0], output_type)
 
-    def _decode_symbols(self, reader: BitstreamReader, row: int | None) -> tuple[Tensor, ExactHyper]:
-        """Reads `z` and `y`; with row `None` (z-only) every pass takes its means."""
+    @torch.inference_mode()
+    def read_symbols(self, data: DataInput) -> Symbols:
+        """Decodes and checks everything in a file, without rebuilding the picture (`onedc verify`).
+
+        Args:
+            data (`bytes` or path): the file.
+
+        Raises:
+            BitstreamError: as for `decompress`.
+        """
+        reader = BitstreamReader(_read(data), self._symbols())
+        header = reader.header
+        row = None if header.kind == Kind.Z_ONLY else (header.quality_row or 0)
         entropy, device = self._entropy, self._execution_device
         index = torch.from_numpy(reader.read_hyper())[None].to(device)  # [1, Z, V]
         hyper = entropy.hyper_synthesis(self.codec.z_vq.index_to_codes(index))
 
         def code(unit: CodingUnit) -> Tensor | None:
             if row is None:
-                return None
+                return None  # every pass takes its means
             symbols = reader.read_unit(unit.scale_index[0].cpu().numpy())  # [N/4, rows, X]
             return torch.from_numpy(symbols)[None].to(device)
 
-        return entropy.code(hyper, entropy.gain(row or 0), code), hyper
+        y_hat = entropy.code(hyper, entropy.gain(row or 0), code)
+        reader.finish()
+        return Symbols(header, row, y_hat, hyper.semantic_seed)
 
     # Both ---------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import OneDCError
-from . import compress, decompress, demo, env, info, train
+from . import compress, decompress, demo, env, info, quantize_entropy, train, verify
 from .files import UsageError, complain
 
 __all__ = ["build_parser", "main"]
@@ -23,6 +23,8 @@ COMMANDS: dict[str, ModuleType] = {
     "compress": compress,
     "decompress": decompress,
     "info": info,
+    "verify": verify,
+    "quantize-entropy": quantize_entropy,
     "demo": demo,
     "env": env,
     "train": train,

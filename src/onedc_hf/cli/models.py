@@ -3,14 +3,14 @@
 import argparse
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError, OneDCError
 
 if TYPE_CHECKING:
     from ..pipeline import OneDCPipeline
 
-__all__ = ["add_model_arguments", "load_pipeline"]
+__all__ = ["add_model_arguments", "load_model", "load_pipeline"]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -28,21 +28,26 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_pipeline(arguments: argparse.Namespace) -> "OneDCPipeline":
-    """Load what `add_model_arguments` asked for. torch is imported here, and no earlier."""
-    from ..pipeline import OneDCPipeline
-
-    for library in ("diffusers", "transformers"):  # a bar of its own for three small files says nothing
-        if library in sys.modules:
-            import_module(f"{library}.utils.logging").disable_progress_bar()
+    """Load what `add_model_arguments` asked for."""
     options = {}
     if arguments.dtype != "auto":
         import torch
 
         options["dtype"] = getattr(torch, arguments.dtype)
     try:
-        pipeline = OneDCPipeline.from_pretrained(arguments.model, **options)
+        pipeline = load_model(arguments.model, **options)
         return pipeline if arguments.device == "cpu" else pipeline.to(arguments.device)
     except OneDCError:
         raise
     except (ValueError, RuntimeError) as error:  # no valid repository id, no such device, ...
         raise ModelError(f"--model {arguments.model} --device {arguments.device}: {error}") from error
+
+
+def load_model(source: str | None, **options: Any) -> "OneDCPipeline":
+    """Load a pipeline without progress bars. torch is imported here, and no earlier."""
+    from ..pipeline import OneDCPipeline
+
+    for library in ("diffusers", "transformers"):  # a bar of its own for three small files says nothing
+        if library in sys.modules:
+            import_module(f"{library}.utils.logging").disable_progress_bar()
+    return OneDCPipeline.from_pretrained(source, **options)
