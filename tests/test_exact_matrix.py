@@ -1,0 +1,82 @@
+"""One latent, one file: in every number format, on any threads, under every instruction set; and floats would not do.
+
+For the same `y` and `z` every cell of the matrix writes identical bytes and decodes them to identical integers. (The
+analysis networks stay in floats, so two machines may write two different, equally good files of one *picture*.)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from onedc_hf import OneDCPipeline
+from onedc_hf.pictures import load_picture
+
+WORKER = Path(__file__).with_name("exact_worker.py")
+COUNT = 51
+INSTRUCTION_SETS = {
+    "as it is": {},
+    "AVX2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+    "SSE": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
+}
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`y`, codes and indexes of z of 51 crops of photographs, made once."""
+    pipe = OneDCPipeline.from_pretrained()
+    pictures = [load_picture(str(path)) for path in files("onedc_hf").joinpath("box/pictures").iterdir()
+                if path.name.endswith(".jpg")]  # fmt: skip
+    rng, arrays = np.random.default_rng(0), {}
+    with torch.inference_mode():
+        for i in range(COUNT):
+            picture = pictures[i % len(pictures)]
+            height, width = (64 * int(n) for n in rng.integers(1, 3, 2))
+            top, left = rng.integers(picture.shape[0] - height), rng.integers(picture.shape[1] - width)
+            y, codes = pipe._analyse_networks(picture[top : top + height, left : left + width])
+            arrays |= {f"y{i}": y.float().numpy(), f"codes{i}": codes.float().numpy()}
+            arrays[f"z{i}"] = pipe.codec.z_vq.codes_to_index(codes)[0].numpy()
+    path = tmp_path_factory.mktemp("latents") / "latents.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.fixture(scope="module")
+def cells(latents: Path) -> dict[str, dict[str, list[str]]]:
+    """Digests of every cell of the matrix."""
+    found = {}
+    for name, environment in INSTRUCTION_SETS.items():
+        done = subprocess.run(
+            [sys.executable, str(WORKER), str(latents)],
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        found |= {f"{name}: {cell}": digests for cell, digests in json.loads(done.stdout.splitlines()[-1]).items()}
+    return found
+
+
+@pytest.mark.parametrize("what", ["files", "decoded"])
+def test_every_cell_writes_the_same_bytes_and_reads_the_same_symbols(cells: dict, what: str) -> None:
+    assert len(cells) == 48
+    first = next(iter(cells.values()))[what]
+    assert len(first) == COUNT
+    assert {name: digests for name, digests in cells.items() if digests[what] != first} == {}
+
+
+def test_the_float_path_breaks_under_the_same_matrix(cells: dict) -> None:
+    by_cell = {name: digests["float"] for name, digests in cells.items() if digests["float"]}
+    assert len(by_cell) == 12
+    first = next(iter(by_cell.values()))
+    differing = {name: sum(a != b for a, b in zip(one, first, strict=True)) for name, one in by_cell.items()}
+    print(f"float files that differ from the first cell's, of {COUNT}: {differing}")
+    assert max(differing.values()) > 0, "if floats never differ, the test above cannot fail either"
