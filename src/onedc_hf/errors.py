@@ -7,6 +7,7 @@
         Truncated           the end is missing
         Corrupt             bytes were changed, or the file was never valid
         WrongModel          whole and valid, but written by another model
+        TooLarge            more pixels than the limit at hand
         UnsupportedFeature  whole and valid, but it needs something this version cannot do
       PictureError        a picture that cannot be read or used (also a ValueError)
       TargetError         a byte target that cannot be met (also a ValueError)
@@ -33,6 +34,7 @@ __all__ = [
     "OneDCError",
     "PictureError",
     "TargetError",
+    "TooLarge",
     "Truncated",
     "UnsupportedFeature",
     "UnsupportedVersion",
@@ -82,6 +84,10 @@ class WrongModel(BitstreamError):
     def __str__(self) -> str:
         advice = self.hint or "Decode it with the model that wrote it (`onedc info` shows the id of a file)."
         return f"This file was written by model {self.wanted}, but the model at hand is {self.at_hand}. {advice}"
+
+
+class TooLarge(BitstreamError):
+    """The file states a picture of more pixels than the pipeline's `max_pixels`."""
 
 
 class UnsupportedFeature(BitstreamError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +26,24 @@ from huggingface_hub.errors import HFValidationError
 from torch import Tensor
 
 from .calibration import calibrate
-from .coding import BitstreamReader, BitstreamWriter, Header, Kind, SymbolModel, clamp_symbols, ideal_bits, parse_header
-from .errors import BitstreamError, EncodeError, ModelError, TargetError
+from .coding import (
+    BitstreamReader,
+    BitstreamWriter,
+    Header,
+    Kind,
+    PartialReader,
+    SymbolModel,
+    clamp_symbols,
+    ideal_bits,
+    is_cut,
+    parse_header,
+)
+from .errors import BitstreamError, EncodeError, ModelError, PictureError, TargetError, TooLarge
 from .models import OneDCAutoencoder, OneDCCodec, OneDCGenerator
 from .models.exact import CodingUnit, ExactEntropyModel, ExactHyper
 from .pictures import PictureInput, crop, from_tensor, load_picture, pad, to_output, to_tensor
 from .precision import default_dtype
+from .provenance import provenance_info
 from .rate_search import search_row
 
 __all__ = ["OneDCPipeline", "OneDCPipelineOutput"]
@@ -77,15 +90,17 @@ class Symbols:
 
     Args:
         header (`Header`): its front.
-        row (`int`, *optional*): quality row; `None` for a file of the hyper-latent alone.
+        row (`int`, *optional*): quality row; `None` where only the hyper-latent is known.
         y_hat (`torch.Tensor` of shape `[1, N, Y, X]`): the rebuilt latent, float32.
         semantic_seed (`torch.Tensor` of shape `[1, N, Z, V]`): input of the semantic adaptor.
+        received (`float`): share of the file's bytes that are there; below 1 only for a file that was cut.
     """
 
     header: Header
     row: int | None
     y_hat: Tensor
     semantic_seed: Tensor
+    received: float = 1.0
 
 
 class OneDCPipeline(DiffusionPipeline):
@@ -99,6 +114,8 @@ class OneDCPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "vae->codec->generator->vae"
+    # Larger pictures are refused, so that a few bytes cannot ask for all memory; `None`: no limit.
+    max_pixels: int | None = 1 << 28
 
     vae: Any  # the union of `__init__`; diffusers types the results of its autoencoders as tuples, too
     codec: OneDCCodec
@@ -310,6 +327,11 @@ class OneDCPipeline(DiffusionPipeline):
         # 1. The picture as the networks see it.
         rgb = load_picture(cast(PictureInput, image))  # [height, width, 3] uint8
         height, width, _ = rgb.shape
+        if self.max_pixels is not None and width * height > self.max_pixels:
+            raise PictureError(
+                f"This picture has {width}x{height} pixels, more than the limit of {self.max_pixels:,}. Set the "
+                "pipeline's `max_pixels` (or --max-pixels) if that is meant."
+            )
         # 2. Analysis: latent and hyper-latent. Neither depends on the rate.
         analysed = self._analyse(rgb)
         # 3. The rate: a row of gains.
@@ -417,15 +439,25 @@ class OneDCPipeline(DiffusionPipeline):
     # Decompress ---------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def decompress(self, data: DataInput | Sequence[DataInput], output_type: Literal["pil", "np", "pt"] = "pil") -> Any:
+    def decompress(
+        self,
+        data: DataInput | Sequence[DataInput],
+        output_type: Literal["pil", "np", "pt"] = "pil",
+        allow_partial: bool = False,
+        preview: bool = False,
+    ) -> Any:
         """Rebuilds a picture from an `.odc` file, or each of a list of them.
 
         Args:
             data (`bytes` or path, or a list of them): the file.
             output_type (`"pil"`, `"np"` or `"pt"`): PIL image; NumPy `[H, W, 3]` or torch `[3, H, W]`, in [0, 1].
+            allow_partial (`bool`): also rebuild what arrived of a file that was cut after its hyper-latent; a warning
+                says how much that was. Only the hyper-latent is verified then. A damaged file is still refused.
+            preview (`bool`): stop after the hyper-latent: a rough picture, quickly.
 
         Returns:
-            The picture, or a list of pictures for a list.
+            The picture, or a list of pictures for a list. `info` of a PIL image says that detail was synthesised, by
+            which model and from how many bits (`onedc_hf.provenance`).
 
         Raises:
             BitstreamError: for bytes that this model cannot decode; the subclass and text say why.
@@ -433,9 +465,9 @@ class OneDCPipeline(DiffusionPipeline):
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"`output_type` must be 'pil', 'np' or 'pt'; got {output_type!r}.")
         if isinstance(data, list | tuple):
-            return [self.decompress(one, output_type) for one in data]
+            return [self.decompress(one, output_type, allow_partial, preview) for one in data]
         # 1. The file and its symbols: hyper-latent, then the four passes of the latent. Every check happens here.
-        symbols = self.read_symbols(_read(cast(DataInput, data)))
+        symbols = self.read_symbols(cast(DataInput, data), allow_partial, preview)
         header = symbols.header
         # 2. Detail features and semantic tokens.
         detail, tokens = self.codec.synthesise(symbols.y_hat, symbols.semantic_seed)  # [1, D, h, w], [1, Z*V, S]
@@ -446,34 +478,56 @@ class OneDCPipeline(DiffusionPipeline):
         latent = (latent / self.vae.config.scaling_factor).to(self.vae.dtype)
         picture = crop(self.vae.decode(latent).sample.float(), header.height, header.width)
         self.maybe_free_model_hooks()
-        return to_output(from_tensor(picture)[0], output_type)
+        result: Any = to_output(from_tensor(picture)[0], output_type)
+        if output_type == "pil":
+            result.info |= provenance_info(self.model_id, header.bpp, symbols.received)
+        return result
 
     @torch.inference_mode()
-    def read_symbols(self, data: DataInput) -> Symbols:
+    def read_symbols(self, data: DataInput, allow_partial: bool = False, preview: bool = False) -> Symbols:
         """Decodes and checks everything in a file, without rebuilding the picture (`onedc verify`).
 
         Args:
             data (`bytes` or path): the file.
+            allow_partial (`bool`): as for `decompress`.
+            preview (`bool`): as for `decompress`.
 
         Raises:
             BitstreamError: as for `decompress`.
         """
-        reader = BitstreamReader(_read(data), self._symbols())
+        data = _read(data)
+        cut = allow_partial and is_cut(data)
+        reader = PartialReader(data, self._symbols()) if cut else BitstreamReader(data, self._symbols())
         header = reader.header
-        row = None if header.kind == Kind.Z_ONLY else (header.quality_row or 0)
+        if self.max_pixels is not None and header.width * header.height > self.max_pixels:
+            raise TooLarge(
+                f"The file states a picture of {header.width}x{header.height} pixels, more than the limit of "
+                f"{self.max_pixels:,}. If you trust it, set the pipeline's `max_pixels` (or --max-pixels)."
+            )
         entropy, device = self._entropy, self._execution_device
         index = torch.from_numpy(reader.read_hyper())[None].to(device)  # [1, Z, V]
         hyper = entropy.hyper_synthesis(self.codec.z_vq.index_to_codes(index))
+        row = None if header.kind == Kind.Z_ONLY or preview else (header.quality_row or 0)
 
         def code(unit: CodingUnit) -> Tensor | None:
             if row is None:
                 return None  # every pass takes its means
             symbols = reader.read_unit(unit.scale_index[0].cpu().numpy())  # [N/4, rows, X]
-            return torch.from_numpy(symbols)[None].to(device)
+            return None if symbols is None else torch.from_numpy(symbols)[None].to(device)
 
         y_hat = entropy.code(hyper, entropy.gain(row or 0), code)
-        reader.finish()
-        return Symbols(header, row, y_hat, hyper.semantic_seed)
+        received = 1.0
+        if isinstance(reader, PartialReader):
+            received = header.size / reader.whole_size
+            row = row if reader.certain else None
+            warnings.warn(
+                f"The file is cut: {header.size:,} of its {reader.whole_size:,} bytes are there ({received:.0%}); the "
+                "rest is filled in by the model. Only the hyper-latent is verified.",
+                stacklevel=2,
+            )
+        elif not preview:
+            reader.finish()
+        return Symbols(header, row, y_hat, hyper.semantic_seed, received)
 
     # Both ---------------------------------------------------------------------------------------------------------
 

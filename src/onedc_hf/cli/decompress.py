@@ -8,8 +8,9 @@ onedc decompress small/ -o rebuilt/
 import argparse
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..provenance import provenance_xmp
 from .files import Job, UsageError, complain, find_inputs, is_odc, plan, read, run_all, write_atomically
 from .models import add_model_arguments, load_pipeline
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # A codec's own artefacts must not pass for ours: lossless where the format can, very nearly so where not.
-_SAVE_OPTIONS = {
+_SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "WEBP": {"lossless": True},
     "JPEG": {"quality": 95, "subsampling": 0},
     "AVIF": {"quality": 95, "subsampling": "4:4:4"},
@@ -29,6 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="+", metavar="FILE", help=".odc files, glob patterns, folders")
     parser.add_argument("-o", "--output", metavar="PATH", help="a file, or a folder (existing, or ending in a slash)")
     parser.add_argument("--force", action="store_true", help="replace files that exist")
+    parser.add_argument(
+        "--partial", action="store_true", help="also rebuild what arrived of files that were cut (unverified)"
+    )
+    parser.add_argument("--preview", action="store_true", help="stop after the hyper-latent: rough, but quick")
+    parser.add_argument(
+        "--no-provenance", action="store_true", help="leave out the note (XMP) that detail was synthesised"
+    )
     add_model_arguments(parser)
 
 
@@ -44,19 +52,30 @@ def run(arguments: argparse.Namespace) -> int:
 
     def work(job: Job) -> str:
         assert pipeline is not None
-        picture = pipeline.decompress(read(job.source))
-        write_atomically(job.target, encode(picture, job.target))
+        picture = pipeline.decompress(read(job.source), allow_partial=arguments.partial, preview=arguments.preview)
+        xmp = None if arguments.no_provenance else provenance_xmp(picture.info)
+        write_atomically(job.target, encode(picture, job.target, xmp))
         return f"{job.source} -> {job.target}  {picture.width}x{picture.height}"
 
     failed = run_all(jobs, work, "decompress") + len(problems)
     return 1 if failed else 0
 
 
-def encode(picture: "Image.Image", path: Path) -> bytes:
-    """Return a picture as a file in the format that the suffix of `path` names."""
+def encode(picture: "Image.Image", path: Path, xmp: bytes | None = None) -> bytes:
+    """Return a picture as a file in the format that the suffix of `path` names, with an XMP packet where it can."""
+    from PIL.PngImagePlugin import PngInfo
+
     name = picture_format(path)
+    options = dict(_SAVE_OPTIONS.get(name, {}))
+    picture = picture.copy()
+    picture.info = {}  # some formats would write it, each in its own way
+    if xmp is not None and name == "PNG":
+        options["pnginfo"] = PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())
+    elif xmp is not None and name in ("JPEG", "WEBP", "AVIF"):
+        options["xmp"] = xmp
     buffer = io.BytesIO()
-    picture.save(buffer, name, **_SAVE_OPTIONS.get(name, {}))
+    picture.save(buffer, name, **options)
     return buffer.getvalue()
 
 

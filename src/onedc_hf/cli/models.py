@@ -21,6 +21,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model", metavar="FOLDER|REPO", help="a folder or a repository on the Hub (default: the model in the box)"
     )
+    group.add_argument(
+        "--max-pixels", type=int, metavar="N", help="refuse pictures of more pixels (default: 268,435,456; 0: no limit)"
+    )
     group.add_argument("--device", default="cpu", help="where it runs: cpu, cuda, cuda:1, mps (default: cpu)")
     group.add_argument(
         "--dtype", choices=DTYPES, default="auto", help="number format (default: auto, what suits this processor)"
@@ -36,6 +39,8 @@ def load_pipeline(arguments: argparse.Namespace) -> "OneDCPipeline":
         options["dtype"] = getattr(torch, arguments.dtype)
     try:
         pipeline = load_model(arguments.model, **options)
+        if arguments.max_pixels is not None:
+            pipeline.max_pixels = arguments.max_pixels or None
         return pipeline if arguments.device == "cpu" else pipeline.to(arguments.device)
     except OneDCError:
         raise

@@ -12,12 +12,14 @@ Integers only: it needs numpy and constriction, no model and no torch.
     categorical.py  integer counts as constriction's models
     tail.py         words to bytes: the shortest ending
     checks.py       check A and check B
+    partial.py      what arrived of a file that was cut
 """
 
 from .bitstream import BitstreamReader, BitstreamWriter
 from .entropy import clamp_symbols, ideal_bits
 from .header import Header, Kind, Tag, inspect, parse_header
 from .hyper import fit_hyper_tables
+from .partial import PartialReader, is_cut
 from .tables import SYMBOL_LIMIT, GaussianTables, SymbolModel, paper_tables
 
 __all__ = [
@@ -27,12 +29,14 @@ __all__ = [
     "GaussianTables",
     "Header",
     "Kind",
+    "PartialReader",
     "SymbolModel",
     "Tag",
     "clamp_symbols",
     "fit_hyper_tables",
     "ideal_bits",
     "inspect",
+    "is_cut",
     "paper_tables",
     "parse_header",
 ]

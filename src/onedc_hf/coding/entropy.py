@@ -221,6 +221,34 @@ class SymbolDecoder:
         symbols[order.places] = ordered
         return symbols
 
+    def decode_surely(self, order: CodingOrder, chunk: int = 32) -> np.ndarray:
+        """As many table entries of a unit as can be decoded, int32 [m], m <= n, in coding order; for a cut stream.
+
+        Where a stream was filled up with bytes that lead nowhere, decoding fails at some point; the last few symbols
+        before it, `chunk` at most, are lost.
+        """
+        models, entry, done = self._model.categoricals, np.zeros(len(order.places), dtype=np.int32), 0
+        zero = -self._model.tables.offset
+        try:
+            with _coder_errors("reading y"):
+                for index, start, stop in order.groups:
+                    if start == order.skip_start and not self._coder.decode(models.any_non_zero()):
+                        entry[start:] = zero[order.scale_index[start:]]
+                        return entry
+                    model = models.scale(index)
+                    for first in range(start, stop, chunk):
+                        last = min(first + chunk, stop)
+                        entry[first:last] = self._coder.decode(model, last - first)
+                        done = last
+        except Corrupt:
+            return entry[:done]
+        return entry
+
+    def decode_excesses(self, scale_index: np.ndarray) -> np.ndarray:
+        """Symbols [m] of the escapes of a unit, after `decode_surely` gave all of its entries."""
+        with _coder_errors("reading y"):
+            return self._decode_escapes(scale_index)
+
     def _decode_entries(self, order: CodingOrder) -> np.ndarray:
         """Table entries of a unit, int32 [m], in coding order; m < n where the skip group is all zero."""
         models = self._model.categoricals
