@@ -9,6 +9,7 @@ L latent channels, N channels of `y`, K digits of `z`, D detail channels, S sema
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import warnings
@@ -38,7 +39,7 @@ from .coding import (
     is_cut,
     parse_header,
 )
-from .errors import BitstreamError, EncodeError, ModelError, PictureError, TargetError, TooLarge
+from .errors import BitstreamError, EncodeError, ModelError, PictureError, TargetError, TooLarge, WrongModel
 from .models import OneDCAutoencoder, OneDCCodec, OneDCGenerator
 from .models.exact import CodingUnit, ExactEntropyModel, ExactHyper
 from .pictures import PictureInput, crop, from_tensor, load_picture, pad, to_output, to_tensor
@@ -497,7 +498,10 @@ class OneDCPipeline(DiffusionPipeline):
         """
         data = _read(data)
         cut = allow_partial and is_cut(data)
-        reader = PartialReader(data, self._symbols()) if cut else BitstreamReader(data, self._symbols())
+        try:
+            reader = PartialReader(data, self._symbols()) if cut else BitstreamReader(data, self._symbols())
+        except WrongModel as error:
+            raise WrongModel(error.wanted, error.at_hand, _where_to_get(error.wanted)) from None
         header = reader.header
         if self.max_pixels is not None and header.width * header.height > self.max_pixels:
             raise TooLarge(
@@ -593,6 +597,17 @@ def _settle(module: torch.nn.Module) -> None:
         if parameter.device.type == "cpu":
             layout = torch.channels_last if parameter.dim() == 4 else torch.contiguous_format
             parameter.data = parameter.data.clone(memory_format=layout)
+
+
+def _where_to_get(model_id: str) -> str:
+    """Advice for a file of another model: the models in the box are known; empty for others."""
+    for released in json.loads((_BOX.parent / "released.json").read_text(encoding="utf-8")):
+        if released["model_id"].startswith(model_id):
+            return (
+                f"That is the model in the box of onedc-hf {released['since']}: decode it with "
+                "`OneDCPipeline.from_pretrained()` (on the command line, without --model) of that release."
+            )
+    return ""
 
 
 def _looks_like_path(source: str) -> bool:

@@ -49,8 +49,9 @@ z mode   0: z is raw; 1: z is coded by the model's z tables. An encoder SHOULD w
 length   the stream length n as unsigned LEB128: 7 bits a byte, least significant first, bit 7 says that another byte
          follows; at most 9 bytes, without superfluous ones (the last byte is not 0 unless it is the only one). Where it
          is absent, n is what the CRC-32 leaves. Without extensions, n MUST leave exactly the CRC-32.
-order    of refusal: magic, version, header, missing or surplus bytes, CRC-32, extensions, kind 3, model id, the rest. A
-         file whose CRC-32 does not hold MUST NOT be reported as another model's.
+order    of refusal: magic, header, missing or surplus bytes, CRC-32, extensions, kind 3, version (one that is known, but
+         not the model's), model id, the rest. A file whose CRC-32 does not hold MUST NOT be reported as another
+         model's.
 
 
 2. Range coder
@@ -458,13 +459,14 @@ def _check_fits(sections: Sections, model: SymbolModel) -> None:
             raise UnsupportedFeature(
                 f"The file needs extension {tag}, which this release of onedc-hf does not know. Update onedc-hf."
             )
-    if header.model_id != model.model_id:
-        raise WrongModel(header.model_id, model.model_id)
     if header.version != model.version:
         raise UnsupportedVersion(
-            f"The file has version {header.version} of the format, the model at hand codes version {model.version} (0 "
-            "= float entropy path, 1 = exact). Use the model as it was when the file was written."
+            f"The file has version {header.version} of the format (model {header.model_id}), the model at hand codes "
+            f"version {model.version}. Version 0 was written by early releases of onedc-hf, whose entropy path was in "
+            "floats and is withdrawn: compress the original again, or decode with the release that wrote it."
         )
+    if header.model_id != model.model_id:
+        raise WrongModel(header.model_id, model.model_id)
     if header.kind == Kind.ONE_LEVEL and model.rows != 1 or header.kind == Kind.QUALITY_ROW and model.rows == 1:
         raise Corrupt(
             f"The file is of kind {header.kind.value}, which model {model.model_id} with {model.rows} quality row(s) "

@@ -11,6 +11,7 @@ training pictures than those in place are refused. Commit the result as one comm
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 import subprocess
@@ -23,19 +24,20 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .. import __version__
 from ..coding.tables import fit_hyper_tables
 from ..errors import OneDCError
 from ..evaluation import kodak, tables
 from ..evaluation.metrics import METRICS
 from ..hub.card import build_card, training_sources
 from ..pictures import load_picture, to_tensor
-from ..pipeline import OneDCPipeline
+from ..pipeline import OneDCPipeline, Symbols
 from .config import package_file
 from .data import read_names
 from .features import LiteFeatures
 from .losses import feature_distance
 
-__all__ = ["Refused", "finish_weights", "held_out_score", "release"]
+__all__ = ["Refused", "finish_weights", "held_out_score", "release", "symbols_digest"]
 
 BOX = Path(__file__).parents[1] / "box"
 MAX_BYTES = 24 * 1024 * 1024
@@ -92,21 +94,26 @@ def held_out_score(pipe: OneDCPipeline, pictures: Sequence[Path]) -> float:
     return total / (len(pictures) * len(SCORE_BPP))
 
 
+def symbols_digest(symbols: Symbols) -> str:
+    """SHA-256 of what a file decodes to before any network of the decoder side; one value on every machine."""
+    parts = (symbols.y_hat, symbols.semantic_seed)
+    return hashlib.sha256(b"".join(np.ascontiguousarray(p.cpu().numpy()).tobytes() for p in parts)).hexdigest()
+
+
 def _write_goldens(pipe: OneDCPipeline, folder: Path) -> None:
     """Files of the demo's pictures, quartered, with the pixels they decode to."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for path in sorted((BOX / "pictures").glob("*.*")):
-        if path.suffix == ".md":
-            continue
+    symbols = {}
+    for path in sorted((BOX / "pictures").glob("*.jpg")):
         small = np.asarray(Image.fromarray(load_picture(path)).reduce(2))
         for name, setting in GOLDEN_SETTINGS.items():
             data = pipe.compress(small, **setting)
             stem = folder / f"{path.stem}-{name}"
             stem.with_suffix(".odc").write_bytes(data)
-            pipe.decompress(data).save(stem.with_suffix(".png"))
-    # Float entropy paths promise their files only to the kind of processor that wrote them.
-    facts = {"cpu_capability": torch.backends.cpu.get_cpu_capability(), "model_id": pipe.model_id}
+            Image.fromarray(np.asarray(pipe.decompress(data))).save(stem.with_suffix(".png"))
+            symbols[stem.name] = symbols_digest(pipe.read_symbols(data))
+    facts = {"model_id": pipe.model_id, "symbols": symbols}
     (folder / "facts.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
@@ -160,8 +167,9 @@ def release(candidate: str, photographs: Path, kodak_folder: Path, repository: P
         shutil.copytree(staged, BOX / "model")
     pipe = OneDCPipeline.from_pretrained(dtype=torch.float32)
     released = json.loads((BOX / "released.json").read_text()) if (BOX / "released.json").is_file() else []
-    if pipe.model_id not in released:  # no released digest is withdrawn
-        (BOX / "released.json").write_text(json.dumps([*released, pipe.model_id], indent=2) + "\n")
+    if pipe.model_id not in [one["model_id"] for one in released]:  # no released digest is withdrawn
+        released.append({"model_id": pipe.model_id, "format_version": 1, "since": __version__})
+        (BOX / "released.json").write_text(json.dumps(released, indent=2) + "\n")
 
     _write_goldens(pipe, repository / "tests" / "fixtures" / "box")
     results = repository / "docs" / "results" / "kodak-box.json"
