@@ -70,7 +70,9 @@ class FakePipeline:
         data += stream.getvalue()
         return data + zlib.crc32(data).to_bytes(4, "big")
 
-    def decompress(self, data: bytes, output_type: str = "pil") -> Any:
+    def decompress(
+        self, data: bytes, output_type: str = "pil", allow_partial: bool = False, preview: bool = False
+    ) -> Any:
         stream = bytes(parse_sections(data).stream)
         with Image.open(io.BytesIO(stream)) as picture:
             return to_output(np.array(picture.convert("RGB")), output_type)

@@ -16,12 +16,14 @@ from PIL import Image
 from onedc_hf import (
     BitstreamError,
     Corrupt,
+    EncodeError,
     ModelError,
     NotOneDC,
     OneDCPipeline,
     OneDCPipelineOutput,
     PictureError,
     TargetError,
+    TooLarge,
     WrongModel,
 )
 from onedc_hf.coding import parse_header
@@ -326,3 +328,94 @@ def test_model_offload_runs_every_part_through_its_hooks(tiny_folder: Path, pict
     pipe.enable_model_cpu_offload(device="cpu")
     assert pipe.compress(picture(64, 64)) == data
     assert np.array_equal(np.asarray(pipe.decompress(data)), expected)
+
+
+# The exact entropy path, cut files, limits -------------------------------------------------------------------------
+
+
+def test_a_float_model_is_made_exact_on_first_use_and_says_so(
+    tiny_folder: Path, picture: Picture, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipe = OneDCPipeline.from_pretrained(tiny_folder)
+    pipe.codec.make_float()
+    data = pipe.compress(picture(64, 64))
+    assert "made exact" in caplog.text
+    assert parse_header(data).version == 1 and pipe.codec.config.entropy_path == "exact"
+    pipe.codec.entropy.z_counts.add_(0)  # not frozen by the inference mode it was made in
+    assert pipe.decompress(data).size == (64, 64)
+
+
+def test_a_file_that_does_not_decode_here_is_not_handed_out(
+    tiny_folder: Path, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = OneDCPipeline.from_pretrained(tiny_folder)
+    write = pipe._write
+
+    def faulty(*arguments: object) -> bytes:
+        data = bytearray(write(*arguments))  # type: ignore[arg-type]
+        data[-6] ^= 1
+        return bytes(data)
+
+    monkeypatch.setattr(pipe, "_write", faulty)
+    with pytest.raises(EncodeError, match="does not decode"):
+        pipe.compress(picture(64, 64))
+
+
+def test_what_arrived_of_a_cut_file_gives_a_picture(many_rates: OneDCPipeline, picture: Picture) -> None:
+    rgb = picture(128, 128)
+    data = many_rates.compress(rgb, quality=80)
+    whole = many_rates.read_symbols(data)
+    errors = []
+    for size in (len(data) - 4, len(data) * 3 // 4, len(data) // 3):
+        with pytest.raises(BitstreamError):
+            many_rates.decompress(data[:size])
+        with pytest.warns(UserWarning, match=rf"{size:,} of its {len(data):,} bytes"):
+            part = many_rates.read_symbols(data[:size], allow_partial=True)
+        assert part.received == size / len(data)
+        assert torch.equal(part.semantic_seed, whole.semantic_seed)
+        errors.append(float((part.y_hat - whole.y_hat).abs().mean()))
+    assert errors[0] == 0 < errors[1] < errors[2]
+    with pytest.warns(UserWarning, match="cut"):
+        assert many_rates.decompress(data[: len(data) // 2], allow_partial=True).size == (128, 128)
+
+
+def test_partial_is_no_licence_for_damage(many_rates: OneDCPipeline, picture: Picture) -> None:
+    data = bytearray(many_rates.compress(picture(128, 128), quality=80))
+    data[len(data) // 2] ^= 4
+    with pytest.raises(Corrupt):
+        many_rates.decompress(bytes(data), allow_partial=True)
+
+
+def test_a_preview_is_the_hyper_latent_alone(many_rates: OneDCPipeline, picture: Picture) -> None:
+    rgb = picture(128, 128)
+    preview = many_rates.decompress(many_rates.compress(rgb, quality=80), preview=True)
+    alone = many_rates.decompress(many_rates.compress(rgb, z_only=True))
+    assert np.array_equal(np.asarray(preview), np.asarray(alone))
+
+
+def test_rebuilt_pictures_carry_their_provenance(tiny_pipeline: OneDCPipeline, picture: Picture) -> None:
+    data = tiny_pipeline.compress(picture(64, 64))
+    info = tiny_pipeline.decompress(data).info
+    assert info["onedc:ModelId"] == tiny_pipeline.model_id
+    assert info["onedc:DigitalSourceType"].startswith("http://cv.iptc.org/")
+    assert float(info["onedc:BitsPerPixel"]) == pytest.approx(8 * len(data) / 64**2, abs=1e-4)
+
+
+def test_pictures_above_the_limit_are_refused_unless_asked_for(tiny_folder: Path, picture: Picture) -> None:
+    pipe = OneDCPipeline.from_pretrained(tiny_folder)
+    data = pipe.compress(picture(64, 65))
+    assert pipe.max_pixels == 1 << 28
+    pipe.max_pixels = 64 * 64
+    with pytest.raises(PictureError, match="4,096"):
+        pipe.compress(picture(64, 65))
+    with pytest.raises(TooLarge, match="4,096"):
+        pipe.decompress(data)
+    pipe.max_pixels = None
+    assert pipe.decompress(data).size == (65, 64)
+
+
+def test_the_file_of_a_released_model_names_it(tiny_pipeline: OneDCPipeline) -> None:
+    box = OneDCPipeline.from_pretrained()
+    data = box.compress(np.zeros((64, 64, 3), np.uint8), z_only=True)
+    with pytest.raises(WrongModel, match=r"model in the box of onedc-hf"):
+        tiny_pipeline.decompress(data)

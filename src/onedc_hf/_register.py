@@ -1,12 +1,13 @@
-"""Make diffusers and transformers know the classes of this package, without importing either.
+"""Make diffusers, transformers and Pillow know the classes of this package, without importing any of them.
 
-Three places need an entry, and none of them may cost an import of torch when somebody only wants a file's header:
+Four places need an entry, and none of them may cost an import of torch when somebody only wants a file's header:
 
 =====================================  =============================================================================
 diffusers' table of loadable           so that `model_index.json` names a component as `["onedc_hf", "OneDCCodec"]`
 libraries                              (short, stable when a class moves to another file) and the Hub path accepts it
 `diffusers.OneDCPipeline`              so that `DiffusionPipeline.from_pretrained` finds the class a repository names
 `AutoConfig` and `AutoModel`           so that `AutoModel.from_pretrained(repo, subfolder="codec")` works
+Pillow's formats                       so that `Image.open("picture.odc")` works
 =====================================  =============================================================================
 
 `install` runs when `onedc_hf` is imported. A module that is already there gets its entry at once; for the others a
@@ -26,6 +27,7 @@ from typing import Any
 
 LIBRARY = "onedc_hf"
 PIPELINE = "OneDCPipeline"
+FORMAT, MAGIC = "ODC", b"\xf1\xdc"
 # What diffusers may call on a component of ours; the two names are looked up in the namespace of this package.
 BASE_CLASSES = {
     "PreTrainedModel": ["save_pretrained", "from_pretrained"],
@@ -118,7 +120,19 @@ def _stand_in(model_type: str, config_name: str) -> type:
     )
 
 
+def _offer_format(image: ModuleType) -> None:
+    """Let Pillow open `.odc` files; what opens them is imported with the first one."""
+
+    def open_file(file: Any, filename: str) -> Any:
+        return importlib.import_module(f"{LIBRARY}.odc_image").OdcImageFile(file, filename)
+
+    image.register_open(FORMAT, open_file, lambda prefix: prefix.startswith(MAGIC))
+    image.register_extension(FORMAT, ".odc")
+    image.register_mime(FORMAT, "image/x-odc")
+
+
 _ACTIONS: dict[str, Callable[[ModuleType], None]] = {
+    "PIL.Image": _offer_format,
     "diffusers": _offer_pipeline,
     "diffusers.pipelines.pipeline_loading_utils": _allow_components,
     "transformers.models.auto.configuration_auto": _offer_configs,

@@ -2,10 +2,13 @@
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
+import pytest
 from PIL import Image
 
 from onedc_hf import OneDCPipeline
+from onedc_hf.provenance import DIGITAL_SOURCE_TYPE
 
 
 def test_a_photo_goes_through_the_command_line(onedc, photos, tiny_folder):
@@ -29,3 +32,50 @@ def test_a_target_below_the_smallest_file_is_reported_with_that_size(onedc, phot
     code, _, err = onedc(*arguments, smallest - 1)
     assert code == 1 and f"{smallest} bytes" in err and not Path("a.odc").exists()
     assert onedc(*arguments, smallest)[0] == 0
+
+
+def test_verify_tells_good_files_from_bad_ones(onedc, photos, tiny_folder):
+    assert onedc("compress", "photos/", "-o", "small/", "--model", tiny_folder)[0] == 0
+    code, out, _ = onedc("verify", "small/", "--model", tiny_folder)
+    assert code == 0 and out.count("good") == 2
+    data = bytearray(Path("small/a.odc").read_bytes())
+    data[20] ^= 1
+    Path("small/a.odc").write_bytes(data)
+    code, out, err = onedc("verify", "small/a.odc", "small/b.odc", "small/none.odc", "--model", tiny_folder)
+    assert code == 1 and out.count("good") == 1 and "CRC-32" in err and "no such file" in err
+
+
+def test_a_cut_file_gives_a_picture_only_where_that_is_asked_for(onedc, photos, tiny_folder):
+    assert onedc("compress", "photos/a.png", "-o", "a.odc", "--quality", 100, "--model", tiny_folder)[0] == 0
+    Path("cut.odc").write_bytes(Path("a.odc").read_bytes()[:-5])
+    assert onedc("decompress", "cut.odc", "--model", tiny_folder)[0] == 1
+    code, _, err = onedc("decompress", "cut.odc", "--partial", "--model", tiny_folder)
+    assert code == 0 and "is cut" in err and Path("cut.png").exists()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".avif"])
+def test_rebuilt_pictures_say_that_detail_was_synthesised(onedc, photos, tiny_folder, suffix):
+    assert onedc("compress", "photos/a.png", "-o", "a.odc", "--model", tiny_folder)[0] == 0
+    assert onedc("decompress", "a.odc", "-o", f"b{suffix}", "--model", tiny_folder)[0] == 0
+    assert onedc("decompress", "a.odc", "-o", f"c{suffix}", "--no-provenance", "--model", tiny_folder)[0] == 0
+    with Image.open(f"b{suffix}") as said, Image.open(f"c{suffix}") as silent:
+        xmp = said.info["xmp"].decode() if suffix != ".png" else said.info["XML:com.adobe.xmp"]
+        assert DIGITAL_SOURCE_TYPE in xmp
+        assert OneDCPipeline.from_pretrained(tiny_folder).model_id in xmp
+        ElementTree.fromstring(xmp[xmp.index("<x:xmpmeta") : xmp.index("<?xpacket end")])
+        assert "xmp" not in " ".join(silent.info).lower()
+
+
+def test_a_float_model_is_made_exact(onedc, photos, tiny_folder, tmp_path):
+    pipeline = OneDCPipeline.from_pretrained(tiny_folder)
+    pipeline.codec.make_float()
+    pipeline.save_pretrained("float")
+    ids = []
+    for name in ("one", "two"):
+        code, out, _ = onedc("quantize-entropy", "float", "-o", name, "--calibrate", "photos")
+        assert code == 0 and "model id" in out
+        ids.append(OneDCPipeline.from_pretrained(name).model_id)
+    assert ids[0] == ids[1]
+    assert onedc("quantize-entropy", "float", "-o", "one")[0] == 2
+    code, _, err = onedc("quantize-entropy", "one", "-o", "three")
+    assert code == 1 and "exact already" in err

@@ -49,8 +49,8 @@ z mode   0: z is raw; 1: z is coded by the model's z tables. An encoder SHOULD w
 length   the stream length n as unsigned LEB128: 7 bits a byte, least significant first, bit 7 says that another byte
          follows; at most 9 bytes, without superfluous ones (the last byte is not 0 unless it is the only one). Where it
          is absent, n is what the CRC-32 leaves. Without extensions, n MUST leave exactly the CRC-32.
-order    of refusal: magic, header, missing or surplus bytes, CRC-32, extensions, kind 3, version (one that is known, but
-         not the model's), model id, the rest. A file whose CRC-32 does not hold MUST NOT be reported as another
+order    of refusal: magic, header, missing or surplus bytes, CRC-32, extensions, kind 3, version (one that is known,
+         but not the model's), model id, the rest. A file whose CRC-32 does not hold MUST NOT be reported as another
          model's.
 
 

@@ -1,0 +1,60 @@
+"""A Pillow plug-in: `Image.open("picture.odc")` after `import onedc_hf`, by the model in the box (see _register.py).
+
+Opening reads the header alone, without torch and without a model; the picture is rebuilt when its pixels are asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from PIL import ImageFile
+
+from ._register import FORMAT
+from .coding.header import parse_header
+from .errors import BitstreamError
+
+if TYPE_CHECKING:
+    from .pipeline import OneDCPipeline
+
+__all__ = ["OdcImageFile"]
+
+
+@functools.cache
+def _box() -> OneDCPipeline:
+    """The model in the box, loaded once a process."""
+    from .pipeline import OneDCPipeline
+
+    return OneDCPipeline.from_pretrained()
+
+
+class OdcImageFile(ImageFile.ImageFile):
+    """An `.odc` file as Pillow sees it."""
+
+    format = FORMAT
+    format_description = "OneDC one-step diffusion codec"
+
+    def _open(self) -> None:
+        self._data = self.fp.read() if self.fp is not None else b""
+        try:
+            header = parse_header(self._data)
+        except BitstreamError as error:
+            raise SyntaxError(str(error)) from error  # what Pillow expects from a plug-in that cannot read a file
+        self._mode = "RGB"
+        self._size = (header.width, header.height)
+        self.info = {"onedc:ModelId": header.model_id, "onedc:BitsPerPixel": f"{header.bpp:.4f}"}
+        self.tile = []
+
+    def load(self) -> Any:
+        """Rebuild the picture, once.
+
+        Raises:
+            BitstreamError: what is wrong with the file, or that another model wrote it.
+        """
+        if self._data:
+            picture = _box().decompress(self._data)
+            self.im, self.info, self._data = picture.im, self.info | picture.info, b""
+            if self.fp is not None and self._exclusive_fp:
+                self.fp.close()
+            self.fp = None
+        return super().load()

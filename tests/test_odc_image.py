@@ -1,0 +1,49 @@
+"""`.odc` files through Pillow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, UnidentifiedImageError
+
+from onedc_hf import BitstreamError, OneDCPipeline
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory, picture) -> tuple[Path, Image.Image]:
+    pipe = OneDCPipeline.from_pretrained()
+    path = tmp_path_factory.mktemp("odc") / "a.odc"
+    path.write_bytes(pipe.compress(picture(70, 50), quality=30))
+    return path, pipe.decompress(path)
+
+
+def test_pillow_opens_and_rebuilds(written) -> None:
+    path, expected = written
+    with Image.open(path) as image:
+        assert (image.format, image.mode, image.size) == ("ODC", "RGB", (50, 70))
+        assert image.info["onedc:ModelId"]
+        assert np.array_equal(np.asarray(image), np.asarray(expected))
+        assert image.info["onedc:DigitalSourceType"]
+        assert image.resize((5, 7)).size == (5, 7)
+
+
+def test_opening_needs_no_torch_in_either_order_of_imports(written) -> None:
+    path, _ = written
+    for imports in ("import onedc_hf; from PIL import Image", "from PIL import Image; import onedc_hf"):
+        code = f"import sys; {imports}; image = Image.open({str(path)!r}); assert image.size == (50, 70), image.size; "
+        subprocess.run([sys.executable, "-c", code + "assert 'torch' not in sys.modules"], check=True)
+
+
+def test_a_damaged_file_says_so_when_its_pixels_are_asked_for(written, tmp_path: Path) -> None:
+    data = bytearray(written[0].read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "bad.odc").write_bytes(data)
+    with Image.open(tmp_path / "bad.odc") as image, pytest.raises(BitstreamError, match="CRC-32"):
+        image.load()
+    (tmp_path / "stub.odc").write_bytes(data[:4])
+    with pytest.raises(UnidentifiedImageError):
+        Image.open(tmp_path / "stub.odc")
