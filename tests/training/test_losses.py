@@ -12,7 +12,14 @@ from onedc_hf.coding import ideal_bits, paper_tables
 from onedc_hf.models.context import GAIN_STEP
 from onedc_hf.training.adversary import Adversary
 from onedc_hf.training.features import LiteFeatures, jitter
-from onedc_hf.training.losses import BalancedLosses, PerceptualLosses, feature_distance, l1_loss, ms_ssim_loss
+from onedc_hf.training.losses import (
+    BalancedLosses,
+    PerceptualLosses,
+    feature_distance,
+    grid_loss,
+    l1_loss,
+    ms_ssim_loss,
+)
 from onedc_hf.training.rate import gaussian_bits, lower_bound, round_through
 
 
@@ -55,6 +62,27 @@ def test_rounding_passes_the_gradient_and_rounds_halves_to_even() -> None:
 
 def test_l1_is_on_the_unit_scale() -> None:
     assert l1_loss(torch.ones(1, 3, 2, 2), -torch.ones(1, 3, 2, 2)) == 1
+
+
+def test_the_grid_loss_sees_what_repeats_every_eight_pixels_and_little_else() -> None:
+    generator = torch.Generator().manual_seed(0)
+    original = torch.rand(2, 3, 128, 128, generator=generator)
+    noise = 0.1 * torch.randn(2, 3, 128, 128, generator=generator)
+    door = 0.1 * torch.tensor([1.0, -1.0]).repeat(64).expand(2, 3, 128, 128)  # every second column
+    assert grid_loss(original, original)["grid"] == 0
+    assert grid_loss(original + 0.3, original)["grid"] < 1e-12  # an offset is no grid
+    seen, missed = (float(grid_loss(original + error, original)["grid"]) for error in (door, noise))
+    assert seen == pytest.approx(0.01) and missed < 0.03 * seen
+
+
+def test_a_loss_may_join_a_run_that_goes_on() -> None:
+    pictures = torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64)
+    first = BalancedLosses([], {})
+    first(*pictures)
+    second = BalancedLosses([grid_loss], {"grid": 1.0})
+    second.load_state_dict(first.state_dict())
+    gradient, values = second(*pictures)
+    assert torch.isfinite(gradient).all() and values["grid"] > 0
 
 
 def test_structure_loss_is_zero_for_the_same_picture_and_grows_with_noise() -> None:

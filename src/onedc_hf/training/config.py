@@ -41,7 +41,7 @@ class TrainConfig:
         z_only_share (`float`): share of crops of which only `z` is sent.
         z_range_weight (`float`): of the penalty that keeps the hyper-latent within FSQ's range.
         rate_estimate (`str`): `noise` or `straight_through`.
-        ms_ssim_weight, feature_weight, adversary_weight (`float`): strength against the pixel loss, as a ratio of
+        ms_ssim_weight, grid_weight, feature_weight, adversary_weight (`float`): strength against the pixel loss, as a ratio of
             gradient norms at the picture; 0 switches a loss off.
         feature_network (`str`): `lite1` or `lite2`.
         adversary_learning_rate (`float`), adversary_every (`int`): the discriminators' rate and how many steps apart
@@ -89,6 +89,7 @@ class TrainConfig:
     z_range_weight: float = 0.02
     rate_estimate: str = "straight_through"
     ms_ssim_weight: float = 0.5
+    grid_weight: float = 0.0
     feature_weight: float = 0.5
     feature_network: str = "lite1"
     adversary_weight: float = 0.0

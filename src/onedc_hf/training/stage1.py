@@ -27,7 +27,7 @@ from .components import load_model, make_model, save_pipeline
 from .config import TrainConfig, package_file
 from .data import CropStream, open_pictures, read_names
 from .features import LiteFeatures
-from .losses import BalancedLosses, PerceptualLosses, PictureLosses, ms_ssim_loss
+from .losses import BalancedLosses, PerceptualLosses, PictureLosses, grid_loss, ms_ssim_loss
 from .model import TrainableOneDC
 from .start import start_as_transform_codec
 
@@ -156,6 +156,8 @@ def train(config: TrainConfig) -> Path:
     # Losses
     perceptual, adversary = None, None
     functions: list[PictureLosses] = [ms_ssim_loss] if config.ms_ssim_weight else []
+    if config.grid_weight:
+        functions.append(grid_loss)
     if config.feature_weight or config.adversary_weight:
         features = LiteFeatures(config.feature_network).to(accelerator.device)
         if config.adversary_weight:
@@ -164,6 +166,7 @@ def train(config: TrainConfig) -> Path:
         functions.append(perceptual)
     weights = {
         "ms_ssim": config.ms_ssim_weight,
+        "grid": config.grid_weight,
         "features": config.feature_weight,
         "adversary": config.adversary_weight,
     }
