@@ -126,7 +126,7 @@ def model_facts(pipeline: "DiffusionPipeline") -> list[tuple[str, str]]:
 
 
 _ENTROPY_PATHS = {
-    "float": "float32 in one fixed setting; files are format version 0 and meant for the machine that wrote them",
+    "float": "float32; made exact, in memory, before any file is written or read",
     "exact": "integers only; files decode to the same symbols on every device",
 }
 

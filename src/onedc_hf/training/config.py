@@ -41,8 +41,8 @@ class TrainConfig:
         z_only_share (`float`): share of crops of which only `z` is sent.
         z_range_weight (`float`): of the penalty that keeps the hyper-latent within FSQ's range.
         rate_estimate (`str`): `noise` or `straight_through`.
-        ms_ssim_weight, grid_weight, feature_weight, adversary_weight (`float`): strength against the pixel loss, as a ratio of
-            gradient norms at the picture; 0 switches a loss off.
+        ms_ssim_weight, grid_weight, feature_weight, adversary_weight (`float`): strength against the pixel loss, as a
+            ratio of gradient norms at the picture; 0 switches a loss off.
         feature_network (`str`): `lite1` or `lite2`.
         adversary_learning_rate (`float`), adversary_every (`int`): the discriminators' rate and how many steps apart
             they learn.
