@@ -20,6 +20,8 @@ from .features import LiteFeatures, jitter
 
 __all__ = ["BalancedLosses", "PerceptualLosses", "feature_distance", "grid_loss", "l1_loss", "ms_ssim_loss"]
 
+_SMOOTH_VARIANCE = 0.0025  # of a block in [-1, 1]: a deviation of six levels of 255
+
 # (rebuilt, original) to named losses; losses of one function may share work.
 PictureLosses = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 
@@ -39,17 +41,22 @@ def ms_ssim_loss(rebuilt: Tensor, original: Tensor) -> dict[str, Tensor]:
 
 
 def grid_loss(rebuilt: Tensor, original: Tensor) -> dict[str, Tensor]:
-    """Energy of what an error repeats every 8 pixels, in windows of 64x64: the pattern of a decoder's pixel shuffles.
+    """Energy of what an error repeats every 8 pixels in smooth regions: the pattern of a decoder's pixel shuffles.
 
-    An adversary rewards any high frequency at first, and the cheapest one is a screen door over everything. The mean
-    error by position modulo 8 shows it and hardly anything else: what the picture itself has cancels.
+    An adversary rewards any high frequency at first, and the cheapest one is a screen door over everything. It shows in
+    the mean error by position modulo 8 over the smooth blocks of a window of 64x64; where the picture has detail of its
+    own, errors are larger and nobody sees a pattern, so blocks count less there.
     """
-    error = rebuilt - original
-    batch, channels, side, _ = error.shape
+    batch, channels, side, _ = original.shape
     windows, blocks = side // 64, 8
-    error = error.reshape(batch, channels, windows, blocks, 8, windows, blocks, 8)
-    pattern = error.mean(dim=(3, 6))  # [B, 3, windows, 8, windows, 8]
-    return {"grid": (pattern - pattern.mean(dim=(3, 5), keepdim=True)).square().mean()}
+    shape = (batch, channels, windows, blocks, 8, windows, blocks, 8)
+    reference, error = (x.reshape(shape) for x in (original, rebuilt - original))
+    variance = reference.var(dim=(4, 7), keepdim=True, correction=0).mean(dim=1, keepdim=True)
+    smooth = 1 / (1 + variance / _SMOOTH_VARIANCE)  # [B, 1, windows, blocks, 1, windows, blocks, 1]
+    error = error - error.mean(dim=(4, 7), keepdim=True)
+    share = smooth.sum(dim=(3, 6), keepdim=True)
+    pattern = (smooth * error).sum(dim=(3, 6), keepdim=True) / (share + 1)
+    return {"grid": (pattern.square() * share / blocks**2).mean()}
 
 
 def feature_distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
