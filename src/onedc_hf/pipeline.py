@@ -39,7 +39,7 @@ from .coding import (
     is_cut,
     parse_header,
 )
-from .errors import BitstreamError, EncodeError, ModelError, PictureError, TargetError, TooLarge, WrongModel
+from .errors import BitstreamError, Corrupt, EncodeError, ModelError, PictureError, TargetError, TooLarge, WrongModel
 from .models import OneDCAutoencoder, OneDCCodec, OneDCGenerator
 from .models.exact import CodingUnit, ExactEntropyModel, ExactHyper
 from .pictures import PictureInput, crop, from_tensor, load_picture, pad, to_output, to_tensor
@@ -345,7 +345,7 @@ class OneDCPipeline(DiffusionPipeline):
         else:
             data = self._write(analysed, self._row(_DEFAULT_QUALITY if quality is None else quality))
         # 4. The proof: symbols and checks are decoded again before anything is handed out.
-        self._prove(data)
+        self._prove(data, analysed)
         self.maybe_free_model_hooks()
         return data
 
@@ -427,10 +427,16 @@ class OneDCPipeline(DiffusionPipeline):
                 break
         return best
 
-    def _prove(self, data: bytes) -> None:
+    def _prove(self, data: bytes, analysed: _Analysed) -> None:
         """Decodes the symbols of a file that was just written; raises `EncodeError` if they are not what was coded."""
         try:
-            self.read_symbols(data)
+            reader = BitstreamReader(data, self._symbols())
+            if not np.array_equal(reader.read_hyper(), analysed.z_index):
+                raise Corrupt("The hyper-latent differs.")
+            # The same codes give the same parameters; what the passes make of them is computed once more.
+            if reader.header.kind != Kind.Z_ONLY:
+                self._decode_units(reader, reader.header.quality_row or 0, analysed.hyper)
+            reader.finish()
         except BitstreamError as error:
             raise EncodeError(
                 f"The file that was just written does not decode on this machine, so it is not handed out ({error}) "
@@ -508,18 +514,10 @@ class OneDCPipeline(DiffusionPipeline):
                 f"The file states a picture of {header.width}x{header.height} pixels, more than the limit of "
                 f"{self.max_pixels:,}. If you trust it, set the pipeline's `max_pixels` (or --max-pixels)."
             )
-        entropy, device = self._entropy, self._execution_device
-        index = torch.from_numpy(reader.read_hyper())[None].to(device)  # [1, Z, V]
-        hyper = entropy.hyper_synthesis(self.codec.z_vq.index_to_codes(index))
+        index = torch.from_numpy(reader.read_hyper())[None].to(self._execution_device)  # [1, Z, V]
+        hyper = self._entropy.hyper_synthesis(self.codec.z_vq.index_to_codes(index))
         row = None if header.kind == Kind.Z_ONLY or preview else (header.quality_row or 0)
-
-        def code(unit: CodingUnit) -> Tensor | None:
-            if row is None:
-                return None  # every pass takes its means
-            symbols = reader.read_unit(unit.scale_index[0].cpu().numpy())  # [N/4, rows, X]
-            return None if symbols is None else torch.from_numpy(symbols)[None].to(device)
-
-        y_hat = entropy.code(hyper, entropy.gain(row or 0), code)
+        y_hat = self._decode_units(reader, row, hyper)
         received = 1.0
         if isinstance(reader, PartialReader):
             received = header.size / reader.whole_size
@@ -532,6 +530,17 @@ class OneDCPipeline(DiffusionPipeline):
         elif not preview:
             reader.finish()
         return Symbols(header, row, y_hat, hyper.semantic_seed, received)
+
+    def _decode_units(self, reader: BitstreamReader | PartialReader, row: int | None, hyper: ExactHyper) -> Tensor:
+        """Reads the four passes of `y` at a quality row; `None`: every pass takes its means."""
+
+        def code(unit: CodingUnit) -> Tensor | None:
+            if row is None:
+                return None
+            symbols = reader.read_unit(unit.scale_index[0].cpu().numpy())  # [N/4, rows, X]
+            return None if symbols is None else torch.from_numpy(symbols)[None].to(unit.means.device)
+
+        return self._entropy.code(hyper, self._entropy.gain(row or 0), code)
 
     # Both ---------------------------------------------------------------------------------------------------------
 
