@@ -20,7 +20,7 @@ from accelerate.state import AcceleratorState, PartialState
 
 from onedc_hf import OneDCPipeline
 from onedc_hf.training.cli import main
-from onedc_hf.training.components import make_model
+from onedc_hf.training.components import DECIDES_SYMBOLS, load_model, make_model
 from onedc_hf.training.config import TrainConfig, load_config, package_file
 from onedc_hf.training.data import CropStream, open_pictures, read_names
 from onedc_hf.training.stage1 import draw_quality, rate_weight, train
@@ -172,6 +172,33 @@ def test_a_run_starts_from_weights_alone(config: Make, tmp_path: Path) -> None:
     ids = [OneDCPipeline.from_pretrained(folder).model_id for folder in (first, second)]
     assert ids[0] == ids[1]  # a better decoder reads the old files
     assert OneDCPipeline.from_pretrained(second).scheduler.config.clip_sample_range == 0.5
+
+
+def test_training_the_decoder_side_keeps_an_exact_entropy_path(config: Make, tiny_folder: Path, tmp_path: Path) -> None:
+    start = OneDCPipeline.from_pretrained(tiny_folder)
+    folder = train(config(init_from=str(tiny_folder), freeze=list(DECIDES_SYMBOLS), ema_decay=0.0))
+    decoder = OneDCPipeline.from_pretrained(folder)
+    assert decoder.codec.config.entropy_path == "exact" and decoder.model_id == start.model_id
+    before, after = _weights(tiny_folder), _weights(folder)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    AcceleratorState._reset_state(True)
+    folder = train(config(init_from=str(tiny_folder), output_dir=str(tmp_path / "all"), ema_decay=0.0))
+    assert OneDCPipeline.from_pretrained(folder).codec.config.entropy_path == "float"
+
+
+@torch.no_grad()
+def test_the_exact_model_codes_in_training_as_in_files(tiny_folder: Path, photographs: Path) -> None:
+    model = load_model(str(tiny_folder), freeze=DECIDES_SYMBOLS)
+    crops = _crops(photographs, 3)
+    quality = torch.tensor([100.0, 0.0, -1.0])
+    rebuilt, bpp, _ = model(crops, quality)
+    pipe = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float32)
+    for i, options in enumerate(({"quality": 100}, {"quality": 0}, {"z_only": True})):
+        picture = ((crops[i].permute(1, 2, 0) + 1) * 127.5).round().to(torch.uint8).numpy()
+        found = pipe.decompress(pipe.compress(picture, **options), output_type="pt")
+        expected = (rebuilt[i].clamp(-1, 1) + 1) / 2
+        assert (found - expected).abs().mean() < 0.01
+    assert bpp[2] == 0 and (bpp[:2] >= 0).all()
 
 
 def test_old_checkpoints_make_room(config: Make, tmp_path: Path) -> None:
