@@ -81,6 +81,20 @@ def test_other_weights_are_measured_anew(fake_pipeline, folder, out):
     assert first["model"]["model_id"] == second["model"]["model_id"] == fake_pipeline.model_id
 
 
+def test_a_known_file_of_a_classical_codec_is_not_measured_again(fake_pipeline, folder, out):
+    _, results = run(folder, out, "--limit", "1")
+    for row in results["rows"]:
+        if row["codec"] == "jpeg":
+            row["psnr"] = 12.5  # recognisable
+            row["target_bytes"] -= 1  # another model's size: the row has to be made again
+    out.write_text(json.dumps(results))
+    _, again = run(folder, out, "--limit", "1")
+    jpeg = [row for row in again["rows"] if row["codec"] == "jpeg"]
+    assert len(jpeg) == 3 and {row["psnr"] for row in jpeg} == {12.5}
+    sizes = {row["setting"]: row["bytes"] for row in again["rows"] if row["codec"] == "onedc"}
+    assert all(row["target_bytes"] == sizes[row["setting"]] for row in jpeg)
+
+
 def test_a_broken_picture_is_reported_and_counted(fake_pipeline, folder, out, capsys):
     (folder / "p1.png").write_bytes(b"\x89PNG broken")
     code, results = run(folder, out)

@@ -13,7 +13,7 @@ the others. A row holds one picture at one setting by one codec:
     encode_seconds, decode_seconds (OneDC only)
 
 A second run with the same model keeps the rows it finds; with another model (its id or any weight differs) it keeps
-only those of classical codecs that still aim at the right size.
+only those of classical codecs that still aim at the right size, and measures no file of theirs again that it knows.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def evaluate(
                     row = store.add(_measure_onedc(pipeline, subject, setting, options))
                 for codec, ladder in ladders.items():
                     if store.find(subject.facts, setting, codec, target_bytes=row["bytes"]) is None:
-                        store.add(_measure_classical(subject, setting, codec, ladder, row["bytes"]))
+                        store.add(_measure_classical(subject, setting, codec, ladder, row["bytes"], store))
                 store.save()
                 progress(
                     f"{number}/{len(pictures)} {path.name} {setting}: {row['bytes']:,} bytes, {row['bpp']:.4f} bpp"
@@ -193,15 +193,15 @@ def _measure_onedc(pipeline: "OneDCPipeline", subject: _Subject, setting: str, o
     return {**row, "encode_seconds": round(encoded, 4), "decode_seconds": round(decoded, 4)}
 
 
-def _measure_classical(subject: _Subject, setting: str, codec: str, ladder: Ladder, target: int) -> Row:
+def _measure_classical(
+    subject: _Subject, setting: str, codec: str, ladder: Ladder, target: int, store: "_Store"
+) -> Row:
     encoded = ladder.nearest(target)
-    row = {
-        **subject.facts,
-        "setting": setting,
-        "codec": codec,
-        **subject.measure(decode(encoded.data), len(encoded.data)),
-    }
-    return {**row, "target_bytes": target, "quality": encoded.quality, "at_floor": encoded.at_floor}
+    size = len(encoded.data)
+    known = store.find_file(subject.facts, codec, quality=encoded.quality, bytes=size)
+    measured = subject.measure(decode(encoded.data), size) if known is None else known
+    row = {**subject.facts, "setting": setting, "codec": codec, **measured}
+    return {**row, "setting": setting, "target_bytes": target, "quality": encoded.quality, "at_floor": encoded.at_floor}
 
 
 def _try_metrics(names: Iterable[str]) -> None:
@@ -245,6 +245,14 @@ class _Store:
         if row is None or any(name not in row for name in self._metrics):
             return None
         return row if all(row.get(name) == value for name, value in wanted.items()) else None
+
+    def find_file(self, facts: Row, codec: str, **wanted: Any) -> Row | None:
+        """A complete row of the same picture and codec at any setting, whose file is as wanted."""
+        for (sha256, _, name), row in self._rows.items():
+            same = (sha256, name) == (facts["sha256"], codec) and all(row.get(k) == v for k, v in wanted.items())
+            if same and all(metric in row for metric in self._metrics):
+                return row
+        return None
 
     def add(self, row: Row) -> Row:
         self._rows[self._key(row)] = row
