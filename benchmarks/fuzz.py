@@ -72,7 +72,7 @@ def mutate(generator: np.random.Generator, data: bytes, other: bytes) -> bytes:
     return bytes(changed)
 
 
-def judge(pipe: "OneDCPipeline", damaged: bytes, whole: dict[bytes, object], partial: bool) -> str:
+def judge(pipe: "OneDCPipeline", damaged: bytes, whole: dict[bytes, np.ndarray], partial: bool) -> str:
     """Read one damaged file; return the name of what happened, or raise what may not happen."""
     from onedc_hf import BitstreamError
 
@@ -86,7 +86,7 @@ def judge(pipe: "OneDCPipeline", damaged: bytes, whole: dict[bytes, object], par
             return type(error).__name__
     if not partial or found.received >= 1:
         raise AssertionError("a damaged file was accepted as whole")
-    if not any(np.array_equal(found.semantic_seed.numpy(), seed) for seed in whole.values()):  # type: ignore[arg-type]
+    if not any(np.array_equal(found.semantic_seed.numpy(), seed) for seed in whole.values()):
         raise AssertionError("the verified part of a cut file is wrong")
     return "partial"
 

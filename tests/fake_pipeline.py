@@ -42,6 +42,7 @@ class FakePipeline:
         target_bytes: int | None = None,
         target_bpp: float | None = None,
         z_only: bool = False,
+        keep_metadata: bool = False,
     ) -> bytes:
         options = {"quality": quality, "target_bytes": target_bytes, "target_bpp": target_bpp, "z_only": z_only}
         self.asked.append({name: value for name, value in options.items() if value is not None and value is not False})

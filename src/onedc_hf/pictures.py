@@ -3,6 +3,7 @@
 Everything the codec sees is plain 8-bit sRGB, upright, without alpha. `load_picture` makes it so from a file, a
 `PIL.Image.Image`, a NumPy array or a torch tensor, and names the cause when it cannot.
 
+    open_picture -> with alpha, metadata
     load_picture -> [H, W, 3] uint8      to_tensor -> [1, 3, H, W] in [-1, 1]      pad -> multiples of 64
     crop <- the padding goes             from_tensor -> [H, W, 3] uint8            to_output -> what the caller wants
 
@@ -15,6 +16,7 @@ import io
 import os
 import sys
 import warnings
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -25,7 +27,17 @@ from .errors import PictureError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["PictureInput", "crop", "from_tensor", "load_picture", "pad", "to_output", "to_tensor"]
+__all__ = [
+    "OpenedPicture",
+    "PictureInput",
+    "crop",
+    "from_tensor",
+    "load_picture",
+    "open_picture",
+    "pad",
+    "to_output",
+    "to_tensor",
+]
 
 PictureInput: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor"
 
@@ -34,21 +46,33 @@ _ROUNDING = 1 / 255  # floats may leave [0, 1] by this much: resampling and half
 _MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
-def load_picture(image: PictureInput) -> np.ndarray:
-    """Reads any picture as 8-bit sRGB.
+@dataclass(frozen=True)
+class OpenedPicture:
+    """A picture with what it carries.
 
-    Files and PIL images are turned upright by their EXIF orientation, converted to sRGB by their ICC profile, scaled
-    from 16 to 8 bits by rounding, and flattened on white where they have alpha (with a `UserWarning` if any pixel is
-    not opaque). Animations and multi-page files give one frame, with a `UserWarning`.
+    Args:
+        rgb (`np.ndarray`): `uint8` `[H, W, 3]`, sRGB, upright, not multiplied by alpha; white where alpha is 0.
+        alpha (`np.ndarray`, *optional*): `uint8` `[H, W]`; `None` where every pixel is opaque.
+        metadata (`dict[str, bytes]`): `exif`, `xmp` and `icc_profile`, as far as there are any. The EXIF orientation
+            has been applied and taken out.
+    """
+
+    rgb: np.ndarray
+    alpha: np.ndarray | None = None
+    metadata: dict[str, bytes] = field(default_factory=dict)
+
+
+def open_picture(image: PictureInput) -> OpenedPicture:
+    """Reads any picture as 8-bit sRGB, with its alpha channel and metadata.
+
+    Files and PIL images are turned upright by their EXIF orientation, converted to sRGB by their ICC profile, and
+    scaled from 16 to 8 bits by rounding. Animations and multi-page files give one frame, with a `UserWarning`.
 
     Args:
         image (`str`, `os.PathLike`, `PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
             A picture. Arrays are height, width, channels: `[H, W]`, `[H, W, C]` with 1 (grey), 2 (grey, alpha),
             3 (RGB) or 4 (RGB, alpha) channels. Tensors are channels first: `[H, W]`, `[C, H, W]` or `[1, C, H, W]`.
             Values: `uint8` in [0, 255], `uint16` in [0, 65535], `bool`, or floats in [0, 1].
-
-    Returns:
-        `np.ndarray`: A fresh `uint8` array `[H, W, 3]`, sRGB, values in [0, 255].
 
     Raises:
         `PictureError`: The file is missing, a folder, damaged, or no picture; or the array's shape, type or values are
@@ -66,6 +90,25 @@ def load_picture(image: PictureInput) -> np.ndarray:
         f"cannot read a picture from a {type(image).__name__}: expected a path, a PIL image, a NumPy array [H, W, C] "
         "or a torch tensor [C, H, W]. For the bytes of a file, use PIL.Image.open(io.BytesIO(data))."
     )
+
+
+def load_picture(image: PictureInput) -> np.ndarray:
+    """Reads any picture as 8-bit sRGB without alpha: see `open_picture`.
+
+    Where a picture has alpha it is put on white, with a `UserWarning` if any pixel is not opaque.
+
+    Returns:
+        `np.ndarray`: A fresh `uint8` array `[H, W, 3]`, sRGB, values in [0, 255].
+
+    Raises:
+        `PictureError`: as `open_picture`.
+    """
+    opened = open_picture(image)
+    if opened.alpha is None:
+        return opened.rgb
+    where = os.fspath(image) if isinstance(image, (str, os.PathLike)) else _kind_of(image)
+    _warn(f"{where}: transparency is left out, the picture was put on white")
+    return _flatten(opened.rgb, opened.alpha)
 
 
 def to_tensor(rgb: np.ndarray) -> torch.Tensor:
@@ -136,20 +179,20 @@ def to_output(rgb: np.ndarray, output_type: Literal["pil", "np", "pt"] = "pil") 
 # --- files and PIL images -------------------------------------------------------------------------------------------
 
 
-def _load_file(path: str) -> np.ndarray:
+def _load_file(path: str) -> OpenedPicture:
     if os.path.isdir(path):
         raise PictureError(f"{path} is a folder: name a picture in it, or pass a list of pictures")
     if not os.path.exists(path):
         raise PictureError(f"{path}: no such file (looked in {os.path.dirname(os.path.abspath(path))})")
 
-    def read() -> np.ndarray:
+    def read() -> OpenedPicture:
         with Image.open(path) as picture:
             return _from_pil(picture, path)
 
     return _guarded(read, path)
 
 
-def _guarded(read: Any, where: str) -> np.ndarray:
+def _guarded(read: Any, where: str) -> OpenedPicture:
     """Pillow's many ways to fail on a bad file, as one error that names the file."""
     try:
         return read()
@@ -193,7 +236,7 @@ def _what_it_is_instead(path: str) -> str:
     return "not a picture that Pillow can read (PNG, JPEG, WebP, AVIF, TIFF and many more work)"
 
 
-def _from_pil(picture: Image.Image, where: str) -> np.ndarray:
+def _from_pil(picture: Image.Image, where: str) -> OpenedPicture:
     """The order matters: frame, orientation, bit depth, profile, alpha."""
     # A MPO file is a photograph with previews or a gain map behind it: no animation, nobody expects a warning.
     if getattr(picture, "is_animated", False) and picture.format != "MPO":
@@ -203,11 +246,30 @@ def _from_pil(picture: Image.Image, where: str) -> np.ndarray:
         raise PictureError(f"{where}: the picture is empty ({picture.width}x{picture.height} pixels)")
     profile = picture.info.get("icc_profile")
     picture = ImageOps.exif_transpose(picture)
+    metadata = _metadata(picture)
     picture = _to_8_bits(picture, where)
     colour, alpha = _split_alpha(picture)
     colour = _to_srgb(colour, profile, where) if profile or colour.mode == "LAB" else colour.convert("RGB")
     rgb = np.array(colour, dtype=np.uint8)  # [H, W, 3]
-    return rgb if alpha is None else _flatten(rgb, np.asarray(alpha), where)
+    return _opened(rgb, None if alpha is None else np.array(alpha), metadata)
+
+
+def _metadata(picture: Image.Image) -> dict[str, bytes]:
+    """EXIF, XMP and colour profile as bytes, as far as there are any."""
+    xmp = picture.info.get("xmp") or picture.info.get("XML:com.adobe.xmp")
+    found = {
+        "exif": picture.info.get("exif"),
+        "xmp": xmp.encode() if isinstance(xmp, str) else xmp,
+        "icc_profile": picture.info.get("icc_profile"),
+    }
+    return {key: content for key, content in found.items() if isinstance(content, bytes) and content}
+
+
+def _opened(rgb: np.ndarray, alpha: np.ndarray | None, metadata: dict[str, bytes]) -> OpenedPicture:
+    if alpha is None or alpha.min() == 255:
+        return OpenedPicture(rgb, None, metadata)
+    rgb[alpha == 0] = 255  # nobody sees this colour; white is cheap, and right where alpha is left out
+    return OpenedPicture(rgb, alpha, metadata)
 
 
 def _to_8_bits(picture: Image.Image, where: str) -> Image.Image:
@@ -287,13 +349,25 @@ def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:
     return moved is not None and int(np.abs(np.asarray(moved, np.int16) - grid.astype(np.int16)).max()) <= 2
 
 
-def _flatten(rgb: np.ndarray, alpha: np.ndarray, where: str) -> np.ndarray:
-    """Puts `rgb` `[H, W, 3]` on white by `alpha` `[H, W]`, both `uint8`; warns when a pixel changes by it."""
-    if alpha.min() == 255:
-        return rgb
-    _warn(f"{where}: transparency is not stored, the picture was put on white")
+def _flatten(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Puts `rgb` `[H, W, 3]` on white by `alpha` `[H, W]`, both `uint8`."""
     opacity = alpha[..., None].astype(np.uint32)
     return ((rgb * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
+
+
+def from_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
+    """An sRGB picture in the colours of an RGB profile, which it carries then; unchanged where that cannot be done."""
+    try:
+        target = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if str(getattr(target.profile, "xcolor_space", "")).strip() != "RGB":
+            return picture
+        converted = ImageCms.profileToProfile(picture, ImageCms.createProfile("sRGB"), target, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return picture
+    if converted is None:
+        return picture
+    converted.info["icc_profile"] = profile
+    return converted
 
 
 # --- arrays and tensors ---------------------------------------------------------------------------------------------
@@ -304,7 +378,13 @@ def _is_tensor(image: object) -> bool:
     return torch is not None and isinstance(image, torch.Tensor)
 
 
-def _from_torch(tensor: torch.Tensor) -> np.ndarray:
+def _kind_of(image: object) -> str:
+    if isinstance(image, Image.Image):
+        return "the PIL image"
+    return "NumPy array" if isinstance(image, np.ndarray) else "torch tensor"
+
+
+def _from_torch(tensor: torch.Tensor) -> OpenedPicture:
     shape, expected = list(tensor.shape), "[C, H, W] or [1, C, H, W]"
     if tensor.ndim == 4:
         if tensor.shape[0] != 1:
@@ -321,7 +401,7 @@ def _from_torch(tensor: torch.Tensor) -> np.ndarray:
     return _from_array(tensor.numpy(), "torch tensor", expected, shape)
 
 
-def _from_array(array: np.ndarray, what: str, expected: str, shape: list[int] | None = None) -> np.ndarray:
+def _from_array(array: np.ndarray, what: str, expected: str, shape: list[int] | None = None) -> OpenedPicture:
     shape = list(array.shape) if shape is None else shape
     if array.ndim == 2:
         array = array[..., None]
@@ -338,7 +418,7 @@ def _from_array(array: np.ndarray, what: str, expected: str, shape: list[int] | 
     channels = values.shape[2]
     colour = values[..., :3] if channels >= 3 else values[..., :1].repeat(3, axis=2)
     rgb = np.array(colour, dtype=np.uint8, order="C")  # a copy: the caller's array stays the caller's
-    return _flatten(rgb, values[..., -1], what) if channels in (2, 4) else rgb
+    return _opened(rgb, values[..., -1].copy() if channels in (2, 4) else None, {})
 
 
 def _to_bytes(array: np.ndarray, what: str) -> np.ndarray:

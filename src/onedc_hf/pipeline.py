@@ -14,7 +14,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, overload
 
@@ -34,15 +34,17 @@ from .coding import (
     Kind,
     PartialReader,
     SymbolModel,
+    Tag,
     clamp_symbols,
     ideal_bits,
     is_cut,
     parse_header,
 )
+from .coding.metadata import pack_alpha, pack_metadata, unpack_alpha, unpack_metadata
 from .errors import BitstreamError, Corrupt, EncodeError, ModelError, PictureError, TargetError, TooLarge, WrongModel
 from .models import OneDCAutoencoder, OneDCCodec, OneDCGenerator
 from .models.exact import CodingUnit, ExactEntropyModel, ExactHyper
-from .pictures import PictureInput, crop, from_tensor, load_picture, pad, to_output, to_tensor
+from .pictures import OpenedPicture, PictureInput, crop, from_srgb, from_tensor, open_picture, pad, to_output, to_tensor
 from .precision import default_dtype
 from .provenance import provenance_info
 from .rate_search import search_row
@@ -83,6 +85,7 @@ class _Analysed:
     y: Tensor  # [1, N, Y, X]
     z_index: np.ndarray  # [Z, V]
     hyper: ExactHyper
+    extensions: tuple[tuple[int, bytes], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ class Symbols:
         y_hat (`torch.Tensor` of shape `[1, N, Y, X]`): the rebuilt latent, float32.
         semantic_seed (`torch.Tensor` of shape `[1, N, Z, V]`): input of the semantic adaptor.
         received (`float`): share of the file's bytes that are there; below 1 only for a file that was cut.
+        extensions (`tuple`): tag and content of what the file carries beside the picture.
     """
 
     header: Header
@@ -102,6 +106,7 @@ class Symbols:
     y_hat: Tensor
     semantic_seed: Tensor
     received: float = 1.0
+    extensions: tuple[tuple[int, bytes], ...] = ()
 
 
 class OneDCPipeline(DiffusionPipeline):
@@ -283,6 +288,7 @@ class OneDCPipeline(DiffusionPipeline):
         target_bytes: int | None = None,
         target_bpp: float | None = None,
         z_only: bool = False,
+        keep_metadata: bool = False,
     ) -> bytes: ...
 
     @overload
@@ -293,6 +299,7 @@ class OneDCPipeline(DiffusionPipeline):
         target_bytes: int | None = None,
         target_bpp: float | None = None,
         z_only: bool = False,
+        keep_metadata: bool = False,
     ) -> list[bytes]: ...
 
     @torch.inference_mode()
@@ -303,6 +310,7 @@ class OneDCPipeline(DiffusionPipeline):
         target_bytes: int | None = None,
         target_bpp: float | None = None,
         z_only: bool = False,
+        keep_metadata: bool = False,
     ) -> bytes | list[bytes]:
         """Compresses a picture, or each of a list of pictures of any sizes.
 
@@ -313,6 +321,8 @@ class OneDCPipeline(DiffusionPipeline):
             target_bytes (`int`, *optional*): largest size of the file; the best quality that fits is taken.
             target_bpp (`float`, *optional*): the same in bits per pixel of the picture.
             z_only (`bool`): send the hyper-latent alone, about 0.0034 bits per pixel.
+            keep_metadata (`bool`): keep EXIF, XMP and colour profile, 4 MiB at most. Alpha is kept in any case, without
+                loss; both count in `target_bytes`.
 
         Returns:
             `bytes`, or a list of them for a list: the `.odc` file.
@@ -324,9 +334,10 @@ class OneDCPipeline(DiffusionPipeline):
         """
         self._check_rate(quality, target_bytes, target_bpp, z_only)
         if isinstance(image, list | tuple):
-            return [self.compress(one, quality, target_bytes, target_bpp, z_only) for one in image]
-        # 1. The picture as the networks see it.
-        rgb = load_picture(cast(PictureInput, image))  # [height, width, 3] uint8
+            return [self.compress(one, quality, target_bytes, target_bpp, z_only, keep_metadata) for one in image]
+        # 1. The picture as the networks see it, and what goes beside it.
+        opened = open_picture(cast(PictureInput, image))
+        rgb = opened.rgb  # [height, width, 3] uint8
         height, width, _ = rgb.shape
         if self.max_pixels is not None and width * height > self.max_pixels:
             raise PictureError(
@@ -334,7 +345,7 @@ class OneDCPipeline(DiffusionPipeline):
                 "pipeline's `max_pixels` (or --max-pixels) if that is meant."
             )
         # 2. Analysis: latent and hyper-latent. Neither depends on the rate.
-        analysed = self._analyse(rgb)
+        analysed = replace(self._analyse(rgb), extensions=_beside(opened, keep_metadata))
         # 3. The rate: a row of gains.
         if target_bpp is not None:
             target_bytes = int(target_bpp * width * height / 8)
@@ -386,6 +397,7 @@ class OneDCPipeline(DiffusionPipeline):
             height=analysed.height,
             quality_row=row if self._entropy.quality_rows > 1 else None,
             z_only=row is None,
+            extensions=analysed.extensions,
         )
         writer.write_hyper(analysed.z_index)
         if row is not None:
@@ -463,7 +475,8 @@ class OneDCPipeline(DiffusionPipeline):
             preview (`bool`): stop after the hyper-latent: a rough picture, quickly.
 
         Returns:
-            The picture, or a list of pictures for a list. `info` of a PIL image says that detail was synthesised, by
+            The picture, or a list of pictures for a list; RGBA (`[H, W, 4]`, `[4, H, W]`) where the file holds alpha.
+            `info` of a PIL image says that detail was synthesised, by
             which model and from how many bits (`onedc_hf.provenance`).
 
         Raises:
@@ -485,10 +498,24 @@ class OneDCPipeline(DiffusionPipeline):
         latent = (latent / self.vae.config.scaling_factor).to(self.vae.dtype)
         picture = crop(self.vae.decode(latent).sample.float(), header.height, header.width)
         self.maybe_free_model_hooks()
-        result: Any = to_output(from_tensor(picture)[0], output_type)
-        if output_type == "pil":
-            result.info |= provenance_info(self.model_id, header.bpp, symbols.received)
-        return result
+        rgb = from_tensor(picture)[0]
+        alpha = dict(symbols.extensions).get(Tag.ALPHA)
+        if alpha is not None:
+            plane = unpack_alpha(alpha, header.height, header.width)
+            rgb = np.concatenate([rgb, plane[..., None]], axis=2)  # [height, width, 4]
+        if output_type != "pil":
+            return to_output(rgb, output_type)
+        return self._dressed(to_output(rgb), symbols)
+
+    def _dressed(self, picture: Any, symbols: Symbols) -> Any:
+        """A PIL image with its metadata, in the colours of its profile, and with its provenance."""
+        metadata = unpack_metadata(symbols.extensions)
+        profile = metadata.pop("icc_profile", None)
+        if profile is not None and picture.mode == "RGB":
+            picture = from_srgb(picture, profile)
+        picture.info |= metadata
+        picture.info |= provenance_info(self.model_id, symbols.header.bpp, symbols.received)
+        return picture
 
     @torch.inference_mode()
     def read_symbols(self, data: DataInput, allow_partial: bool = False, preview: bool = False) -> Symbols:
@@ -529,7 +556,8 @@ class OneDCPipeline(DiffusionPipeline):
             )
         elif not preview:
             reader.finish()
-        return Symbols(header, row, y_hat, hyper.semantic_seed, received)
+        extensions = () if isinstance(reader, PartialReader) else reader.extensions
+        return Symbols(header, row, y_hat, hyper.semantic_seed, received, extensions)
 
     def _decode_units(self, reader: BitstreamReader | PartialReader, row: int | None, hyper: ExactHyper) -> Tensor:
         """Reads the four passes of `y` at a quality row; `None`: every pass takes its means."""
@@ -554,6 +582,7 @@ class OneDCPipeline(DiffusionPipeline):
         z_only: bool = False,
         output_type: Literal["pil", "np", "pt"] = "pil",
         return_dict: bool = True,
+        keep_metadata: bool = False,
     ) -> OneDCPipelineOutput | tuple[list[Any], list[bytes], list[float]]:
         """Compresses and rebuilds: see `compress` and `decompress` for the arguments.
 
@@ -561,7 +590,7 @@ class OneDCPipeline(DiffusionPipeline):
             `OneDCPipelineOutput`, or with `return_dict=False` its three lists as a tuple.
         """
         images: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
-        bitstreams = self.compress(images, quality, target_bytes, target_bpp, z_only)
+        bitstreams = self.compress(images, quality, target_bytes, target_bpp, z_only, keep_metadata)
         rebuilt = self.decompress(bitstreams, output_type)
         bpp = [parse_header(data).bpp for data in bitstreams]  # type: ignore[arg-type]
         if not return_dict:
@@ -606,6 +635,17 @@ def _settle(module: torch.nn.Module) -> None:
         if parameter.device.type == "cpu":
             layout = torch.channels_last if parameter.dim() == 4 else torch.contiguous_format
             parameter.data = parameter.data.clone(memory_format=layout)
+
+
+def _beside(opened: OpenedPicture, keep_metadata: bool) -> tuple[tuple[int, bytes], ...]:
+    """Extensions of a picture: alpha where it has any, metadata where it is asked for."""
+    try:
+        found = pack_metadata(opened.metadata) if keep_metadata else []
+    except ValueError as error:
+        raise PictureError(str(error)) from error
+    if opened.alpha is not None:
+        found.append((int(Tag.ALPHA), pack_alpha(opened.alpha)))
+    return tuple(sorted(found))
 
 
 def _where_to_get(model_id: str) -> str:

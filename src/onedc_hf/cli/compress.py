@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rate.add_argument("--target-bytes", type=_positive_int, metavar="N", help="at most so many bytes, and near it")
     rate.add_argument("--target-bpp", type=_positive_float, metavar="X", help="the same in bits per pixel")
     rate.add_argument("--z-only", action="store_true", help="the smallest file there is: semantics alone")
+    parser.add_argument("--keep-metadata", action="store_true", help="keep EXIF, XMP and colour profile")
     parser.add_argument("--force", action="store_true", help="replace files that exist")
     add_model_arguments(parser)
 
@@ -44,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         from ..coding import parse_header
 
         assert pipeline is not None
-        data = pipeline.compress(str(job.source), **options)
+        data = pipeline.compress(str(job.source), **options, keep_metadata=arguments.keep_metadata)
         header = parse_header(data)
         write_atomically(job.target, data)
         sizes.append((len(data), header.width * header.height))

@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     def work(job: Job) -> str:
         assert pipeline is not None
         picture = pipeline.decompress(read(job.source), allow_partial=arguments.partial, preview=arguments.preview)
-        xmp = None if arguments.no_provenance else provenance_xmp(picture.info)
+        xmp = picture.info.get("xmp") if arguments.no_provenance else provenance_xmp(picture.info)
         write_atomically(job.target, encode(picture, job.target, xmp))
         return f"{job.source} -> {job.target}  {picture.width}x{picture.height}"
 
@@ -63,12 +63,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 def encode(picture: "Image.Image", path: Path, xmp: bytes | None = None) -> bytes:
     """Return a picture as a file in the format that the suffix of `path` names, with an XMP packet where it can."""
+    from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     name = picture_format(path)
     options = dict(_SAVE_OPTIONS.get(name, {}))
+    kept = {key: picture.info[key] for key in ("exif", "icc_profile") if key in picture.info}
+    if picture.mode == "RGBA" and name == "JPEG":  # it has no alpha
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture).convert("RGB")
     picture = picture.copy()
     picture.info = {}  # some formats would write it, each in its own way
+    if name in ("PNG", "JPEG", "WEBP", "AVIF", "TIFF"):
+        options |= kept
     if xmp is not None and name == "PNG":
         options["pnginfo"] = PngInfo()
         options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())

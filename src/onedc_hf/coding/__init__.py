@@ -12,6 +12,7 @@ Integers only: it needs numpy and constriction, no model and no torch.
     categorical.py  integer counts as constriction's models
     tail.py         words to bytes: the shortest ending
     checks.py       check A and check B
+    metadata.py     alpha, EXIF, XMP, colour profile
     partial.py      what arrived of a file that was cut
 """
 

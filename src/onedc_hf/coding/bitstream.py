@@ -135,7 +135,14 @@ as 2 bytes little-endian (two's complement), unit by unit, in raster order withi
 If the extended bit is set, at least one extension MUST follow the stream: tag (1 byte), length (LEB128 as above),
 content; they end where the CRC-32 begins. Tags MUST ascend strictly, so that none comes twice; tag 0 MUST NOT be used.
 Odd tags are critical: a decoder MUST refuse a file with an odd tag that it does not know. It MAY ignore even ones.
-Reserved, and not defined yet: 2 alpha, 4 EXIF, 6 XMP, 8 ICC, 10 identity of the generator, 12 restart points.
+Each of these is a zlib stream (RFC 1950):
+
+    2  alpha   inflates to exactly W * H bytes: the alpha channel, row by row, each byte less the one above it modulo
+               256 (the first row as it is)
+    4  EXIF    as in a JPEG's APP1 segment, from "Exif" on; 6 XMP: the packet; 8 ICC: the profile the picture had. The
+               picture itself is sRGB and upright. Together they inflate to at most 2^22 bytes.
+
+Reserved, and not defined yet: 10 identity of the generator, 12 restart points.
 
 
 5. What is not promised

@@ -1,0 +1,168 @@
+"""Alpha comes back without loss, metadata where it is asked for, and nothing of it can blow up."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image, ImageCms
+
+from onedc_hf import Corrupt, OneDCPipeline, PictureError
+from onedc_hf.coding.metadata import METADATA_LIMIT, pack_alpha, pack_metadata, unpack_alpha, unpack_metadata
+from onedc_hf.pictures import load_picture, open_picture
+
+Picture = Callable[..., np.ndarray]
+
+
+@given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9))))
+def test_alpha_comes_back_whatever_it_is(alpha: np.ndarray) -> None:
+    assert np.array_equal(unpack_alpha(pack_alpha(alpha), *alpha.shape), alpha)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"noise", zlib.compress(bytes(11)), zlib.compress(bytes(13)), zlib.compress(bytes(12))[:-2], b"\0"],
+    ids=["empty", "noise", "short", "long", "cut", "zero"],
+)
+def test_alpha_of_another_size_or_damaged_is_refused(data: bytes) -> None:
+    with pytest.raises(Corrupt, match="alpha"):
+        unpack_alpha(data, 3, 4)
+
+
+def test_a_bomb_is_not_inflated() -> None:
+    bomb = zlib.compress(bytes(64 << 20), 9)
+    with pytest.raises(Corrupt, match="larger"):
+        unpack_metadata([(4, bomb)])
+    half = zlib.compress(bytes(METADATA_LIMIT // 2 + 1))
+    with pytest.raises(Corrupt, match="larger"):
+        unpack_metadata([(4, half), (6, half)])
+
+
+def test_too_much_metadata_is_refused_before_it_is_written(tiny_pipeline: OneDCPipeline) -> None:
+    with pytest.raises(ValueError, match="strip it"):
+        pack_metadata({"xmp": bytes(METADATA_LIMIT + 1)})
+    picture = Image.new("RGB", (8, 8))
+    picture.info["xmp"] = bytes(METADATA_LIMIT + 1)
+    with pytest.raises(PictureError, match="strip it"):
+        tiny_pipeline.compress(picture, keep_metadata=True)
+    assert tiny_pipeline.compress(picture)
+
+
+def _with_alpha(picture: Picture) -> tuple[np.ndarray, np.ndarray]:
+    alpha = np.zeros((70, 50), np.uint8)
+    alpha[10:60, 5:40] = np.linspace(1, 255, 35).astype(np.uint8)
+    return picture(70, 50), alpha
+
+
+def test_alpha_is_kept_without_loss_in_every_form(tiny_pipeline: OneDCPipeline, picture: Picture) -> None:
+    rgb, alpha = _with_alpha(picture)
+    both = np.dstack([rgb, alpha])
+    data = tiny_pipeline.compress(both)
+    rebuilt = tiny_pipeline.decompress(data)
+    assert rebuilt.mode == "RGBA" and np.array_equal(np.asarray(rebuilt)[..., 3], alpha)
+    array = tiny_pipeline.decompress(data, output_type="np")
+    assert array.shape == (70, 50, 4) and np.array_equal((array[..., 3] * 255).round(), alpha)
+    assert tiny_pipeline.decompress(data, output_type="pt").shape == (4, 70, 50)
+    opaque = tiny_pipeline.compress(np.dstack([rgb, np.full_like(alpha, 255)]))
+    assert opaque == tiny_pipeline.compress(rgb) and tiny_pipeline.decompress(opaque).mode == "RGB"
+
+
+def test_alpha_counts_in_a_target(tiny_pipeline: OneDCPipeline, picture: Picture) -> None:
+    rgb, alpha = _with_alpha(picture)
+    both = np.dstack([rgb, alpha])
+    smallest = len(tiny_pipeline.compress(both, z_only=True))
+    assert smallest > len(tiny_pipeline.compress(rgb, z_only=True)) + len(pack_alpha(alpha))
+    assert len(tiny_pipeline.compress(both, target_bytes=smallest + 40)) <= smallest + 40
+
+
+def test_colours_that_nobody_sees_are_white_and_partial_ones_stay(picture: Picture) -> None:
+    rgb, alpha = _with_alpha(picture)
+    opened = open_picture(np.dstack([rgb, alpha]))
+    assert (opened.rgb[alpha == 0] == 255).all()
+    assert np.array_equal(opened.rgb[alpha > 0], rgb[alpha > 0])
+    with pytest.warns(UserWarning, match="put on white"):
+        flat = load_picture(np.dstack([rgb, alpha]))
+    assert (flat[alpha == 0] == 255).all()
+
+
+@pytest.fixture
+def photo(picture: Picture, tmp_path: Path) -> Path:
+    """A rotated JPEG with EXIF, XMP and a colour profile."""
+    image = Image.fromarray(picture(40, 60))
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "A camera"  # orientation, make
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    xmp = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'>who</x:xmpmeta>"
+    image.save(tmp_path / "photo.jpg", exif=exif.tobytes(), icc_profile=profile, xmp=xmp)
+    return tmp_path / "photo.jpg"
+
+
+def test_metadata_is_kept_where_it_is_asked_for(tiny_pipeline: OneDCPipeline, photo: Path) -> None:
+    plain = tiny_pipeline.decompress(tiny_pipeline.compress(photo))
+    assert not {"exif", "xmp", "icc_profile"} & plain.info.keys()
+    kept = tiny_pipeline.decompress(tiny_pipeline.compress(photo, keep_metadata=True))
+    assert kept.size == plain.size == (40, 60)  # upright
+    assert b"who" in kept.info["xmp"] and kept.info["icc_profile"]
+    exif = Image.Exif()
+    exif.load(kept.info["exif"])
+    assert exif[0x010F] == "A camera" and 0x0112 not in exif  # the orientation has been applied
+    assert np.abs(np.asarray(kept, int) - np.asarray(plain, int)).max() <= 2  # the profile is sRGB's own
+    assert tiny_pipeline(photo, keep_metadata=True).images[0].info["exif"] == kept.info["exif"]
+
+
+def test_a_kept_profile_gets_its_own_colours_back(tiny_pipeline: OneDCPipeline) -> None:
+    swapped = _profile_with_swapped_primaries()
+    picture = Image.new("RGB", (64, 64), (200, 30, 30))
+    picture.info["icc_profile"] = swapped
+    kept = tiny_pipeline.decompress(tiny_pipeline.compress(picture, keep_metadata=True))
+    plain = tiny_pipeline.decompress(tiny_pipeline.compress(picture))
+    assert kept.info["icc_profile"] == swapped
+    again = Image.fromarray(load_picture(kept))  # read as what it says it is
+    assert np.abs(np.asarray(again, int) - np.asarray(plain, int)).mean() < 6
+
+
+def _profile_with_swapped_primaries() -> bytes:
+    """sRGB with the colourants of red and green exchanged: any colour it changes is plain to see."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    count = int.from_bytes(data[128:132], "big")
+    tags = {bytes(data[132 + 12 * i : 136 + 12 * i]): 132 + 12 * i for i in range(count)}
+    red, green = tags[b"rXYZ"], tags[b"gXYZ"]
+    data[red + 4 : red + 12], data[green + 4 : green + 12] = data[green + 4 : green + 12], data[red + 4 : red + 12]
+    return bytes(data)
+
+
+def test_a_damaged_extension_is_a_typed_error(tiny_pipeline: OneDCPipeline, picture: Picture) -> None:
+    rgb, alpha = _with_alpha(picture)
+    with torch.inference_mode():
+        analysed = tiny_pipeline._analyse(rgb)
+        object.__setattr__(analysed, "extensions", ((2, zlib.compress(bytes(5))),))
+        data = tiny_pipeline._write(analysed, 50)
+    with pytest.raises(Corrupt, match="alpha"):
+        tiny_pipeline.decompress(data)
+
+
+def test_the_command_line_keeps_what_it_is_told_to(tiny_folder: Path, photo: Path, tmp_path: Path) -> None:
+    from onedc_hf.cli.main import main
+
+    model = ["--model", str(tiny_folder)]
+    odc, jpg = str(tmp_path / "a.odc"), str(tmp_path / "b.jpg")
+    assert main(["compress", str(photo), "-o", odc, "--keep-metadata", *model]) == 0
+    assert main(["decompress", odc, "-o", jpg, *model]) == 0
+    with Image.open(jpg) as found:
+        assert found.getexif()[0x010F] == "A camera" and found.info["icc_profile"]
+        assert b"DigitalSourceType" in found.info["xmp"]
+    buffer = io.BytesIO()
+    Image.fromarray(np.dstack([np.zeros((20, 20, 3), np.uint8), np.zeros((20, 20), np.uint8)])).save(buffer, "PNG")
+    (tmp_path / "clear.png").write_bytes(buffer.getvalue())
+    assert main(["compress", str(tmp_path / "clear.png"), *model]) == 0
+    assert main(["decompress", str(tmp_path / "clear.odc"), "-o", str(tmp_path / "clear.jpg"), *model]) == 0
+    with Image.open(tmp_path / "clear.jpg") as white:
+        assert np.asarray(white).min() > 240
