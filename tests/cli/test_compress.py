@@ -141,7 +141,7 @@ def test_warnings_are_one_plain_line(onedc, photos):
     Image.new("RGBA", (9, 9), (1, 2, 3, 4)).save(photos / "clear.png")
     code, _, err = onedc("compress", "photos/clear.png")
     assert code == 0
-    assert err == "onedc: warning: photos/clear.png: transparency is not stored, the picture was put on white\n"
+    assert err == "onedc: warning: photos/clear.png: transparency is left out, the picture was put on white\n"
 
 
 def test_a_target_that_cannot_be_met_says_the_smallest(onedc, photos, fake_pipeline, monkeypatch):
