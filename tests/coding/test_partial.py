@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from onedc_hf.coding import PartialReader, is_cut
+from onedc_hf.coding import PartialReader, is_cut, parse_header
 from onedc_hf.coding.bitstream import _unit_order
+from onedc_hf.coding.header import pack_leb128
 from onedc_hf.errors import Corrupt, NotOneDC, Truncated
 
 
@@ -95,3 +98,18 @@ def test_a_cut_file_of_another_model_is_refused(odc):
     data = odc.write(odc.make_model(digest=b"\xab" * 32), odc.make_picture(odc.plain, 128, 64))
     with pytest.raises(Truncated, match="another model"):
         PartialReader(data[:-9], odc.plain)
+
+
+def test_a_declared_length_reserves_no_memory(odc):
+    picture = odc.make_picture(odc.full, 128, 64)
+    data = odc.write(odc.full, picture)
+    header = parse_header(data)
+    length = len(pack_leb128(header.stream_bytes))
+    start = header.stream_start - length
+    forged = data[:start] + pack_leb128(1 << 62) + data[start + length :]
+    assert is_cut(forged)
+    tracemalloc.start()
+    _, units, _ = _read(odc.full, forged, picture)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert units and peak < 64 << 20

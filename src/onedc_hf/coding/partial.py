@@ -20,7 +20,9 @@ from .tables import SymbolModel
 
 __all__ = ["PartialReader", "is_cut"]
 
-_BEYOND = 16  # bytes of FF after the declared end: more than the coder looks ahead
+# Bytes that are filled in: far more than the coder looks ahead, so that nothing but a stream which goes on with as many
+# FF could lie beyond. Not the declared length, which a damaged file may put at any size.
+_FILLED = 64
 
 
 def is_cut(data: bytes | bytearray | memoryview) -> bool:
@@ -59,7 +61,6 @@ class PartialReader:
                 f"({symbol_model.model_id}): it was written by another model, or is damaged. Get the whole file again."
             )
         _check_fits(Sections(header, stream, ()), symbol_model)
-        missing = header.stream_bytes - len(stream)
         self.header: Header = header
         self.whole_size = header.stream_start + header.stream_bytes + CRC_BYTES
         self.certain = 0
@@ -67,9 +68,7 @@ class PartialReader:
         self._z_shape = (header.z_rows, header.z_columns)
         self._units = _Units(symbol_model, self._z_shape, 0 if header.kind == Kind.Z_ONLY else PASSES)
         received = bytes(stream)
-        self._decoders = [
-            SymbolDecoder(received + fill * (missing + _BEYOND), symbol_model) for fill in (b"\0", b"\xff")
-        ]
+        self._decoders = [SymbolDecoder(received + fill * _FILLED, symbol_model) for fill in (b"\0", b"\xff")]
         self._ended = False
 
     def read_hyper(self) -> np.ndarray:
