@@ -26,6 +26,7 @@ from huggingface_hub import CommitInfo
 from huggingface_hub.errors import HFValidationError
 from torch import Tensor
 
+from .beside import pack_beside, with_alpha, with_metadata
 from .calibration import calibrate
 from .coding import (
     BitstreamReader,
@@ -34,17 +35,15 @@ from .coding import (
     Kind,
     PartialReader,
     SymbolModel,
-    Tag,
     clamp_symbols,
     ideal_bits,
     is_cut,
     parse_header,
 )
-from .coding.metadata import pack_alpha, pack_metadata, unpack_alpha, unpack_metadata
 from .errors import BitstreamError, Corrupt, EncodeError, ModelError, PictureError, TargetError, TooLarge, WrongModel
 from .models import OneDCAutoencoder, OneDCCodec, OneDCGenerator
 from .models.exact import CodingUnit, ExactEntropyModel, ExactHyper
-from .pictures import OpenedPicture, PictureInput, crop, from_srgb, from_tensor, open_picture, pad, to_output, to_tensor
+from .pictures import PictureInput, crop, from_tensor, open_picture, pad, to_output, to_tensor
 from .precision import default_dtype
 from .provenance import provenance_info
 from .rate_search import search_row
@@ -345,7 +344,7 @@ class OneDCPipeline(DiffusionPipeline):
                 "pipeline's `max_pixels` (or --max-pixels) if that is meant."
             )
         # 2. Analysis: latent and hyper-latent. Neither depends on the rate.
-        analysed = replace(self._analyse(rgb), extensions=_beside(opened, keep_metadata))
+        analysed = replace(self._analyse(rgb), extensions=pack_beside(opened, keep_metadata))
         # 3. The rate: a row of gains.
         if target_bpp is not None:
             target_bytes = int(target_bpp * width * height / 8)
@@ -498,24 +497,13 @@ class OneDCPipeline(DiffusionPipeline):
         latent = (latent / self.vae.config.scaling_factor).to(self.vae.dtype)
         picture = crop(self.vae.decode(latent).sample.float(), header.height, header.width)
         self.maybe_free_model_hooks()
-        rgb = from_tensor(picture)[0]
-        alpha = dict(symbols.extensions).get(Tag.ALPHA)
-        if alpha is not None:
-            plane = unpack_alpha(alpha, header.height, header.width)
-            rgb = np.concatenate([rgb, plane[..., None]], axis=2)  # [height, width, 4]
+        # 5. What came beside it.
+        pixels = with_alpha(from_tensor(picture)[0], symbols.extensions)  # [height, width, 3 or 4]
         if output_type != "pil":
-            return to_output(rgb, output_type)
-        return self._dressed(to_output(rgb), symbols)
-
-    def _dressed(self, picture: Any, symbols: Symbols) -> Any:
-        """A PIL image with its metadata, in the colours of its profile, and with its provenance."""
-        metadata = unpack_metadata(symbols.extensions)
-        profile = metadata.pop("icc_profile", None)
-        if profile is not None and picture.mode == "RGB":
-            picture = from_srgb(picture, profile)
-        picture.info |= metadata
-        picture.info |= provenance_info(self.model_id, symbols.header.bpp, symbols.received)
-        return picture
+            return to_output(pixels, output_type)
+        result: Any = with_metadata(to_output(pixels), symbols.extensions)
+        result.info |= provenance_info(self.model_id, header.bpp, symbols.received)
+        return result
 
     @torch.inference_mode()
     def read_symbols(self, data: DataInput, allow_partial: bool = False, preview: bool = False) -> Symbols:
@@ -635,17 +623,6 @@ def _settle(module: torch.nn.Module) -> None:
         if parameter.device.type == "cpu":
             layout = torch.channels_last if parameter.dim() == 4 else torch.contiguous_format
             parameter.data = parameter.data.clone(memory_format=layout)
-
-
-def _beside(opened: OpenedPicture, keep_metadata: bool) -> tuple[tuple[int, bytes], ...]:
-    """Extensions of a picture: alpha where it has any, metadata where it is asked for."""
-    try:
-        found = pack_metadata(opened.metadata) if keep_metadata else []
-    except ValueError as error:
-        raise PictureError(str(error)) from error
-    if opened.alpha is not None:
-        found.append((int(Tag.ALPHA), pack_alpha(opened.alpha)))
-    return tuple(sorted(found))
 
 
 def _where_to_get(model_id: str) -> str:

@@ -1,0 +1,58 @@
+"""What travels beside the coded picture: alpha and metadata, from a picture into a file's extensions and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .coding import Tag
+from .coding.metadata import pack_alpha, pack_metadata, unpack_alpha, unpack_metadata
+from .errors import PictureError
+from .pictures import OpenedPicture, from_srgb
+
+__all__ = ["Extensions", "pack_beside", "with_alpha", "with_metadata"]
+
+Extensions = tuple[tuple[int, bytes], ...]
+"""Tag and content of each extension of a file."""
+
+
+def pack_beside(opened: OpenedPicture, keep_metadata: bool) -> Extensions:
+    """Extensions of a picture: alpha where it has any, metadata where it is asked for.
+
+    Raises:
+        PictureError: if the metadata is larger than a file may hold.
+    """
+    try:
+        found = pack_metadata(opened.metadata) if keep_metadata else []
+    except ValueError as error:
+        raise PictureError(str(error)) from error
+    if opened.alpha is not None:
+        found.append((int(Tag.ALPHA), pack_alpha(opened.alpha)))
+    return tuple(sorted(found))
+
+
+def with_alpha(rgb: np.ndarray, extensions: Extensions) -> np.ndarray:
+    """`uint8` `[H, W, 3]` with the alpha channel of a file, `[H, W, 4]`; unchanged where it has none.
+
+    Raises:
+        Corrupt: if the extension is damaged.
+    """
+    alpha = dict(extensions).get(Tag.ALPHA)
+    if alpha is None:
+        return rgb
+    return np.concatenate([rgb, unpack_alpha(alpha, *rgb.shape[:2])[..., None]], axis=2)
+
+
+def with_metadata(picture: Any, extensions: Extensions) -> Any:
+    """A PIL image with the metadata of a file in its `info`, and in the colours of its profile.
+
+    Raises:
+        Corrupt: if an extension is damaged.
+    """
+    metadata = unpack_metadata(extensions)
+    profile = metadata.pop("icc_profile", None)
+    if profile is not None and picture.mode == "RGB":
+        picture = from_srgb(picture, profile)
+    picture.info |= metadata
+    return picture
