@@ -5,7 +5,7 @@ Everything the codec sees is plain 8-bit sRGB, upright, without alpha. `load_pic
 
     open_picture -> with alpha, metadata
     load_picture -> [H, W, 3] uint8      to_tensor -> [1, 3, H, W] in [-1, 1]      pad -> multiples of 64
-    crop <- the padding goes             from_tensor -> [H, W, 3] uint8            to_output -> what the caller wants
+    from_tensor -> [H, W, 3] uint8       to_output -> what the caller wants
 
 Shapes: B batch, H W pixels. torch is imported inside the functions that return tensors, so that this module is light.
 """
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from .errors import PictureError
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = [
     "OpenedPicture",
     "PictureInput",
-    "crop",
     "from_tensor",
     "load_picture",
     "open_picture",
@@ -51,7 +50,8 @@ class OpenedPicture:
     """A picture with what it carries.
 
     Args:
-        rgb (`np.ndarray`): `uint8` `[H, W, 3]`, sRGB, upright, not multiplied by alpha; white where alpha is 0.
+        rgb (`np.ndarray`): `uint8` `[H, W, 3]`, sRGB, upright, not multiplied by alpha; white where alpha is 0. To be
+            read only: it may be the caller's own array.
         alpha (`np.ndarray`, *optional*): `uint8` `[H, W]`; `None` where every pixel is opaque.
         metadata (`dict[str, bytes]`): `exif`, `xmp` and `icc_profile`, as far as there are any. The EXIF orientation
             has been applied and taken out.
@@ -105,7 +105,7 @@ def load_picture(image: PictureInput) -> np.ndarray:
     """
     opened = open_picture(image)
     if opened.alpha is None:
-        return opened.rgb
+        return opened.rgb.copy() if isinstance(image, np.ndarray) else opened.rgb
     where = os.fspath(image) if isinstance(image, (str, os.PathLike)) else _kind_of(image)
     _warn(f"{where}: transparency is left out, the picture was put on white")
     return _flatten(opened.rgb, opened.alpha)
@@ -146,11 +146,6 @@ def pad(x: torch.Tensor, multiple: int = 64) -> torch.Tensor:
     height, width = x.shape[-2:]
     right, bottom = -width % multiple, -height % multiple
     return functional.pad(x, (0, right, 0, bottom), mode="replicate") if right or bottom else x
-
-
-def crop(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Undoes `pad`: the top left `height` x `width` pixels of `[B, C, H, W]`."""
-    return x[..., :height, :width]
 
 
 def to_output(rgb: np.ndarray, output_type: Literal["pil", "np", "pt"] = "pil") -> Image.Image | np.ndarray | Any:
@@ -245,11 +240,15 @@ def _from_pil(picture: Image.Image, where: str) -> OpenedPicture:
     if 0 in picture.size:
         raise PictureError(f"{where}: the picture is empty ({picture.width}x{picture.height} pixels)")
     profile = picture.info.get("icc_profile")
-    picture = ImageOps.exif_transpose(picture)
+    if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else it would be copied, and pictures can be large
+        picture = ImageOps.exif_transpose(picture)
     metadata = _metadata(picture)
     picture = _to_8_bits(picture, where)
     colour, alpha = _split_alpha(picture)
-    colour = _to_srgb(colour, profile, where) if profile or colour.mode == "LAB" else colour.convert("RGB")
+    if profile or colour.mode == "LAB":
+        colour = _to_srgb(colour, profile, where)
+    elif colour.mode != "RGB":
+        colour = colour.convert("RGB")
     rgb = np.array(colour, dtype=np.uint8)  # [H, W, 3]
     return _opened(rgb, None if alpha is None else np.array(alpha), metadata)
 
@@ -417,8 +416,9 @@ def _from_array(array: np.ndarray, what: str, expected: str, shape: list[int] | 
     values = _to_bytes(array, what)  # [H, W, C] uint8
     channels = values.shape[2]
     colour = values[..., :3] if channels >= 3 else values[..., :1].repeat(3, axis=2)
-    rgb = np.array(colour, dtype=np.uint8, order="C")  # a copy: the caller's array stays the caller's
-    return _opened(rgb, values[..., -1].copy() if channels in (2, 4) else None, {})
+    if channels in (2, 4):
+        return _opened(np.array(colour, order="C"), values[..., -1].copy(), {})
+    return _opened(np.ascontiguousarray(colour), None, {})
 
 
 def _to_bytes(array: np.ndarray, what: str) -> np.ndarray:

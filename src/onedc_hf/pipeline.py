@@ -40,20 +40,22 @@ from .coding import (
     is_cut,
     parse_header,
 )
+from .coding.order import Y_PER_Z
 from .errors import BitstreamError, Corrupt, EncodeError, ModelError, PictureError, TargetError, TooLarge, WrongModel
 from .models import OneDCAutoencoder, OneDCCodec, OneDCGenerator
+from .models.codec import semantic_tokens
 from .models.exact import CodingUnit, ExactEntropyModel, ExactHyper
-from .pictures import PictureInput, crop, from_tensor, open_picture, pad, to_output, to_tensor
+from .pictures import PictureInput, from_tensor, open_picture, pad, to_output, to_tensor
 from .precision import default_dtype
 from .provenance import provenance_info
 from .rate_search import search_row
+from .tiling import POSITION, Canvas, Tiling, assemble, part_of, spans
 
 __all__ = ["OneDCPipeline", "OneDCPipelineOutput"]
 
 logger = logging.getLogger(__name__)
 
 _BOX = Path(__file__).parent / "box" / "model"
-_PAD_MULTIPLE = 64
 _DEFAULT_QUALITY = 50
 _OVERHEAD_BYTES = 20  # header, checks and coder tail, on average (coding/bitstream.py)
 
@@ -140,6 +142,7 @@ class OneDCPipeline(DiffusionPipeline):
         for part in (vae, codec, generator):
             _settle(part.eval())
         self._symbol_model: SymbolModel | None = None
+        self._tiling: Tiling | None = Tiling()
 
     # Loading ------------------------------------------------------------------------------------------------------
 
@@ -370,12 +373,23 @@ class OneDCPipeline(DiffusionPipeline):
     def _analyse_networks(self, rgb: np.ndarray) -> tuple[Tensor, Tensor]:
         """The latent `[1, N, Y, X]` and the hyper-latent's codes `[1, K, Z, V]` of a picture; in floats, not exact."""
         codec, device = self.codec, self._execution_device
-        pixels = pad(to_tensor(rgb), _PAD_MULTIPLE).to(device, codec.dtype)  # [1, 3, H, W] in [-1, 1]
-        encoded = self.vae.encode(pixels.to(self.vae.dtype))
-        # The posterior's mean, not a sample: the same picture always gives the same file.
-        latent = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-        latent = (latent * self.vae.config.scaling_factor).to(codec.dtype)  # [1, L, h, w]
-        return codec.analyse(pixels, latent)
+
+        def analyse_tile(rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
+            tile = rgb[POSITION * rows.start : POSITION * rows.stop, POSITION * columns.start : POSITION * columns.stop]
+            pixels = pad(to_tensor(tile), POSITION).to(device, codec.dtype)  # [1, 3, H, W] in [-1, 1]
+            encoded = self.vae.encode(pixels.to(self.vae.dtype))
+            # The posterior's mean, not a sample: the same picture always gives the same file.
+            latent = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+            latent = (latent * self.vae.config.scaling_factor).to(codec.dtype)  # [1, L, h, w]
+            return codec.analyse(pixels, latent)
+
+        rows, columns = self._tiles(rgb.shape[0], rgb.shape[1])
+        z_rows, z_columns = rows[-1].stop, columns[-1].stop
+        options = {"dtype": codec.dtype, "device": device}
+        y = torch.empty(1, codec.config.y_channels, Y_PER_Z * z_rows, Y_PER_Z * z_columns, **options)
+        semantic = torch.empty(1, codec.config.semantic_channels, z_rows, z_columns, **options)
+        assemble(analyse_tile, rows, columns, [Canvas(y, Y_PER_Z), Canvas(semantic, 1)])
+        return y, codec.hyper_analyse(y, semantic)
 
     def _encode_units(self, analysed: _Analysed, row: int, write: Callable[[np.ndarray, np.ndarray], None]) -> None:
         """Rounds `y` unit by unit at a quality row and hands symbols and scale indexes to `write`."""
@@ -487,23 +501,35 @@ class OneDCPipeline(DiffusionPipeline):
             return [self.decompress(one, output_type, allow_partial, preview) for one in data]
         # 1. The file and its symbols: hyper-latent, then the four passes of the latent. Every check happens here.
         symbols = self.read_symbols(cast(DataInput, data), allow_partial, preview)
-        header = symbols.header
-        # 2. Detail features and semantic tokens.
-        detail, tokens = self.codec.synthesise(symbols.y_hat, symbols.semantic_seed)  # [1, D, h, w], [1, Z*V, S]
-        # 3. One step of diffusion.
-        quality = torch.tensor([self._quality(symbols.row)], dtype=torch.float32, device=detail.device)
-        latent = self.generator(detail, tokens, quality)  # [1, L, h, w]
-        # 4. The picture.
-        latent = (latent / self.vae.config.scaling_factor).to(self.vae.dtype)
-        picture = crop(self.vae.decode(latent).sample.float(), header.height, header.width)
+        # 2. The picture: detail features, one step of diffusion, pixels.
+        pixels = self._rebuild(symbols)  # [height, width, 3] uint8
         self.maybe_free_model_hooks()
-        # 5. What came beside it.
-        pixels = with_alpha(from_tensor(picture)[0], symbols.extensions)  # [height, width, 3 or 4]
+        # 3. What came beside it.
+        pixels = with_alpha(pixels, symbols.extensions)  # [height, width, 3 or 4]
         if output_type != "pil":
             return to_output(pixels, output_type)
         result: Any = with_metadata(to_output(pixels), symbols.extensions)
-        result.info |= provenance_info(self.model_id, header.bpp, symbols.received)
+        result.info |= provenance_info(self.model_id, symbols.header.bpp, symbols.received)
         return result
+
+    def _rebuild(self, symbols: Symbols) -> np.ndarray:
+        """The decoder side, from symbols to pixels `[height, width, 3]` uint8."""
+        # The semantic map belongs to the picture as a whole: every tile attends to all of its tokens.
+        semantic = self.codec.adapt(symbols.semantic_seed)  # [1, S, Z, V]
+        tokens = semantic_tokens(semantic)  # [1, Z*V, S]
+        quality = torch.tensor([self._quality(symbols.row)], dtype=torch.float32, device=tokens.device)
+
+        def rebuild_tile(rows: slice, columns: slice) -> tuple[Tensor]:
+            y_hat = part_of(symbols.y_hat, rows, columns, Y_PER_Z)
+            detail = self.codec.synthesise(y_hat, part_of(semantic, rows, columns, 1))  # [1, D, h, w]
+            latent = self.generator(detail, tokens, quality)  # [1, L, h, w], from one step of diffusion
+            latent = (latent / self.vae.config.scaling_factor).to(self.vae.dtype)
+            return (torch.from_numpy(from_tensor(self.vae.decode(latent).sample)[0]),)
+
+        height, width = symbols.header.height, symbols.header.width
+        pixels = torch.empty(height, width, 3, dtype=torch.uint8)
+        assemble(rebuild_tile, *self._tiles(height, width), [Canvas(pixels, POSITION, rows=0, columns=1)])
+        return pixels.numpy()
 
     @torch.inference_mode()
     def read_symbols(self, data: DataInput, allow_partial: bool = False, preview: bool = False) -> Symbols:
@@ -559,6 +585,36 @@ class OneDCPipeline(DiffusionPipeline):
         return self._entropy.code(hyper, self._entropy.gain(row or 0), code)
 
     # Both ---------------------------------------------------------------------------------------------------------
+
+    def enable_tiling(self, tile_size: int = 1024, overlap: int = 192) -> None:
+        """Works on every picture that is larger than a tile in overlapping tiles: less memory, at most a little slower.
+
+        By default only pictures of more than 4 megapixels are tiled. A file decodes to the same symbols with and
+        without tiling, and to almost the same pixels. A picture that is *compressed* in tiles gives slightly other
+        bytes, which any OneDC pipeline with the same model reads.
+
+        Args:
+            tile_size (`int`): side of a tile in pixels, overlap included; a multiple of 64.
+            overlap (`int`): what neighbours share at least, in pixels; a multiple of 64.
+
+        Raises:
+            ValueError: for numbers that are no multiples of 64, or an overlap that is not smaller than a tile.
+        """
+        for name, value in (("tile_size", tile_size), ("overlap", overlap)):
+            if value % POSITION:
+                raise ValueError(f"`{name}` must be a multiple of {POSITION}; got {value}.")
+        self._tiling = Tiling(tile_size // POSITION, overlap // POSITION, above_pixels=0)
+
+    def disable_tiling(self) -> None:
+        """Works on every picture in one piece; memory then grows with it, by about 130 MiB for each megapixel."""
+        self._tiling = None
+
+    def _tiles(self, height: int, width: int) -> tuple[list[slice], list[slice]]:
+        """Rows and columns of the tiles of a picture, in positions of the hyper-latent."""
+        tiling = self._tiling
+        if tiling is not None and height * width <= tiling.above_pixels:
+            tiling = None
+        return spans(-(-height // POSITION), tiling), spans(-(-width // POSITION), tiling)
 
     @torch.inference_mode()
     def __call__(

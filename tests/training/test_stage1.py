@@ -78,7 +78,7 @@ def test_the_start_already_codes_pictures(photographs: Path, tiny_config: Path) 
     assert bpp.sum() == 0 and z_only.shape == crops.shape
     # The hyper-latent uses its levels from the first step on.
     assert excess < 0.1
-    _, codes = model.codec.analyse(crops, model.vae.encode(crops).latents)
+    codes = model.codec.hyper_analyse(*model.codec.analyse(crops, model.vae.encode(crops).latents))
     assert codes[:, 0].unique().numel() >= 3
 
 

@@ -19,6 +19,7 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..coding.order import Y_PER_Z, unit_row_slices
 from ..errors import ModelError
 from .attention import AttentionBlock
 from .blocks import BLOCK_NAMES, DepthConvBlock, ResidualUpsample, make_block, make_stage
@@ -28,8 +29,9 @@ from .fsq import FiniteScalarQuantizer
 from .quantize import Ranges, dequantise_entropy, quantise_entropy
 from .trunk import LiteTrunk, UNetTrunk
 
-__all__ = ["OneDCCodec", "OneDCCodecConfig"]
+__all__ = ["OneDCCodec", "OneDCCodecConfig", "semantic_tokens"]
 
+_Y_HALO = 8  # rows of `y` around a strip of the hyper-analysis; a multiple of `Y_PER_Z`
 _PAPER_SEMANTIC_BLOCKS = (
     "depth_conv", "resnet", "attention", "attention", "resnet", "attention", "attention", "depth_conv",
 )  # fmt: skip
@@ -190,7 +192,16 @@ class _HyperAnalysis(nn.Module):
         )
 
     def forward(self, y: Tensor, semantic: Tensor) -> Tensor:
-        return self.fusion(torch.cat([self.y_trans_coding(y), semantic], dim=1))  # [B, K, Z, V]
+        return self.fusion(torch.cat([self._reduce(y), semantic], dim=1))  # [B, K, Z, V]
+
+    def _reduce(self, y: Tensor) -> Tensor:
+        """`y_trans_coding` in strips, for bounded memory (it looks 6 rows around); most pictures are one strip."""
+        strips = []
+        for rows in unit_row_slices(y.shape[2] // Y_PER_Z, y.shape[3] // Y_PER_Z):
+            top, bottom = max(0, rows.start - _Y_HALO), min(y.shape[2], rows.stop + _Y_HALO)
+            inside = slice((rows.start - top) // Y_PER_Z, (rows.stop - top) // Y_PER_Z)
+            strips.append(self.y_trans_coding(y[:, :, top:bottom])[:, :, inside])
+        return torch.cat(strips, dim=2)  # [B, N, Z, V]
 
 
 class _SemanticAdaptor(nn.Module):
@@ -286,17 +297,21 @@ class OneDCCodec(PreTrainedModel):
 
     @apply_forward_hook
     def analyse(self, pixels: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Analysis and hyper-analysis with FSQ.
+        """Analysis; of a picture, or of a tile of one.
 
         Args:
             pixels (`torch.Tensor` of shape `[B, 3, H, W]`): in [-1, 1], padded to multiples of 64.
             latent (`torch.Tensor` of shape `[B, L, h, w]`): the VAE's scaled latent.
 
         Returns:
-            `tuple`: `y` `[B, N, Y, X]`, unbounded, and FSQ codes `[B, K, Z, V]` in [-1, 1].
+            `tuple`: `y` `[B, N, Y, X]`, unbounded, and the semantic map `[B, S, Z, V]`.
         """
-        y, semantic = self.enc(pixels, latent)
-        return y, self.z_vq(self.hyper_enc(y, semantic))
+        return self.enc(pixels, latent)
+
+    @apply_forward_hook
+    def hyper_analyse(self, y: Tensor, semantic: Tensor) -> Tensor:
+        """Hyper-analysis of a whole picture: `y` and the semantic map to FSQ codes `[B, K, Z, V]` in [-1, 1]."""
+        return self.z_vq(self.hyper_enc(y, semantic))
 
     # Both sides ---------------------------------------------------------------------------------------------------
 
@@ -340,34 +355,61 @@ class OneDCCodec(PreTrainedModel):
 
     # Decoder side -------------------------------------------------------------------------------------------------
 
+    @property
+    def _decoder_dtype(self) -> torch.dtype:
+        return self.dec.conv_out.weight.dtype if isinstance(self.dec.conv_out, nn.Conv2d) else self.dtype
+
     @apply_forward_hook
-    def synthesise(self, y_hat: Tensor, semantic_seed: Tensor) -> tuple[Tensor, Tensor]:
-        """What the generator needs.
+    def adapt(self, semantic_seed: Tensor) -> Tensor:
+        """The semantic map of a whole picture.
+
+        Its positions, in row-major order, are the semantic tokens (`semantic_tokens`).
 
         Args:
-            y_hat (`torch.Tensor` of shape `[B, N, Y, X]`): the rebuilt latent.
             semantic_seed (`torch.Tensor` of shape `[B, N, Z, V]`): from `hyper_synthesis`.
 
         Returns:
-            `tuple`: detail features `[B, D, h, w]` and semantic tokens `[B, Z*V, S]` in row-major order.
+            `torch.Tensor` of shape `[B, S, Z, V]`.
         """
-        dtype = self.dec.conv_out.weight.dtype if isinstance(self.dec.conv_out, nn.Conv2d) else self.dtype
-        semantic = self.semantic_adaptor(semantic_seed.to(dtype))  # [B, S, Z, V]
-        detail = self.dec(y_hat.to(dtype), semantic)
-        return detail, semantic.flatten(2).transpose(1, 2)
+        return self.semantic_adaptor(semantic_seed.to(self._decoder_dtype))
+
+    @apply_forward_hook
+    def synthesise(self, y_hat: Tensor, semantic: Tensor) -> Tensor:
+        """Detail features for the generator; of a picture, or of a tile of one.
+
+        Args:
+            y_hat (`torch.Tensor` of shape `[B, N, Y, X]`): the rebuilt latent.
+            semantic (`torch.Tensor` of shape `[B, S, Z, V]`): from `adapt`.
+
+        Returns:
+            `torch.Tensor` of shape `[B, D, h, w]`.
+        """
+        return self.dec(y_hat.to(self._decoder_dtype), semantic)
 
     def forward(self, pixels: Tensor, latent: Tensor, quality: int = 0) -> tuple[Tensor, Tensor]:
-        """Analysis, rounding and synthesis without a file: `(detail features, semantic tokens)` of one quality row."""
-        y, codes = self.analyse(pixels, latent)
+        """Analysis, rounding and synthesis without a file, at one quality row.
+
+        Returns:
+            `tuple`: detail features `[B, D, h, w]` and semantic tokens `[B, Z*V, S]`.
+        """
+        y, semantic = self.analyse(pixels, latent)
+        codes = self.hyper_analyse(y, semantic)
         y = y.to(self.entropy.dtype)
+        hyper: ExactHyper | HyperParameters
         if isinstance(self.entropy, ExactEntropyModel):
-            exact = self.entropy.hyper_synthesis(codes)
+            hyper = exact = self.entropy.hyper_synthesis(codes)
             y_hat = self.entropy.code(exact, self.entropy.gain(quality), lambda unit: unit.quantise(y))
-            return self.synthesise(y_hat, exact.semantic_seed)
-        hyper = self.entropy.hyper_synthesis(codes)
+        else:
 
-        def code(step: CodingPass) -> Tensor:
-            return torch.round((y - step.means) * step.gain)  # halves to even
+            def code(step: CodingPass) -> Tensor:
+                return torch.round((y - step.means) * step.gain)  # halves to even
 
-        y_hat = self.entropy.run_passes(hyper, self.entropy.gain(quality), code)
-        return self.synthesise(y_hat, hyper.semantic_seed)
+            hyper = self.entropy.hyper_synthesis(codes)
+            y_hat = self.entropy.run_passes(hyper, self.entropy.gain(quality), code)
+        semantic = self.adapt(hyper.semantic_seed)
+        return self.synthesise(y_hat, semantic), semantic_tokens(semantic)
+
+
+def semantic_tokens(semantic: Tensor) -> Tensor:
+    """A semantic map `[B, S, Z, V]` as the generator's cross-attention reads it: `[B, Z*V, S]`, row-major."""
+    return semantic.flatten(2).transpose(1, 2)

@@ -33,6 +33,7 @@ __all__ = [
     "fold",
     "pass_mask",
     "unfold",
+    "unfold_into",
 ]
 
 PASSES = 4
@@ -69,10 +70,16 @@ def unfold(folded: Tensor, index: int) -> Tensor:
     """Inverse of `fold`; zero where the pass codes nothing."""
     batch, quarter, rows, columns = folded.shape
     values = folded.new_zeros(batch, 4 * quarter, rows, columns)
+    unfold_into(values, folded, index)
+    return values
+
+
+def unfold_into(values: Tensor, folded: Tensor, index: int) -> None:
+    """Writes what pass `index` codes, `[B, N/4, Y, X]`, to its places in `[B, N, Y, X]`."""
+    quarter = folded.shape[1]
     for group, (row, column) in enumerate(_PATTERN[index]):
         part = folded[:, :, row::2, column::2]
         values[:, group * quarter : (group + 1) * quarter, row::2, column::2] = part
-    return values
 
 
 @dataclass(frozen=True)

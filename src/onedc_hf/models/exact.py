@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ..coding.order import Y_PER_Z, unit_row_slices
-from .context import PASSES, EntropyBase, fold, unfold
+from .context import PASSES, EntropyBase, fold, unfold_into
 from .integer import ACTIVATION_LIMIT, IntegerConv, choose_kernel, dyadic_slope, leaky, pixel_shuffle, rescale
 
 __all__ = ["CodingUnit", "ExactEntropyModel", "ExactGain", "ExactHyper"]
@@ -240,9 +240,10 @@ class ExactEntropyModel(EntropyBase):
         """
         wide_bits, share = int(self.bits[1]), math.ldexp(1.0, -int(self.gain_bits))
         y_hat = torch.zeros_like(hyper.reduced, dtype=torch.int32)  # integers of `wide_bits` fractional bits
+        units = list(unit_row_slices(y_hat.shape[2] // Y_PER_Z, y_hat.shape[3] // Y_PER_Z))
+        coded = torch.empty_like(hyper.scales, dtype=torch.int32)  # a pass of them
         for index in range(PASSES):
-            strips = []  # added after the pass: its own values are no context, wherever a strip ends
-            for rows in unit_row_slices(y_hat.shape[2] // Y_PER_Z, y_hat.shape[3] // Y_PER_Z):
+            for rows in units:
                 scales, means = self._pass_parameters(index, rows, hyper, y_hat)
                 factor, inverse, steps = (fold(g.expand(-1, -1, *scales.shape[2:]), index) for g in gain)
                 real = means.double() * math.ldexp(1.0, -wide_bits)
@@ -250,9 +251,12 @@ class ExactEntropyModel(EntropyBase):
                 values = means.double()
                 if symbols is not None:
                     values += (symbols.double() * inverse * share + 0.5).floor_()
-                strips.append(values.clamp_(-_Y_HAT_LIMIT, _Y_HAT_LIMIT).to(torch.int32))
-            y_hat += unfold(torch.cat(strips, dim=2), index)
-        return y_hat.float() * math.ldexp(1.0, -wide_bits)
+                coded[:, :, rows] = values.clamp_(-_Y_HAT_LIMIT, _Y_HAT_LIMIT)
+            unfold_into(y_hat, coded, index)  # after the pass: its own values are no context, wherever a unit ends
+        result = y_hat.view(torch.float32)  # in place: of a large picture, a second copy would be much of the memory
+        for rows in units:
+            result[:, :, rows] = y_hat[:, :, rows].float() * math.ldexp(1.0, -wide_bits)
+        return result
 
     # Scales and gains ---------------------------------------------------------------------------------------------
 

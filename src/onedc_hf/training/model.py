@@ -12,6 +12,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
 from ..models import OneDCAutoencoder, OneDCCodec, OneDCGenerator
+from ..models.codec import semantic_tokens
 from ..models.context import GAIN_STEP, CodingPass
 from ..models.exact import CodingUnit, ExactEntropyModel
 from .rate import SCALE_FLOOR, gaussian_bits, round_through
@@ -95,8 +96,8 @@ class TrainableOneDC(nn.Module):
         excess = (z.abs() - _Z_RANGE).clamp_min(0).square().mean()
         coded = self._code_exactly if isinstance(codec.entropy, ExactEntropyModel) else self._code
         y_hat, seed, bits = coded(y, codec.z_vq(z), quality)
-        detail, tokens = codec.synthesise(y_hat, seed)
-        latent = self.generator(detail, tokens, quality)
+        semantic = codec.adapt(seed)
+        latent = self.generator(codec.synthesise(y_hat, semantic), semantic_tokens(semantic), quality)
         picture = self.vae.decode((latent / factor).to(self.vae.dtype)).sample
         return picture, bits / (pixels.shape[-1] * pixels.shape[-2]), excess
 
