@@ -71,7 +71,7 @@ def test_tiles_that_differ_fade_into_each_other_evenly() -> None:
     assert [whole[0, 0], whole[0, -1], whole[-1, 0], whole[-1, -1]] == [0, 1, 2, 3]
     for line in (whole[0], whole[48], whole[-1], whole[:, 0] / 2, whole[:, 48] / 2):
         assert (line.diff() >= 0).all() and line.diff().max() < 0.07  # no step: 16 lines share the change
-        assert (line.diff() > 0).sum() == 17  # between 16 mixed lines and their ends: the outer quarters of the overlap belong to one tile alone
+        assert (line.diff() > 0).sum() == 17  # 16 mixed lines: the outer quarters belong to one tile alone
     # Where four tiles meet, the fade in one direction is the same all along the other.
     torch.testing.assert_close(whole[:, 1:] - whole[:, :-1], (whole[0, 1:] - whole[0, :-1]).expand(96, 95))
 

@@ -88,7 +88,8 @@ def assemble(
 
     Args:
         make (`Callable`): rows and columns of a tile to its part of each map, in the order of `canvases`.
-        rows, columns (`Sequence[slice]`): from `spans`.
+        rows (`Sequence[slice]`): from `spans`.
+        columns (`Sequence[slice]`): the same in the other direction.
         canvases (`Sequence[Canvas]`): filled in place.
     """
     for i, row in enumerate(rows):

@@ -1,8 +1,8 @@
 """Do the borders of tiles show?
 
-A seam is a step in brightness or colour along a straight line. `seam_ratio` compares the mean gradient across the lines
-where a seam would lie with that across lines beside them; decoders leave patterns of period 8 or 16 of their own, so the
-lines beside lie at the same place of the period.
+A seam is a step in brightness or colour along a straight line. `seam_ratio` compares the mean gradient across the
+lines where a seam would lie with that across lines beside them; decoders leave patterns of period 8 or 16 of their own,
+so the lines beside lie at the same place of the period.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def seam_ratio(picture: np.ndarray, rows: Sequence[int], columns: Sequence[int])
 
     Args:
         picture (`np.ndarray`): `uint8` `[H, W, 3]`.
-        rows, columns (`Sequence[int]`): a line lies between pixel `line - 1` and pixel `line`.
+        rows (`Sequence[int]`): a line lies between pixel `line - 1` and pixel `line`.
+        columns (`Sequence[int]`): the same in the other direction.
 
     Raises:
         ValueError: where no line lies 49 pixels or more inside the picture.
