@@ -6,6 +6,7 @@ import io
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from PIL import Image, ImageCms
 from onedc_hf import Corrupt, OneDCPipeline, PictureError
 from onedc_hf.coding.metadata import METADATA_LIMIT, pack_alpha, pack_metadata, unpack_alpha, unpack_metadata
 from onedc_hf.pictures import load_picture, open_picture
+from onedc_hf.provenance import DIGITAL_SOURCE_TYPE, provenance_info, provenance_xmp
 
 Picture = Callable[..., np.ndarray]
 
@@ -166,3 +168,28 @@ def test_the_command_line_keeps_what_it_is_told_to(tiny_folder: Path, photo: Pat
     assert main(["decompress", str(tmp_path / "clear.odc"), "-o", str(tmp_path / "clear.jpg"), *model]) == 0
     with Image.open(tmp_path / "clear.jpg") as white:
         assert np.asarray(white).min() > 240
+
+
+RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+KEPT = f"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{RDF}">
+<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/" dc:source="a café"/></rdf:RDF></x:xmpmeta>"""
+
+
+def test_provenance_joins_the_metadata_that_was_kept() -> None:
+    info = provenance_info("ab" * 32, 0.05)
+    joined = ElementTree.fromstring(provenance_xmp(info, KEPT.encode()).decode())
+    described = joined.findall(f"{{{RDF}}}RDF/{{{RDF}}}Description")
+    assert len(described) == 2 and "a café" in described[0].attrib.values()
+    assert DIGITAL_SOURCE_TYPE in described[1].attrib.values() and "ab" * 32 in described[1].attrib.values()
+
+
+@pytest.mark.parametrize("kept", [b"", b"<x:xmpmeta/>", b"\xff\xfe" + KEPT.encode(), KEPT.encode("utf-16")])
+def test_what_is_no_xmp_packet_is_replaced(kept: bytes) -> None:
+    info = provenance_info("ab" * 32, 0.05)
+    assert provenance_xmp(info, kept) == provenance_xmp(info)
+
+
+def test_an_earlier_origin_is_replaced() -> None:
+    earlier = provenance_xmp(provenance_info("cd" * 32, 0.5))
+    info = provenance_info("ab" * 32, 0.05)
+    assert provenance_xmp(info, earlier) == provenance_xmp(info)

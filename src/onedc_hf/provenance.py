@@ -15,19 +15,21 @@ __all__ = ["DIGITAL_SOURCE_TYPE", "provenance_info", "provenance_xmp"]
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 _NAMESPACE = "https://huggingface.co/onedc-hf/ns/1.0/"
 
-_PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
-<x:xmpmeta xmlns:x="adobe:ns:meta/">
- <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
-  <rdf:Description rdf:about=""
+_DESCRIPTION = """  <rdf:Description rdf:about=""
+    xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"
     xmlns:xmp="http://ns.adobe.com/xap/1.0/"
     xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
     xmlns:onedc={namespace}
-    xmp:CreatorTool={tool}
-    Iptc4xmpExt:DigitalSourceType={source}
+    {tool}Iptc4xmpExt:DigitalSourceType={source}
 {facts}/>
- </rdf:RDF>
+"""
+_PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/">
+ <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+{description} </rdf:RDF>
 </x:xmpmeta>
 <?xpacket end="w"?>"""
+_END = "</rdf:RDF>"
 
 
 def provenance_info(model_id: str, bpp: float, received: float = 1.0) -> dict[str, str]:
@@ -46,16 +48,30 @@ def provenance_info(model_id: str, bpp: float, received: float = 1.0) -> dict[st
     return info if received >= 1 else {**info, "onedc:Received": f"{received:.4f}"}
 
 
-def provenance_xmp(info: dict[str, str]) -> bytes:
-    """An XMP packet with the facts of `provenance_info`."""
+def provenance_xmp(info: dict[str, str], kept: bytes | None = None) -> bytes:
+    """An XMP packet with the facts of `provenance_info`.
+
+    Args:
+        info (`dict[str, str]`): from `provenance_info`; other keys are ignored.
+        kept (`bytes`, *optional*): the original's own packet, to which the facts are added. One that already says where
+            a picture comes from, or is no UTF-8 packet, is replaced: the rebuilt picture has one origin.
+    """
     facts = [
         f"    {name}={quoteattr(value)}"
         for name, value in info.items()
         if name.startswith("onedc:") and name != "onedc:DigitalSourceType"
     ]
-    return _PACKET.format(
-        namespace=quoteattr(_NAMESPACE),
-        tool=quoteattr(f"onedc-hf {__version__}"),
-        source=quoteattr(info.get("onedc:DigitalSourceType", DIGITAL_SOURCE_TYPE)),
-        facts="\n".join(facts),
-    ).encode()
+
+    def describe(tool: str) -> str:
+        return _DESCRIPTION.format(
+            namespace=quoteattr(_NAMESPACE),
+            tool=tool,
+            source=quoteattr(info.get("onedc:DigitalSourceType", DIGITAL_SOURCE_TYPE)),
+            facts="\n".join(facts),
+        )
+
+    own = kept.decode("utf-8", errors="replace") if kept is not None else ""
+    if own.count(_END) == 1 and "\ufffd" not in own and "DigitalSourceType" not in own:
+        return own.replace(_END, describe("") + _END).encode()  # its CreatorTool stays
+    tool = f"xmp:CreatorTool={quoteattr(f'onedc-hf {__version__}')}\n    "
+    return _PACKET.format(description=describe(tool)).encode()

@@ -10,6 +10,7 @@ from PIL import Image
 
 from onedc_hf.cli import files
 from onedc_hf.coding import parse_header
+from onedc_hf.errors import OneDCError
 
 pytestmark = pytest.mark.usefixtures("fake_pipeline")
 
@@ -218,3 +219,41 @@ def test_a_model_that_cannot_be_loaded_is_one_line(onedc, photos, fake_pipeline,
 def test_no_model_is_loaded_for_files_that_are_not_there(onedc, photos, fake_pipeline):
     assert onedc("compress", "none.png")[0] == onedc("decompress", "none.odc")[0] == 1
     assert not fake_pipeline.loaded
+
+
+def test_resume_leaves_what_is_there_and_does_the_rest(onedc, photos, fake_pipeline):
+    (photos / "a.odc").write_bytes(b"finished earlier")
+    code, out, err = onedc("compress", photos, "--resume")
+    assert (code, err) == (0, "") and out.startswith("1 file there already\nphotos/b.png -> photos/b.odc")
+    assert (photos / "a.odc").read_bytes() == b"finished earlier" and (photos / "b.odc").exists()
+    fake_pipeline.asked.clear()
+    code, out, _ = onedc("compress", photos, "--resume")
+    assert (code, out, fake_pipeline.asked) == (0, "2 files there already\n", [])
+    assert onedc("compress", photos, "--resume", "--force")[0] == 2
+
+
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path):
+    job = files.Job(tmp_path / "a.png", tmp_path / "a.odc")
+    files.write_output(job, b"first")
+    with pytest.raises(OneDCError, match="another process"):
+        files.write_output(job, b"second")
+    files.write_output(files.Job(job.source, job.target, existing="leave"), b"third")
+    assert job.target.read_bytes() == b"first"
+    files.write_output(files.Job(job.source, job.target, existing="replace"), b"fourth")
+    assert job.target.read_bytes() == b"fourth" and os.listdir(tmp_path) == ["a.odc"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_without_hard_links_files_are_written_all_the_same(tmp_path, monkeypatch, there):
+    def refuse(*_):
+        raise PermissionError("no links on this file system")
+
+    monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "a.odc"
+    if there:
+        path.write_bytes(b"old")
+        with pytest.raises(FileExistsError):
+            files.write_atomically(path, b"new", replace=False)
+    else:
+        files.write_atomically(path, b"new", replace=False)
+    assert path.read_bytes() == (b"old" if there else b"new") and os.listdir(tmp_path) == ["a.odc"]

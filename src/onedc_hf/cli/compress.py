@@ -10,7 +10,7 @@ Without one of --quality, --target-bytes, --target-bpp and --z-only, the model's
 import argparse
 from typing import Any
 
-from .files import Job, complain, find_inputs, is_picture, plan, run_all, say, write_atomically
+from .files import Job, add_output_arguments, complain, find_inputs, is_picture, plan, run_all, say, write_output
 from .models import add_model_arguments, load_pipeline
 from .text import count
 
@@ -18,7 +18,7 @@ from .text import count
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("inputs", nargs="+", metavar="PICTURE", help="files, glob patterns, folders")
-    parser.add_argument("-o", "--output", metavar="PATH", help="a file, or a folder (existing, or ending in a slash)")
+    add_output_arguments(parser)
     rate = parser.add_mutually_exclusive_group()
     rate.add_argument(
         "--quality", type=_quality, metavar="0..100", help="from 0, smallest files, to 100, most faithful"
@@ -27,7 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rate.add_argument("--target-bpp", type=_positive_float, metavar="X", help="the same in bits per pixel")
     rate.add_argument("--z-only", action="store_true", help="the smallest file there is: semantics alone")
     parser.add_argument("--keep-metadata", action="store_true", help="keep EXIF, XMP and colour profile")
-    parser.add_argument("--force", action="store_true", help="replace files that exist")
     add_model_arguments(parser)
 
 
@@ -36,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     sources, problems = find_inputs(arguments.inputs, is_picture)
     for problem in problems:
         complain(problem)
-    jobs = plan(sources, arguments.output, ".odc", force=arguments.force)
+    jobs = plan(sources, arguments.output, ".odc", force=arguments.force, resume=arguments.resume)
     pipeline = load_pipeline(arguments) if any(not job.problem for job in jobs) else None
     options = rate_options(arguments)
     sizes: list[tuple[int, int]] = []  # bytes, pixels
@@ -47,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         assert pipeline is not None
         data = pipeline.compress(str(job.source), **options, keep_metadata=arguments.keep_metadata)
         header = parse_header(data)
-        write_atomically(job.target, data)
+        write_output(job, data)
         sizes.append((len(data), header.width * header.height))
         return f"{job.source} -> {job.target}  {len(data):,} bytes  {header.bpp:.4f} bpp"
 

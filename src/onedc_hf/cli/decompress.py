@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..provenance import provenance_xmp
-from .files import Job, UsageError, complain, find_inputs, is_odc, plan, read, run_all, write_atomically
+from .files import Job, UsageError, add_output_arguments, complain, find_inputs, is_odc, plan, read, run_all, write_output
 from .models import add_model_arguments, load_pipeline
 
 if TYPE_CHECKING:
@@ -28,8 +28,7 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("inputs", nargs="+", metavar="FILE", help=".odc files, glob patterns, folders")
-    parser.add_argument("-o", "--output", metavar="PATH", help="a file, or a folder (existing, or ending in a slash)")
-    parser.add_argument("--force", action="store_true", help="replace files that exist")
+    add_output_arguments(parser)
     parser.add_argument(
         "--partial", action="store_true", help="also rebuild what arrived of files that were cut (unverified)"
     )
@@ -45,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     sources, problems = find_inputs(arguments.inputs, is_odc)
     for problem in problems:
         complain(problem)
-    jobs = plan(sources, arguments.output, ".png", force=arguments.force)
+    jobs = plan(sources, arguments.output, ".png", force=arguments.force, resume=arguments.resume)
     for job in jobs:
         picture_format(job.target)  # a suffix that nobody knows is found out before the work is done
     pipeline = load_pipeline(arguments) if any(not job.problem for job in jobs) else None
@@ -53,8 +52,9 @@ def run(arguments: argparse.Namespace) -> int:
     def work(job: Job) -> str:
         assert pipeline is not None
         picture = pipeline.decompress(read(job.source), allow_partial=arguments.partial, preview=arguments.preview)
-        xmp = picture.info.get("xmp") if arguments.no_provenance else provenance_xmp(picture.info)
-        write_atomically(job.target, encode(picture, job.target, xmp))
+        kept = picture.info.get("xmp")
+        xmp = kept if arguments.no_provenance else provenance_xmp(picture.info, kept)
+        write_output(job, encode(picture, job.target, xmp))
         return f"{job.source} -> {job.target}  {picture.width}x{picture.height}"
 
     failed = run_all(jobs, work, "decompress") + len(problems)

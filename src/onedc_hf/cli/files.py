@@ -1,5 +1,7 @@
 """Inputs, names of outputs, atomic writing, and getting on when one file of many is bad."""
 
+import argparse
+import errno
 import glob
 import os
 import sys
@@ -7,12 +9,15 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ..errors import OneDCError
+from .text import count
 
 __all__ = [
     "Job",
     "UsageError",
+    "add_output_arguments",
     "complain",
     "find_inputs",
     "is_odc",
@@ -22,6 +27,7 @@ __all__ = [
     "run_all",
     "say",
     "write_atomically",
+    "write_output",
 ]
 
 # fmt: off
@@ -49,11 +55,13 @@ class Job:
         source (`Path`): what to read.
         target (`Path`): what to write.
         problem (`str`): why this one cannot be done, or empty.
+        existing (`str`): what to do with a file that is there already: `refuse`, `replace` or `leave` it.
     """
 
     source: Path
     target: Path
     problem: str = ""
+    existing: Literal["refuse", "replace", "leave"] = "refuse"
 
 
 def is_picture(path: Path) -> bool:
@@ -108,7 +116,17 @@ def find_inputs(patterns: Sequence[str], is_meant: Callable[[Path], bool]) -> tu
     return list(found), problems
 
 
-def plan(sources: Sequence[Path], output: str | None, suffix: str, *, force: bool) -> list[Job]:
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--output`, and what is done about outputs that exist."""
+    parser.add_argument("-o", "--output", metavar="PATH", help="a file, or a folder (existing, or ending in a slash)")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--force", action="store_true", help="replace files that exist")
+    existing.add_argument("--resume", action="store_true", help="leave files that exist as they are and do the others")
+
+
+def plan(
+    sources: Sequence[Path], output: str | None, suffix: str, *, force: bool = False, resume: bool = False
+) -> list[Job]:
     """Give every input its output.
 
     Args:
@@ -117,6 +135,7 @@ def plan(sources: Sequence[Path], output: str | None, suffix: str, *, force: boo
             with a slash at its end, which is made. By default, outputs lie beside their inputs.
         suffix (`str`): suffix of the outputs, unless `output` names a file.
         force (`bool`): existing files may be replaced.
+        resume (`bool`): inputs whose output exists are left out.
 
     Raises:
         `UsageError`: several inputs and one output file, or a folder that does not exist.
@@ -133,7 +152,7 @@ def plan(sources: Sequence[Path], output: str | None, suffix: str, *, force: boo
     elif output is not None and not Path(output).parent.is_dir():
         raise UsageError(f"-o {output}: there is no folder {Path(output).parent}")
 
-    jobs, taken = [], {}
+    jobs, taken, left_out = [], {}, 0
     for source in sources:
         if folder is not None:
             target = folder / (source.stem + suffix)
@@ -148,12 +167,21 @@ def plan(sources: Sequence[Path], output: str | None, suffix: str, *, force: boo
             problem = f"{target} is already the output of {taken[target]}; compress one of them alone, with -o"
         elif target.is_dir():
             problem = f"{target} is a folder; name a file with -o"
+        elif target.exists() and resume:
+            left_out += 1
+            continue
         elif target.exists() and not force:
-            problem = f"{target} exists; --force replaces it"
+            problem = _exists(target)
         else:
             taken[target] = source
-        jobs.append(Job(source, target, problem))
+        jobs.append(Job(source, target, problem, "replace" if force else "leave" if resume else "refuse"))
+    if left_out:
+        say(f"{count(left_out, 'file')} there already")
     return jobs
+
+
+def _exists(path: Path) -> str:
+    return f"{path} exists; --force replaces it, --resume leaves it and does the others"
 
 
 def run_all(jobs: Sequence[Job], work: Callable[[Job], str], verb: str) -> int:
@@ -167,6 +195,8 @@ def run_all(jobs: Sequence[Job], work: Callable[[Job], str], verb: str) -> int:
         try:
             if job.problem:
                 raise OneDCError(job.problem)
+            if job.existing == "leave" and job.target.exists():
+                continue  # another process is at the same folder
             say(work(job))
         except Exception as error:  # the other files are still to be done, whatever this is
             failed += 1
@@ -219,8 +249,25 @@ def read(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also when the program is killed meanwhile."""
+def write_output(job: Job, data: bytes) -> None:
+    """Write a job's file.
+
+    Raises:
+        `OneDCError`: another process wrote it since the job was planned; theirs is kept.
+    """
+    try:
+        write_atomically(job.target, data, replace=job.existing == "replace")
+    except FileExistsError as error:
+        if job.existing == "refuse":
+            raise OneDCError(f"{job.target} was written by another process meanwhile; it is left as it is") from error
+
+
+def write_atomically(path: Path, data: bytes, replace: bool = True) -> None:
+    """Write a file so that it is there whole or not at all, also when the program is killed meanwhile.
+
+    Raises:
+        `FileExistsError`: it exists, and may not be replaced.
+    """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -228,7 +275,23 @@ def write_atomically(path: Path, data: bytes) -> None:
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes private files
-        os.replace(temporary, path)
+        if not replace and _link(temporary, path):
+            os.unlink(temporary)
+        else:
+            os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def _link(temporary: str, path: Path) -> bool:
+    """Give a file its name, which is not taken: in one step where the file system can, else `False`."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError as error:  # no hard links here
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        return False
+    return True
