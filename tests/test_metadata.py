@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image, ImageCms
 
 from onedc_hf import Corrupt, OneDCPipeline, PictureError
 from onedc_hf.coding.metadata import METADATA_LIMIT, pack_alpha, pack_metadata, unpack_alpha, unpack_metadata
+from onedc_hf.identity import warn_of_another_decoder
 from onedc_hf.pictures import load_picture, open_picture
 from onedc_hf.provenance import DIGITAL_SOURCE_TYPE, provenance_info, provenance_xmp
 
@@ -168,6 +170,29 @@ def test_the_command_line_keeps_what_it_is_told_to(tiny_folder: Path, photo: Pat
     assert main(["decompress", str(tmp_path / "clear.odc"), "-o", str(tmp_path / "clear.jpg"), *model]) == 0
     with Image.open(tmp_path / "clear.jpg") as white:
         assert np.asarray(white).min() > 240
+
+
+def test_another_decoder_says_so_and_decodes_all_the_same(tiny_folder: Path, picture: Picture, tmp_path: Path) -> None:
+    pipe = OneDCPipeline.from_pretrained(tiny_folder)
+    data = pipe.compress(picture(40, 60), name_decoder=True)
+    assert len(data) == len(pipe.compress(picture(40, 60))) + 7
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        expected = pipe.decompress(data)
+    # The id is of the saved weights: a cast does not change it, training does.
+    assert OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.bfloat16).decoder_id == pipe.decoder_id
+    with torch.no_grad():
+        pipe.vae.decoder[0].weight.mul_(1.01)
+    pipe.save_pretrained(tmp_path / "trained")
+    trained = OneDCPipeline.from_pretrained(tmp_path / "trained")
+    assert trained.model_id == pipe.model_id
+    with pytest.warns(UserWarning, match="decoder"):
+        assert trained.decompress(data).size == expected.size
+
+
+def test_a_damaged_name_of_a_decoder_is_a_typed_error() -> None:
+    with pytest.raises(Corrupt, match="5 bytes"):
+        warn_of_another_decoder(bytes(5), "ab" * 32)
 
 
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"

@@ -9,6 +9,8 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from onedc_hf.errors import PictureError
@@ -354,3 +356,26 @@ onedc_hf.pictures.load_picture(numpy.zeros((2, 2, 3)))
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- any of them ------------------------------------------------------------------------------------------------------
+
+_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I;16", "F")
+
+
+@settings(max_examples=80, deadline=None)
+@given(mode=st.sampled_from(_MODES), size=st.tuples(st.integers(1, 40), st.integers(1, 40)), seed=st.integers(0, 99))
+def test_any_mode_and_size_goes_through_the_codec(tiny_pipeline, mode, size, seed):
+    rng = np.random.default_rng(seed)
+    if mode == "F":
+        image = Image.fromarray(rng.random(size[::-1], np.float32))
+    else:
+        bits = {"1": (size[0] + 7) // 8 * size[1], "I;16": 2 * size[0] * size[1]}
+        length = bits.get(mode, size[0] * size[1] * len(Image.new(mode, (1, 1)).getbands()))
+        image = Image.frombytes(mode, size, rng.bytes(length))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rgb = load_picture(image)
+        rebuilt = tiny_pipeline.decompress(tiny_pipeline.compress(image))
+    assert rgb.shape == (size[1], size[0], 3) and rgb.dtype == np.uint8
+    assert rebuilt.size == size and rebuilt.mode in ("RGB", "RGBA")

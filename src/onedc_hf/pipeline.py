@@ -35,6 +35,7 @@ from .coding import (
     Kind,
     PartialReader,
     SymbolModel,
+    Tag,
     clamp_symbols,
     ideal_bits,
     is_cut,
@@ -42,6 +43,7 @@ from .coding import (
 )
 from .coding.order import Y_PER_Z
 from .errors import BitstreamError, Corrupt, EncodeError, ModelError, PictureError, TargetError, TooLarge, WrongModel
+from .identity import decoder_digest, pack_decoder, warn_of_another_decoder
 from .models import OneDCAutoencoder, OneDCCodec, OneDCGenerator
 from .models.codec import semantic_tokens
 from .models.exact import CodingUnit, ExactEntropyModel, ExactHyper
@@ -188,6 +190,11 @@ class OneDCPipeline(DiffusionPipeline):
                 raise ModelError(f"{source!r}: {error}") from error
         return pipe
 
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Saves the pipeline to a folder, which `from_pretrained` reads; arguments are those of `DiffusionPipeline`."""
+        self.generator.config.decoder_id = decoder_digest(self.components)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:  # type: ignore[override]
         """Saves and uploads the pipeline in one commit, with a card that says what it is.
 
@@ -241,6 +248,11 @@ class OneDCPipeline(DiffusionPipeline):
         """SHA-256 of the entropy model, 64 hex digits; a file holds the first four."""
         return self._symbols().digest.hex()
 
+    @property
+    def decoder_id(self) -> str:
+        """SHA-256 of the decoder side's weights as they were saved, 64 hex digits; see `identity.py`."""
+        return self.generator.config.decoder_id or decoder_digest(self.components)
+
     def _symbols(self) -> SymbolModel:
         """The integers that coding needs; made once."""
         if self._symbol_model is None:
@@ -291,6 +303,7 @@ class OneDCPipeline(DiffusionPipeline):
         target_bpp: float | None = None,
         z_only: bool = False,
         keep_metadata: bool = False,
+        name_decoder: bool = False,
     ) -> bytes: ...
 
     @overload
@@ -302,6 +315,7 @@ class OneDCPipeline(DiffusionPipeline):
         target_bpp: float | None = None,
         z_only: bool = False,
         keep_metadata: bool = False,
+        name_decoder: bool = False,
     ) -> list[bytes]: ...
 
     @torch.inference_mode()
@@ -313,6 +327,7 @@ class OneDCPipeline(DiffusionPipeline):
         target_bpp: float | None = None,
         z_only: bool = False,
         keep_metadata: bool = False,
+        name_decoder: bool = False,
     ) -> bytes | list[bytes]:
         """Compresses a picture, or each of a list of pictures of any sizes.
 
@@ -325,6 +340,8 @@ class OneDCPipeline(DiffusionPipeline):
             z_only (`bool`): send the hyper-latent alone, about 0.0034 bits per pixel.
             keep_metadata (`bool`): keep EXIF, XMP and colour profile, 4 MiB at most. Alpha is kept in any case, without
                 loss; both count in `target_bytes`.
+            name_decoder (`bool`): note in the file which decoder side is at hand, in 7 bytes: another one that rebuilds
+                the picture then says so in a warning.
 
         Returns:
             `bytes`, or a list of them for a list: the `.odc` file.
@@ -336,7 +353,8 @@ class OneDCPipeline(DiffusionPipeline):
         """
         self._check_rate(quality, target_bytes, target_bpp, z_only)
         if isinstance(image, list | tuple):
-            return [self.compress(one, quality, target_bytes, target_bpp, z_only, keep_metadata) for one in image]
+            rate = (quality, target_bytes, target_bpp, z_only)
+            return [self.compress(one, *rate, keep_metadata, name_decoder) for one in image]
         # 1. The picture as the networks see it, and what goes beside it.
         opened = open_picture(cast(PictureInput, image))
         rgb = opened.rgb  # [height, width, 3] uint8
@@ -347,7 +365,10 @@ class OneDCPipeline(DiffusionPipeline):
                 "pipeline's `max_pixels` (or --max-pixels) if that is meant."
             )
         # 2. Analysis: latent and hyper-latent. Neither depends on the rate.
-        analysed = replace(self._analyse(rgb), extensions=pack_beside(opened, keep_metadata))
+        extensions = pack_beside(opened, keep_metadata)
+        if name_decoder:
+            extensions = tuple(sorted((*extensions, pack_decoder(self.decoder_id))))
+        analysed = replace(self._analyse(rgb), extensions=extensions)
         # 3. The rate: a row of gains.
         if target_bpp is not None:
             target_bytes = int(target_bpp * width * height / 8)
@@ -501,6 +522,8 @@ class OneDCPipeline(DiffusionPipeline):
             return [self.decompress(one, output_type, allow_partial, preview) for one in data]
         # 1. The file and its symbols: hyper-latent, then the four passes of the latent. Every check happens here.
         symbols = self.read_symbols(cast(DataInput, data), allow_partial, preview)
+        if (named := dict(symbols.extensions).get(Tag.IDENTITY)) is not None:
+            warn_of_another_decoder(named, self.decoder_id)
         # 2. The picture: detail features, one step of diffusion, pixels.
         pixels = self._rebuild(symbols)  # [height, width, 3] uint8
         self.maybe_free_model_hooks()

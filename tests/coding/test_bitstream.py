@@ -6,6 +6,8 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from onedc_hf.coding import BitstreamReader, BitstreamWriter, Kind, ideal_bits, inspect, parse_header
 from onedc_hf.coding.hyper import split_digits, table_bits
@@ -23,6 +25,27 @@ def test_a_file_gives_back_what_was_written(odc, size, z_only):
     assert (found.header.width, found.header.height) == size
     assert found.header.kind == (Kind.Z_ONLY if z_only else Kind.QUALITY_ROW)
     assert found.z_index.dtype == np.int32
+    np.testing.assert_array_equal(found.z_index, picture.z_index)
+    for (symbols, _), read_back in zip([] if z_only else picture.passes, found.symbols, strict=True):
+        np.testing.assert_array_equal(read_back, symbols)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 400), st.integers(1, 400)),
+    seed=st.integers(0, 1 << 32),
+    mean_index=st.floats(0, 255),
+    row=st.integers(0, 100),
+    z_only=st.booleans(),
+    extensions=st.dictionaries(st.integers(1, 60).map(lambda n: 2 * n), st.binary(max_size=300), max_size=4),
+)
+def test_any_file_gives_back_what_was_written(odc, size, seed, mean_index, row, z_only, extensions):
+    picture = odc.make_picture(odc.full, *size, seed=seed, mean_index=mean_index)
+    row = None if z_only else row
+    data = odc.write(odc.full, picture, z_only=z_only, quality_row=row, extensions=sorted(extensions.items()))
+    found = odc.read(odc.full, data, [index for _, index in picture.passes])
+    assert (found.header.width, found.header.height, found.header.quality_row) == (*size, row)
+    assert dict(found.extensions) == extensions
     np.testing.assert_array_equal(found.z_index, picture.z_index)
     for (symbols, _), read_back in zip([] if z_only else picture.passes, found.symbols, strict=True):
         np.testing.assert_array_equal(read_back, symbols)

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rate.add_argument("--target-bpp", type=_positive_float, metavar="X", help="the same in bits per pixel")
     rate.add_argument("--z-only", action="store_true", help="the smallest file there is: semantics alone")
     parser.add_argument("--keep-metadata", action="store_true", help="keep EXIF, XMP and colour profile")
+    parser.add_argument("--name-decoder", action="store_true", help="note which decoder was at hand (7 bytes)")
     add_model_arguments(parser)
 
 
@@ -37,14 +38,15 @@ def run(arguments: argparse.Namespace) -> int:
         complain(problem)
     jobs = plan(sources, arguments.output, ".odc", force=arguments.force, resume=arguments.resume)
     pipeline = load_pipeline(arguments) if any(not job.problem for job in jobs) else None
-    options = rate_options(arguments)
+    beside = ("keep_metadata", "name_decoder")
+    options = rate_options(arguments) | {name: True for name in beside if getattr(arguments, name)}
     sizes: list[tuple[int, int]] = []  # bytes, pixels
 
     def work(job: Job) -> str:
         from ..coding import parse_header
 
         assert pipeline is not None
-        data = pipeline.compress(str(job.source), **options, keep_metadata=arguments.keep_metadata)
+        data = pipeline.compress(str(job.source), **options)
         header = parse_header(data)
         write_output(job, data)
         sizes.append((len(data), header.width * header.height))
