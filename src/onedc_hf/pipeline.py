@@ -269,7 +269,10 @@ class OneDCPipeline(DiffusionPipeline):
                 "`onedc quantize-entropy FOLDER` does it for a folder."
             )
             self.quantize_entropy()
-        return cast(ExactEntropyModel, self.codec.entropy)
+        entropy = cast(ExactEntropyModel, self.codec.entropy)
+        if self._execution_device.type == "mps":  # it has no float64, which holds the integers
+            entropy.to("cpu")
+        return entropy
 
     @torch.inference_mode(False)  # also when it is called from `compress`: buffers made in inference mode are frozen
     @torch.no_grad()
@@ -384,12 +387,15 @@ class OneDCPipeline(DiffusionPipeline):
         return data
 
     def _analyse(self, rgb: np.ndarray) -> _Analysed:
-        codec, device = self.codec, self._execution_device
         y, codes = self._analyse_networks(rgb)
-        index = codec.z_vq.codes_to_index(codes)[0].cpu().numpy()  # [Z, V]
-        hyper = self._entropy.hyper_synthesis(codec.z_vq.index_to_codes(torch.from_numpy(index)[None]).to(device))
+        index = self.codec.z_vq.codes_to_index(codes)[0].cpu().numpy()  # [Z, V]
         height, width, _ = rgb.shape
-        return _Analysed(width, height, y, index, hyper)
+        return _Analysed(width, height, y.to(self._entropy.device), index, self._hyper_synthesis(index))
+
+    def _hyper_synthesis(self, z_index: np.ndarray) -> ExactHyper:
+        """What codes `[Z, V]` of the hyper-latent say."""
+        codes = self.codec.z_vq.index_to_codes(torch.from_numpy(z_index)[None])
+        return self._entropy.hyper_synthesis(codes.to(self._entropy.device))
 
     def _analyse_networks(self, rgb: np.ndarray) -> tuple[Tensor, Tensor]:
         """The latent `[1, N, Y, X]` and the hyper-latent's codes `[1, K, Z, V]` of a picture; in floats, not exact."""
@@ -578,8 +584,7 @@ class OneDCPipeline(DiffusionPipeline):
                 f"The file states a picture of {header.width}x{header.height} pixels, more than the limit of "
                 f"{self.max_pixels:,}. If you trust it, set the pipeline's `max_pixels` (or --max-pixels)."
             )
-        index = torch.from_numpy(reader.read_hyper())[None].to(self._execution_device)  # [1, Z, V]
-        hyper = self._entropy.hyper_synthesis(self.codec.z_vq.index_to_codes(index))
+        hyper = self._hyper_synthesis(reader.read_hyper())
         row = None if header.kind == Kind.Z_ONLY or preview else (header.quality_row or 0)
         y_hat = self._decode_units(reader, row, hyper)
         received = 1.0
@@ -594,7 +599,8 @@ class OneDCPipeline(DiffusionPipeline):
         elif not preview:
             reader.finish()
         extensions = () if isinstance(reader, PartialReader) else reader.extensions
-        return Symbols(header, row, y_hat, hyper.semantic_seed, received, extensions)
+        device = self._execution_device
+        return Symbols(header, row, y_hat.to(device), hyper.semantic_seed.to(device), received, extensions)
 
     def _decode_units(self, reader: BitstreamReader | PartialReader, row: int | None, hyper: ExactHyper) -> Tensor:
         """Reads the four passes of `y` at a quality row; `None`: every pass takes its means."""

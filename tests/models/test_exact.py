@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -76,6 +77,25 @@ def test_a_layer_computes_what_pythons_integers_do(kind: str, kernel: str) -> No
     found = layer(torch.from_numpy(x)[None].float(), kernel)[0]
     assert found.dtype == torch.float32
     assert np.array_equal(found.numpy().astype(np.int64), _in_python(layer, x))
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_compiled_layers_compute_the_same_integers(kernel: str) -> None:
+    first, second, third = (_layer(kind)[0] for kind in ("depthwise", "1x1", "3x3"))
+
+    slope = dyadic_slope(0.125)
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        h = leaky(second(leaky(first(x, kernel), slope), kernel), slope)
+        return third(rescale(h[..., :8], -1), kernel)
+
+    generator = torch.Generator().manual_seed(1)
+    limit = ACTIVATION_LIMIT
+    x = torch.randint(-limit, limit + 1, (1, 9, 11, 8), generator=generator).float()
+    x[:, 0], x[:, 1] = limit, -limit
+    with torch.inference_mode():
+        assert torch.equal(torch.compile(network)(x), network(x))
 
 
 @pytest.mark.parametrize("kind", ["1x1", "3x3", "depthwise"])

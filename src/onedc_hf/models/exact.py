@@ -175,6 +175,11 @@ class ExactEntropyModel(EntropyBase):
         """Precision of means and of the rebuilt latent: float64 holds their integers."""
         return torch.float64
 
+    @property
+    def device(self) -> torch.device:
+        """Where the integers are."""
+        return self.gain_steps.device
+
     def check_bounds(self) -> None:
         """Proves every layer exact, at load; see `IntegerConv.check_bounds`."""
         for module in self.modules():
