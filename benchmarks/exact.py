@@ -5,7 +5,7 @@
 
 Bytes are ideal code lengths by the model's own tables, of the same latents, at several qualities. The float model is
 the one that was trained; without it, the one that the integers of the exact model stand for. Seconds are medians of
-warm runs of hyper-synthesis and the four passes, without the range coder. Writes JSON.
+warm runs of hyper-synthesis and the four passes, without the range coder, and of a whole decoding. Writes JSON.
 """
 
 import argparse
@@ -75,6 +75,20 @@ def seconds(exact: Any, size: tuple[int, int], kernel: str, repeats: int) -> flo
         module.choose_kernel = usual
 
 
+def decode_seconds(pipe: "OneDCPipeline", picture: Path, size: tuple[int, int], repeats: int) -> float:
+    """Return the median time of decompressing a picture that was scaled to a size."""
+    from PIL import Image
+
+    with Image.open(picture) as photo:
+        data = pipe.compress(photo.convert("RGB").resize(size[::-1], Image.Resampling.LANCZOS))
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        pipe.decompress(data)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path, help="pictures")
@@ -123,7 +137,17 @@ def main() -> int:
                 for rows, columns in SIZES
                 for kernel in ("reference", "split")
             }
+            first = find_pictures(arguments.folder)[0]
+            record["decode_seconds"], record["share_of_decode_percent"] = {}, {}
+            for rows, columns in SIZES:
+                whole = decode_seconds(pipe, first, (rows, columns), arguments.repeats)
+                record["decode_seconds"][f"{columns}x{rows}"] = round(whole, 4)
+                for kernel in ("reference", "split"):
+                    name = f"{columns}x{rows} {kernel}"
+                    record["share_of_decode_percent"][name] = round(100 * record["seconds"][name] / whole, 1)
             print("seconds of the entropy path:", record["seconds"])
+            print("seconds to decode:", record["decode_seconds"])
+            print("share of the entropy path, in per cent:", record["share_of_decode_percent"])
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return 1 if max(cost.values()) > LIMIT_PERCENT else 0

@@ -5,7 +5,7 @@
 Two parts. Every photograph is compressed and decoded in one piece and in tiles: agreement of the pixels from one file,
 seams, bytes of a file written in tiles. Then a picture of growing size, laid out from those photographs, is compressed
 and decoded with the pipeline's defaults, each size in a process of its own: seconds, and the peak of memory less the
-arrays that go in and come out. Writes `results/large.json`, and with --figure a plot.
+arrays that go in and come out. Writes `results/large.json`, `docs/large-pictures.md` and its figure.
 """
 
 import argparse
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 SIDES = (2048, 4096, 8192)  # 4, 16 and 64 megapixels
 LIMITS = {"psnr_db": 38.0, "seam_ratio": 1.1, "extra_bytes_percent": 2.0, "memory_growth_mib": 0.3 * 1024}
+PAGE, FIGURE = ROOT / "docs" / "large-pictures.md", ROOT / "docs" / "figures" / "large-pictures.png"
 LARGEST_WHOLE = 16_000_000  # pixels; beyond, one piece takes too much memory to be compared with
 
 
@@ -53,8 +54,9 @@ def main() -> int:
     record["worst"] = worst
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    if arguments.figure:
-        draw(record, arguments.figure)
+    if not arguments.no_page:
+        draw(record, FIGURE)
+        PAGE.write_text(page(record), encoding="utf-8")
     for name, value in worst.items():
         print(f"{name}: {value:.3f} (limit {LIMITS[name]:g})")
     return 0
@@ -66,7 +68,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="compare so many photographs only")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "large.json")
-    parser.add_argument("--figure", type=Path, help="draw the plot there (needs matplotlib)")
+    parser.add_argument("--no-page", action="store_true", help="JSON alone (the figure needs matplotlib)")
     parser.add_argument("--side", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -198,7 +200,63 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-# --- the figure -------------------------------------------------------------------------------------------------------
+# --- the page -------------------------------------------------------------------------------------------------------
+
+
+_PAGE = """# Large pictures
+
+Written by `benchmarks/large.py` from `benchmarks/results/large.json`; {date}, {threads} threads, the model in the box.
+
+Pictures of more than 4 megapixels are worked on in overlapping tiles of 1024x1024 pixels, so that the memory for the
+networks does not grow with the picture. `pipe.enable_tiling(tile_size, overlap)` tiles smaller pictures, too;
+`pipe.disable_tiling()` never does. What belongs to the picture as a whole stays whole: the hyper-latent, the semantic
+tokens, which every tile attends to, and the symbols. So a file decodes to the same symbols whether the decoder tiles or
+not, and to almost the same pixels.
+
+![Peak memory by megapixels, and agreement of tiles with one piece](figures/{figure})
+
+## One piece against tiles
+
+Photographs in one piece and in tiles: agreement of the pixels decoded from one file, mean gradient across the borders
+of tiles over that beside them (and the same of the picture decoded in one piece), bytes of a file compressed in tiles.
+
+| photograph | pixels | dB PSNR | seams | (one piece) | bytes | encode, s | decode, s |
+|---|---|---:|---:|---:|---:|---:|---:|
+{photographs}
+| **worst** | | **{psnr_db:.1f}** | **{seam_ratio:.3f}** | | **{extra_bytes_percent:+.2f} %** | | |
+| limit | | {limits[psnr_db]:g} | {limits[seam_ratio]:g} | | {limits[extra_bytes_percent]:+g} % | | |
+
+(Seconds: in one piece / in tiles.)
+
+## Memory and time by size
+
+Peak of the process beyond the pixels that go in and come out, model and libraries included, with the defaults.
+
+| megapixels | encode, MiB | decode, MiB | encode, s | decode, s | file |
+|---:|---:|---:|---:|---:|---:|
+{sizes}
+
+Growth from the smallest to the largest: {memory_growth_mib:.0f} MiB (wanted: {limits[memory_growth_mib]:.0f} or less).
+Time grows faster than the picture because every position attends to all semantic tokens, of which there is one for
+64x64 pixels.
+"""
+
+
+def page(record: dict[str, Any]) -> str:
+    rows = [
+        f"| {p['name']} | {p['width']}x{p['height']} | {p['psnr_db']:.1f} | {p['seam_ratio']:.3f} "
+        f"| {p['seam_ratio_of_one_piece']:.3f} | {p['extra_bytes_percent']:+.2f} % "
+        f"| {p['seconds']['encode_whole']:.1f} / {p['seconds']['encode_tiled']:.1f} "
+        f"| {p['seconds']['decode_whole']:.1f} / {p['seconds']['decode_tiled']:.1f} |"
+        for p in record["photographs"]
+    ]
+    sizes = [
+        f"| {s['megapixels']:g} | {s['encode_mib']:.0f} | {s['decode_mib']:.0f} | {s['encode_s']:.1f} "
+        f"| {s['decode_s']:.1f} | {s['bytes'] / 1000:.0f} kB |"
+        for s in record["sizes"]
+    ]
+    facts = record | record["worst"] | {"photographs": "\n".join(rows), "sizes": "\n".join(sizes)}
+    return _PAGE.format(**facts, figure=FIGURE.name)
 
 
 def draw(record: dict[str, Any], path: Path) -> None:

@@ -79,3 +79,16 @@ def test_a_float_model_is_made_exact(onedc, photos, tiny_folder, tmp_path):
     assert onedc("quantize-entropy", "float", "-o", "one")[0] == 2
     code, _, err = onedc("quantize-entropy", "one", "-o", "three")
     assert code == 1 and "exact already" in err
+
+
+def test_the_size_of_tiles_can_be_set(onedc, photos, tiny_folder):
+    with Image.open("photos/a.png") as photo:
+        photo.resize((700, 300)).save("wide.png")
+    model = ("--model", tiny_folder)
+    assert onedc("compress", "wide.png", "-o", "tiled.odc", "--tile-size", 256, *model)[0] == 0
+    assert onedc("compress", "wide.png", "-o", "whole.odc", "--tile-size", 0, *model)[0] == 0
+    assert onedc("decompress", "tiled.odc", "whole.odc", "--tile-size", 320, *model)[0] == 0
+    with Image.open("tiled.png") as tiled:
+        assert tiled.size == (700, 300)
+    code, _, err = onedc("compress", "wide.png", "--tile-size", 100, *model)
+    assert code == 2 and "--tile-size 100" in err and "multiple of 64" in err

@@ -11,7 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..provenance import provenance_xmp
-from .files import Job, UsageError, add_output_arguments, complain, find_inputs, is_odc, plan, read, run_all, write_output
+from .files import (
+    Job,
+    UsageError,
+    add_output_arguments,
+    complain,
+    find_inputs,
+    is_odc,
+    plan,
+    read,
+    run_all,
+    write_output,
+)
 from .models import add_model_arguments, load_pipeline
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError, OneDCError
+from .files import UsageError
 
 if TYPE_CHECKING:
     from ..pipeline import OneDCPipeline
@@ -24,6 +25,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max-pixels", type=int, metavar="N", help="refuse pictures of more pixels (default: 268,435,456; 0: no limit)"
     )
+    group.add_argument(
+        "--tile-size",
+        type=int,
+        metavar="N",
+        help="work in tiles of NxN pixels, for less memory (default: 1024 from 4 megapixels on; 0: never)",
+    )
     group.add_argument("--device", default="cpu", help="where it runs: cpu, cuda, cuda:1, mps (default: cpu)")
     group.add_argument(
         "--dtype", choices=DTYPES, default="auto", help="number format (default: auto, what suits this processor)"
@@ -41,11 +48,22 @@ def load_pipeline(arguments: argparse.Namespace) -> "OneDCPipeline":
         pipeline = load_model(arguments.model, **options)
         if arguments.max_pixels is not None:
             pipeline.max_pixels = arguments.max_pixels or None
+        _set_tiling(pipeline, arguments.tile_size)
         return pipeline if arguments.device == "cpu" else pipeline.to(arguments.device)
     except OneDCError:
         raise
     except (ValueError, RuntimeError) as error:  # no valid repository id, no such device, ...
         raise ModelError(f"--model {arguments.model} --device {arguments.device}: {error}") from error
+
+
+def _set_tiling(pipeline: "OneDCPipeline", tile_size: int | None) -> None:
+    if tile_size == 0:
+        pipeline.disable_tiling()
+    elif tile_size is not None:
+        try:
+            pipeline.enable_tiling(tile_size)
+        except ValueError as error:
+            raise UsageError(f"--tile-size {tile_size}: {error}") from error
 
 
 def load_model(source: str | None, **options: Any) -> "OneDCPipeline":

@@ -39,8 +39,8 @@ class OneDCGeneratorConfig(PreTrainedConfig):
         timestep (`int`): the one timestep, 999.
         alpha_cumprod (`float`): the noise schedule's cumulative alpha there, in float32 as the schedule computes it.
         quality_embedding (`bool`): the U-Net also sees the file's quality (many-rate models).
-        decoder_id (`str`): SHA-256 of the weights that act after decoding, as they were saved (identity.py); empty until
-            the pipeline is first saved.
+        decoder_id (`str`): SHA-256 of the weights that act after decoding, as they were saved (identity.py); empty
+            until the pipeline is first saved.
     """
 
     model_type = "onedc_generator"
