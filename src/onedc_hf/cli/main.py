@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import OneDCError
-from . import compress, decompress, demo, env, info, quantize_entropy, train, verify
+from . import compress, convert, decompress, demo, env, info, quantize_entropy, train, transcode, verify
 from .files import UsageError, complain
 
 __all__ = ["build_parser", "main"]
@@ -24,6 +24,8 @@ COMMANDS: dict[str, ModuleType] = {
     "decompress": decompress,
     "info": info,
     "verify": verify,
+    "convert": convert,
+    "transcode": transcode,
     "quantize-entropy": quantize_entropy,
     "demo": demo,
     "env": env,

@@ -75,6 +75,11 @@ class OneDCCodecConfig(PreTrainedConfig):
 
         entropy_path (`"float"` or `"exact"`): arithmetic of the entropy model. `float` is what is trained and compared
             with the reference; files are written by `exact` (models/exact.py).
+        authors_entropy (`bool`): keep the float entropy model beside the exact one, to open files of the authors'
+            program (authors.py).
+        z_only (`bool`): a model that sends the hyper-latent alone: it writes z-only files whatever is asked for.
+        vae_attention_patch (`int`): side, in latent positions, of the patches that the attention of an `AutoencoderKL`
+            is applied to (paper's program; spec section 5); 0: to the whole map.
         model_id (`str`): SHA-256 of the entropy model, 64 hex digits; empty until the model is first saved.
 
     Raises:
@@ -120,6 +125,9 @@ class OneDCCodecConfig(PreTrainedConfig):
     output_block: Literal["depth_conv", "conv"] = "depth_conv"
 
     entropy_path: Literal["float", "exact"] = "float"
+    authors_entropy: bool = False
+    z_only: bool = False
+    vae_attention_patch: int = 16
     model_id: str = ""
 
     def validate_layout(self) -> None:
@@ -267,7 +275,9 @@ class OneDCCodec(PreTrainedModel):
     main_input_name = "pixels"
     # Loading in a lower precision must leave the entropy model alone (its `_apply` guards later casts). Its networks
     # only: transformers would turn integer buffers that match into floats.
-    _keep_in_fp32_modules_strict = ["entropy.hyper_dec", "entropy.y_prior", "entropy.y_spatial"]
+    _keep_in_fp32_modules_strict = [
+        f"{name}.{part}" for name in ("entropy", "authors_entropy") for part in ("hyper_dec", "y_prior", "y_spatial")
+    ]
 
     def __init__(self, config: OneDCCodecConfig):
         super().__init__(config)
@@ -275,7 +285,7 @@ class OneDCCodec(PreTrainedModel):
         self.hyper_enc = _HyperAnalysis(config)
         self.z_vq = FiniteScalarQuantizer(config.fsq_levels)
         make = ExactEntropyModel if config.entropy_path == "exact" else EntropyModel
-        self.entropy = make(
+        arguments = (
             config.y_channels,
             config.fsq_levels,
             config.quality_rows,
@@ -284,6 +294,8 @@ class OneDCCodec(PreTrainedModel):
             config.entropy_slopes,
             config.skip_index,
         )
+        self.entropy = make(*arguments)
+        self.authors_entropy = EntropyModel(*arguments) if config.authors_entropy else None
         self.semantic_adaptor = _SemanticAdaptor(config)
         self.dec = _Synthesis(config)
         self.post_init()
@@ -326,17 +338,24 @@ class OneDCCodec(PreTrainedModel):
             raise ModelError("This codec's entropy model is in integers; what was asked for needs the float one.")
         return self.entropy
 
-    def make_exact(self, ranges: Ranges) -> None:
+    def make_exact(self, ranges: Ranges, keep_float: bool = False) -> None:
         """Replaces the float entropy model by its exact counterpart, in place; see `models/quantize.py`.
+
+        Args:
+            ranges (`Ranges`): how large its numbers get.
+            keep_float (`bool`): keep the float one as `authors_entropy`.
 
         Raises:
             ModelError: if it is exact already, or its weights are not finite numbers.
         """
         device = next(iter(self.entropy.buffers())).device
+        floats = self.float_entropy
         try:
-            self.entropy = quantise_entropy(self.float_entropy, ranges).to(device)
+            self.entropy = quantise_entropy(floats, ranges).to(device)
         except ValueError as error:
             raise ModelError(f"The entropy model cannot be made exact: {error}") from error
+        self.authors_entropy = floats if keep_float else None
+        self.config.authors_entropy = keep_float
         self.config.entropy_path = "exact"
         self.config.model_id = self.entropy.digest().hex()
 

@@ -13,6 +13,7 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..errors import ModelError
 from .blocks import ChannelNorm, Float32Conv2d, keep_float32
 
 __all__ = ["OneDCGenerator", "OneDCGeneratorConfig"]
@@ -39,6 +40,8 @@ class OneDCGeneratorConfig(PreTrainedConfig):
         timestep (`int`): the one timestep, 999.
         alpha_cumprod (`float`): the noise schedule's cumulative alpha there, in float32 as the schedule computes it.
         quality_embedding (`bool`): the U-Net also sees the file's quality (many-rate models).
+        lora (`dict`, *optional*): arguments of peft's `LoraConfig` (`r`, `lora_alpha`, `target_modules`): the U-Net
+            then carries that adapter beside its weights, for fine-tuning. Needs peft.
         decoder_id (`str`): SHA-256 of the weights that act after decoding, as they were saved (identity.py); empty
             until the pipeline is first saved.
     """
@@ -53,6 +56,7 @@ class OneDCGeneratorConfig(PreTrainedConfig):
     timestep: int = 999
     alpha_cumprod: float = 0.00466009508818388
     quality_embedding: bool = False
+    lora: dict[str, Any] | None = None
     decoder_id: str = ""
 
 
@@ -92,6 +96,16 @@ def _replace_group_norms(module: nn.Module) -> None:
             _replace_group_norms(child)
 
 
+def _add_lora(unet: UNet2DConditionModel, options: dict[str, Any]) -> None:
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise ModelError(
+            "This generator carries a LoRA beside its weights, which needs peft: pip install 'onedc-hf[train]'."
+        ) from error
+    unet.add_adapter(LoraConfig(**options))
+
+
 class OneDCGenerator(PreTrainedModel):
     """One evaluation of the U-Net at t = 999 turns detail features and semantic tokens into the clean latent.
 
@@ -118,6 +132,8 @@ class OneDCGenerator(PreTrainedModel):
         )
         if config.norm == "channel":
             _replace_group_norms(self.unet)
+        if config.lora is not None:
+            _add_lora(self.unet, config.lora)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -1,0 +1,71 @@
+"""Files of the authors' program: their symbols by the float entropy model, which a converted model keeps for this.
+
+Their program decides symbols by floats, so a file decodes where the arithmetic agrees with that of the machine that
+wrote it, and to noise where it does not; nothing in the file tells (spec section 11.1). Float32 on a CPU agrees with
+files that were written so.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .coding.authors import AuthorsFile, read_authors_file
+from .coding.header import MAGIC, Header, Kind
+from .coding.rans import RansDecoder
+from .coding.tables import paper_tables
+from .models import OneDCCodec
+from .models.context import CodingPass, fold, unfold
+
+__all__ = ["decode_authors_file", "header_of", "is_authors_file"]
+
+
+def is_authors_file(data: bytes | bytearray | memoryview, codec: OneDCCodec) -> bool:
+    """Whether bytes are to be read as a file of the authors' program: the model can, and they are no `.odc` file."""
+    return codec.authors_entropy is not None and bytes(data[:2]) != MAGIC
+
+
+def decode_authors_file(data: bytes, codec: OneDCCodec) -> tuple[AuthorsFile, Tensor, Tensor]:
+    """Decodes a `.bin` file without rebuilding the picture.
+
+    Args:
+        data (`bytes`): the file.
+        codec (`OneDCCodec`): of a converted model, with `authors_entropy`.
+
+    Returns:
+        `tuple`: what the file holds, the rebuilt latent `[1, N, Y, X]`, and the semantic seed `[1, N, Z, V]`.
+
+    Raises:
+        BitstreamError: for a file that is damaged in a way that can be noticed.
+    """
+    entropy = codec.authors_entropy
+    assert entropy is not None, "see `is_authors_file`"
+    file = read_authors_file(data, codec.z_vq.levels)
+    codes = codec.z_vq.index_to_codes(torch.from_numpy(file.z_index)[None]).to(entropy.gain_steps.device)
+    hyper = entropy.hyper_synthesis(codes)
+    decoder = RansDecoder(file.y_stream, paper_tables())
+
+    def code(step: CodingPass) -> Tensor:
+        index = fold(entropy.scale_index(step.scales, 0), step.index)[0]  # [N/4, Y, X]
+        symbols = torch.from_numpy(decoder.read(index.cpu().numpy()))[None]
+        return unfold(symbols.to(step.means), step.index)
+
+    return file, entropy.run_passes(hyper, entropy.gain(0), code), hyper.semantic_seed
+
+
+def header_of(file: AuthorsFile) -> Header:
+    """The facts of a `.bin` file in the form that those of an `.odc` file have."""
+    return Header(
+        width=file.width,
+        height=file.height,
+        kind=Kind.ONE_LEVEL,
+        quality_row=None,
+        model_id="",
+        version=0,
+        z_coded=False,
+        extended=False,
+        size=file.size,
+        checked_bytes=b"",
+        stream_start=0,
+        stream_bytes=None,
+    )

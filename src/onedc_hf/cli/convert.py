@@ -1,0 +1,72 @@
+"""`onedc convert`: Turn the authors' released weights into a model folder.
+
+  onedc convert --codec model_1.safetensors --generator model.safetensors --vae FOLDER|REPO --out onedc-full
+
+docs/convert.md says where the weights are found and under which licences.
+"""
+
+import argparse
+from pathlib import Path
+
+from .files import UsageError, complain, find_inputs, is_picture, say
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("--codec", required=True, metavar="FILE", help="model_1.safetensors of a checkpoint")
+    parser.add_argument("--generator", required=True, metavar="FILE", help="its model.safetensors")
+    parser.add_argument("--vae", required=True, metavar="FOLDER|REPO", help="the Stable Diffusion 2.1 VAE")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder to make")
+    parser.add_argument(
+        "--lora", choices=("merge", "keep"), default="merge", help="the generator's LoRA: into the weights, or beside"
+    )
+    parser.add_argument("--lora-alpha", type=float, default=8.0, metavar="X", help="its alpha (default: 8)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="what weights are stored in")
+    parser.add_argument("--z-only", action="store_true", help="the checkpoint is of the hyper-latent-only model")
+    parser.add_argument(
+        "--calibrate", nargs="+", metavar="PICTURE", help="other calibration pictures; gives another model id"
+    )
+    parser.add_argument(
+        "--distillation", nargs="+", default=[], metavar="FILE", help="code predictor, tokenizer: for training"
+    )
+    parser.add_argument("--push-to-hub", metavar="ID", help="then upload the folder to this repository")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Convert, say what was made from what, and push."""
+    calibrate = None
+    if arguments.calibrate:
+        calibrate, problems = find_inputs(arguments.calibrate, is_picture)
+        for problem in problems:
+            complain(problem)
+        if not calibrate:
+            raise UsageError("--calibrate names no picture")
+    import torch
+
+    from ..conversion import convert_checkpoint
+
+    record = convert_checkpoint(
+        arguments.codec,
+        arguments.generator,
+        arguments.vae,
+        arguments.out,
+        lora=arguments.lora,
+        lora_alpha=arguments.lora_alpha,
+        dtype=getattr(torch, arguments.dtype),
+        z_only=arguments.z_only,
+        calibrate=calibrate,
+        distillation=arguments.distillation,
+    )
+    for source in record["sources"]:
+        say(f"{source['part']}: {source.get('file', source.get('repository'))}  {source.get('sha256', '')}".rstrip())
+    say(f"{arguments.out}  model id {record['model_id']}")
+    if arguments.push_to_hub:
+        from huggingface_hub import create_repo, upload_folder
+
+        repo = create_repo(arguments.push_to_hub, exist_ok=True).repo_id
+        readme = Path(arguments.out, "README.md")
+        readme.write_text(readme.read_text(encoding="utf-8").replace("THIS/REPOSITORY", repo), encoding="utf-8")
+        say(upload_folder(repo_id=repo, folder_path=arguments.out, commit_message="Convert OneDC").commit_url)
+    return 0

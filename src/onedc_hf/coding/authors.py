@@ -1,0 +1,92 @@
+"""The container of the authors' program, `.bin` (spec section 3.6): read, never written.
+
+    offset  bytes  field, big-endian
+    0       4      height of the picture
+    4       4      width
+    8       4      n, length of the y stream
+    12      4      length of a caption, always 0
+    16      n      y stream: 1 for a single stream, then rANS bytes (rans.py)
+    16+n    rest   indexes of z in row order, 14 bits each; the bits that fill the first byte up stand in front
+
+It has no magic number, no version, no model id and no checksum, so a wrong model is not noticed, and a damaged file is
+noticed only where a length does not fit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import Corrupt, NotOneDC, Truncated, UnsupportedFeature
+
+__all__ = ["AuthorsFile", "read_authors_file"]
+
+_HEADER = 16
+_POSITION = 64  # pixels of a position of z
+
+
+@dataclass(frozen=True)
+class AuthorsFile:
+    """What a `.bin` file holds.
+
+    Args:
+        width (`int`): of the picture, in pixels.
+        height (`int`): of the picture, in pixels.
+        y_stream (`bytes`): rANS bytes of the latent.
+        z_index (`np.ndarray`): int32 `[Z, V]`, codes of the hyper-latent.
+        size (`int`): bytes of the file.
+    """
+
+    width: int
+    height: int
+    y_stream: bytes
+    z_index: np.ndarray
+    size: int
+
+    @property
+    def bpp(self) -> float:
+        """Bits of the file for each pixel."""
+        return 8 * self.size / (self.width * self.height)
+
+
+def read_authors_file(data: bytes, fsq_levels: Sequence[int]) -> AuthorsFile:
+    """Takes a `.bin` file apart; every length is checked before anything is made of it.
+
+    Args:
+        data (`bytes`): the file.
+        fsq_levels (`Sequence[int]`): levels of the hyper-latent's digits, which say how many bits an index has.
+
+    Raises:
+        NotOneDC: if it cannot be such a file.
+        Truncated: if bytes are missing.
+        Corrupt: if bytes are left over, or bits that must be zero are not.
+        UnsupportedFeature: for a file of several streams.
+    """
+    if len(data) < _HEADER:
+        raise Truncated(f"The file has {len(data)} bytes; the header of the authors' format alone has {_HEADER}.")
+    height, width, length, caption = (int.from_bytes(data[i : i + 4], "big") for i in range(0, _HEADER, 4))
+    if caption or not 1 <= height < 1 << 24 or not 1 <= width < 1 << 24:
+        raise NotOneDC("This is no file of the authors' program: its header makes no sense.")
+    rows, columns = -(-height // _POSITION), -(-width // _POSITION)
+    bits = math.ceil(math.log2(math.prod(fsq_levels)))
+    z_bytes = -(-rows * columns * bits // 8)
+    expected = _HEADER + length + z_bytes
+    if len(data) < expected:
+        raise Truncated(f"The file has {len(data):,} bytes, but its header states {expected:,}.")
+    if len(data) > expected:
+        raise Corrupt(f"The file has {len(data) - expected:,} bytes more than its header states.")
+    stream = data[_HEADER : _HEADER + length]
+    if not stream:
+        raise Corrupt("The file has no stream for the latent.")
+    if stream[0] >> 4:
+        raise UnsupportedFeature("The file has several rANS streams; only files of one are read.")
+    whole = int.from_bytes(data[_HEADER + length :], "big")
+    if whole >> (rows * columns * bits):
+        raise Corrupt("Bits in front of the hyper-latent are not zero.")
+    flat = [whole >> (bits * place) & ((1 << bits) - 1) for place in reversed(range(rows * columns))]
+    if max(flat) >= math.prod(fsq_levels):
+        raise Corrupt("A code of the hyper-latent is larger than the codebook.")
+    return AuthorsFile(width, height, stream[1:], np.array(flat, np.int32).reshape(rows, columns), len(data))

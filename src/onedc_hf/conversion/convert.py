@@ -1,0 +1,151 @@
+"""The authors' files to a pipeline folder: read this to see what is made from what.
+
+    model_1.safetensors  -> codec      -> its entropy model made exact with the package's pictures
+    model.safetensors    -> generator     (LoRA merged, or kept beside the weights)
+    folder or repository -> vae
+
+The generator is by far the largest and is needed last, so it is read when the codec has been written: memory stays near
+that of the larger of the two.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler
+
+from .. import __version__
+from ..errors import ConversionError
+from ..models import OneDCGenerator
+from ..pictures import PictureInput
+from ..pipeline import OneDCPipeline
+from .card import write_card
+from .codec import make_codec
+from .generator import generator_config, generator_recipes, make_generator
+from .source import Source, check, sha256_of
+
+__all__ = ["RECORD", "convert_checkpoint"]
+
+RECORD = "conversion.json"
+_SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
+
+
+@torch.no_grad()
+def convert_checkpoint(
+    codec: str | os.PathLike[str],
+    generator: str | os.PathLike[str],
+    vae: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    lora: Literal["merge", "keep"] = "merge",
+    lora_alpha: float = 8.0,
+    dtype: torch.dtype = torch.float32,
+    z_only: bool = False,
+    calibrate: Sequence[PictureInput] | None = None,
+    distillation: Sequence[str | os.PathLike[str]] = (),
+) -> dict[str, Any]:
+    """Converts the authors' checkpoint into a self-contained pipeline folder.
+
+    Args:
+        codec (path): `model_1.safetensors` of a checkpoint.
+        generator (path): its `model.safetensors`.
+        vae (path or Hub id): folder or repository of the Stable Diffusion VAE, or one with a subfolder `vae`.
+        out (path): folder to make; it must not exist, or be empty. It is there whole or not at all.
+        lora (`"merge"` or `"keep"`): add the generator's LoRA to its weights, or keep it as a peft adapter.
+        lora_alpha (`float`): numerator of the LoRA's factor alpha / rank (spec section 4).
+        dtype (`torch.dtype`): what weights are stored in; the entropy model and the last layers stay as they are.
+        z_only (`bool`): the checkpoint is of the model that sends the hyper-latent alone.
+        calibrate (list of pictures, *optional*): see `OneDCPipeline.quantize_entropy`; others give another model id.
+        distillation (paths): safetensors files that training needs (code predictor, tokenizer); checked and copied to
+            `distillation/`.
+
+    Returns:
+        `dict`: what `conversion.json` in the folder holds: model id, options, SHA-256 of every source.
+
+    Raises:
+        ConversionError: for a file that is missing, damaged, a pickle, or does not hold exactly the tensors of this
+            model; it lists their names. Nothing is left behind.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConversionError(f"{out} exists already; name another folder, or remove it first.")
+    if not out.absolute().parent.is_dir():
+        raise ConversionError(f"There is no folder {out.absolute().parent} to make {out.name} in.")
+    with Source(Path(codec), "codec") as codec_file, Source(Path(generator), "generator") as generator_file:
+        parts = make_codec(codec_file, z_only=z_only), _load_vae(os.fspath(vae))
+        config = generator_config(generator_file, lora=lora, lora_alpha=lora_alpha)
+        # Its shapes alone: a file that does not fit is found before anything is written.
+        with torch.device("meta"):
+            empty = OneDCGenerator(config)
+        check(empty, generator_recipes(generator_file, lora=lora, lora_alpha=lora_alpha), generator_file)
+        pipe = OneDCPipeline(parts[1], parts[0], empty, DDPMScheduler(**_SCHEDULE))
+        pipe.quantize_entropy(calibrate, keep_float=True)
+        staged = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f".{out.name}."))
+        try:
+            record = {
+                "made_by": f"onedc-hf {__version__}",
+                "model_id": pipe.model_id,
+                "lora": lora,
+                "lora_alpha": lora_alpha,
+                "dtype": str(dtype).removeprefix("torch."),
+                "z_only": z_only,
+                "calibration": "pictures of the package" if calibrate is None else f"{len(calibrate)} other pictures",
+                "sources": _sources(codec, generator, vae, distillation),
+            }
+            pipe.save_config(staged)
+            pipe.scheduler.save_pretrained(staged / "scheduler")
+            pipe.vae.to(dtype).save_pretrained(staged / "vae")
+            pipe.codec.to(dtype).save_pretrained(staged / "codec")
+            write_card(pipe, staged, record)
+            del pipe, parts
+            make_generator(generator_file, lora=lora, lora_alpha=lora_alpha).to(dtype).save_pretrained(
+                staged / "generator"
+            )
+            for path in map(Path, distillation):
+                with Source(path, "distillation"):
+                    (staged / "distillation").mkdir(exist_ok=True)
+                    shutil.copyfile(path, staged / "distillation" / path.name)
+            (staged / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            staged.chmod(0o755)  # mkdtemp makes private folders
+            if out.exists():
+                out.rmdir()
+            staged.rename(out)
+        except BaseException:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
+    return record
+
+
+def _load_vae(source: str) -> AutoencoderKL:
+    """The VAE of a folder or repository, or of its subfolder `vae`."""
+    folder = Path(source)
+    local = folder.is_dir()
+    if local and not (folder / "config.json").is_file() and not (folder / "vae" / "config.json").is_file():
+        raise ConversionError(f"vae: {source} holds no config.json, nor does its subfolder vae.")
+    subfolder = "vae" if local and not (folder / "config.json").is_file() else None
+    options: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32}
+    try:
+        if not local:
+            try:
+                return AutoencoderKL.from_pretrained(source, subfolder="vae", **options)
+            except OSError:
+                pass  # a repository of the VAE alone
+        return AutoencoderKL.from_pretrained(source, subfolder=subfolder, **options)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ConversionError(f"vae: no AutoencoderKL could be loaded from {source!r} ({error})") from error
+
+
+def _sources(codec: Any, generator: Any, vae: Any, distillation: Sequence[Any]) -> list[dict[str, str]]:
+    """Name and SHA-256 of every file that was read."""
+    found = [("codec", Path(codec)), ("generator", Path(generator)), *(("distillation", Path(p)) for p in distillation)]
+    if Path(vae).is_dir():
+        found += [("vae", path) for path in sorted(Path(vae).rglob("*.safetensors"))]
+    record = [{"part": part, "file": path.name, "sha256": sha256_of(path)} for part, path in found]
+    return record if Path(vae).is_dir() else [*record, {"part": "vae", "repository": os.fspath(vae)}]

@@ -1,0 +1,197 @@
+"""`onedc convert`: what the folder holds, and what happens with files that are not what they should be."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
+
+from onedc_hf import ConversionError, ModelError, OneDCPipeline, Truncated
+from onedc_hf.cli.main import main
+from onedc_hf.coding import Kind, parse_header
+from onedc_hf.conversion import convert_checkpoint
+
+REFERENCE = Path(__file__).parents[1] / "fixtures" / "reference"
+CODEC, GENERATOR = (REFERENCE / "weights" / f"{name}.safetensors" for name in ("codec", "generator_lora"))
+SETTINGS = json.loads((REFERENCE / "config.json").read_text())
+ALPHA = SETTINGS["lora_config"]["lora_alpha"]
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The VAE of the reference as a folder, in a subfolder as Stable Diffusion repositories have it."""
+    root = tmp_path_factory.mktemp("stable-diffusion")
+    model = AutoencoderKL(**SETTINGS["vae"])
+    model.load_state_dict({k: v.float() for k, v in load_file(REFERENCE / "weights" / "vae.safetensors").items()})
+    model.save_pretrained(root / "vae")
+    return root
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory, vae: Path) -> Path:
+    """By the command line, with the defaults but for the LoRA's alpha."""
+    folder = tmp_path_factory.mktemp("converted") / "model"
+    arguments = ["--codec", CODEC, "--generator", GENERATOR, "--vae", vae, "--lora-alpha", ALPHA, "--out", folder]
+    assert main(["convert", *map(str, arguments)]) == 0
+    return folder
+
+
+def test_the_folder_is_self_contained(converted: Path) -> None:
+    names = {path.name for path in converted.iterdir()}
+    assert names == {
+        "model_index.json", "codec", "generator", "vae", "scheduler", "conversion.json", "README.md", "LICENCES.md",
+        "licences",
+    }  # fmt: skip
+    assert len(list((converted / "licences").glob("*.txt"))) == 3
+    card = (converted / "README.md").read_text()
+    assert "license: other" in card and "license_link: LICENCES.md" in card and "base_model:" in card
+    assert "You agree not to use the Model" in card and "None" not in card
+    record = json.loads((converted / "conversion.json").read_text())
+    assert [source["part"] for source in record["sources"]] == ["codec", "generator", "vae"]
+    assert all(len(source["sha256"]) == 64 for source in record["sources"])
+    assert record["model_id"] == OneDCPipeline.from_pretrained(converted).model_id
+
+
+def test_the_same_sources_give_the_same_id(converted: Path, vae: Path, tmp_path: Path) -> None:
+    record = convert_checkpoint(CODEC, GENERATOR, vae / "vae", tmp_path / "again", lora_alpha=ALPHA, lora="keep")
+    assert record["model_id"] == json.loads((converted / "conversion.json").read_text())["model_id"]
+
+
+def test_a_picture_goes_through_a_converted_model(converted: Path, picture: Callable[..., np.ndarray]) -> None:
+    pipe = OneDCPipeline.from_pretrained(converted)
+    data = pipe.compress(picture(100, 70))
+    assert parse_header(data).kind == Kind.ONE_LEVEL
+    assert np.asarray(pipe.decompress(data)).shape == (100, 70, 3)
+    assert pipe.compress(picture(100, 70)) == data
+
+
+def test_half_precision_keeps_what_decides_symbols(converted: Path, vae: Path, tmp_path: Path) -> None:
+    record = convert_checkpoint(CODEC, GENERATOR, vae, tmp_path / "half", lora_alpha=ALPHA, dtype=torch.float16)
+    assert record["model_id"] == OneDCPipeline.from_pretrained(converted).model_id
+    pipe = OneDCPipeline.from_pretrained(tmp_path / "half", dtype=torch.float32)
+    sizes = [sum(f.stat().st_size for f in (folder / "generator").glob("*.safetensors")) for folder in
+             (tmp_path / "half", converted)]  # fmt: skip
+    assert sizes[0] < 0.6 * sizes[1]
+    symbols = pipe.read_symbols(REFERENCE / "case2.container.bin")  # by the float entropy model, which stays float32
+    wanted = load_file(REFERENCE / "case2.safetensors")["y_hat"]
+    torch.testing.assert_close(symbols.y_hat, wanted, rtol=0, atol=1e-3)
+
+
+def test_the_z_only_model_writes_z_only_files(vae: Path, tmp_path: Path, picture: Callable[..., np.ndarray]) -> None:
+    convert_checkpoint(CODEC, GENERATOR, vae, tmp_path / "z", lora_alpha=ALPHA, z_only=True)
+    pipe = OneDCPipeline.from_pretrained(tmp_path / "z")
+    data = pipe.compress(picture(768, 768))
+    assert parse_header(data).kind == Kind.Z_ONLY and len(data) <= 266
+    assert pipe.compress(picture(768, 768), target_bytes=5000) == data
+    assert OneDCPipeline.from_pretrained(tmp_path / "z").decompress(data).size == (768, 768)
+
+
+def test_the_command_line_reads_files_of_the_program(converted: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old.bin"
+    old.write_bytes((REFERENCE / "case2.container.bin").read_bytes())
+    model = ["--model", str(converted)]
+    assert main(["decompress", str(old), "-o", str(tmp_path / "a.png"), *model]) == 0
+    assert main(["transcode", str(old), "-o", str(tmp_path / "new.odc"), *model]) == 0
+    assert main(["decompress", str(tmp_path / "new.odc"), *model]) == 0
+    old.write_bytes(old.read_bytes()[:-1])
+    assert main(["transcode", str(old), "-o", str(tmp_path / "cut.odc"), *model]) == 1
+    assert not (tmp_path / "cut.odc").exists()
+
+
+def test_damaged_files_of_the_program_are_typed_errors(converted: Path) -> None:
+    pipe = OneDCPipeline.from_pretrained(converted)
+    data = (REFERENCE / "case2.container.bin").read_bytes()
+    rng = np.random.default_rng(0)
+    with pytest.raises(Truncated):
+        pipe.read_symbols(data[:300])
+    short = data[:8] + (20).to_bytes(4, "big") + data[12:36] + data[-11:]  # a stream that ends too early
+    with pytest.raises(Truncated, match="rANS"):
+        pipe.read_symbols(short)
+    for _ in range(40):
+        damaged = bytearray(data)
+        damaged[int(rng.integers(16))] ^= 1 << int(rng.integers(8))
+        try:
+            pipe.read_symbols(bytes(damaged))
+        except ValueError as error:
+            assert type(error).__name__ in ("Truncated", "Corrupt", "NotOneDC", "UnsupportedFeature", "TooLarge")
+
+
+def test_other_models_say_that_they_cannot(tiny_pipeline: OneDCPipeline) -> None:
+    with pytest.raises(ModelError, match="onedc convert"):
+        tiny_pipeline.transcode(b"anything")
+
+
+# Wrong files --------------------------------------------------------------------------------------------------------
+
+CHANGES: dict[str, tuple[Callable[[dict], object], str]] = {
+    "removed": (
+        lambda t: t.pop("dec.trans_coding.1.block.0.conv2.bias"),
+        "lacks dec.trans_coding.1.block.0.conv2.bias",
+    ),
+    "removed, of the entropy model": (lambda t: t.pop("y_prior_fusion.0.block.0.conv2.bias"), "y_prior_fusion.0"),
+    "removed, one that says how wide it is": (lambda t: t.pop("enc.pix_fusion.weight"), "enc.pix_fusion.weight"),
+    "renamed": (
+        lambda t: t.update({"enc.other": t.pop("enc.pix_emb.bias")}),
+        "enc.pix_emb.bias and holds .* enc.other",
+    ),
+    "reshaped": (
+        lambda t: t.update({"enc.pix_emb.bias": torch.zeros(7)}),
+        r"enc.pix_emb.bias is \[7\] instead of \[192\]",
+    ),
+    "left over": (lambda t: t.update({"more": torch.zeros(1)}), "no place here: more"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_wrong_codec_file_is_one_clear_error(vae: Path, tmp_path: Path, change: str) -> None:
+    alter, message = CHANGES[change]
+    tensors = load_file(CODEC)
+    alter(tensors)
+    save_file(tensors, tmp_path / "codec.safetensors")
+    with pytest.raises(ConversionError, match=message):
+        convert_checkpoint(tmp_path / "codec.safetensors", GENERATOR, vae, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["codec.safetensors"]
+
+
+def test_a_wrong_generator_file_is_one_clear_error(vae: Path, tmp_path: Path) -> None:
+    tensors = load_file(GENERATOR)
+    gone = next(name for name in tensors if name.endswith("lora_B.default.weight"))
+    del tensors[gone]
+    save_file(tensors, tmp_path / "generator.safetensors")
+    for lora in ("merge", "keep"):
+        with pytest.raises(ConversionError, match=gone):
+            convert_checkpoint(CODEC, tmp_path / "generator.safetensors", vae, tmp_path / "out", lora=lora)
+    assert [path.name for path in tmp_path.iterdir()] == ["generator.safetensors"]
+
+
+@pytest.mark.parametrize("kind", ["pickle", "truncated", "missing", "folder"])
+def test_what_is_no_safetensors_file_is_one_clear_error(vae: Path, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "model_1.safetensors"
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps({"enc.pix_emb.weight": 1}))
+    elif kind == "truncated":
+        path.write_bytes(CODEC.read_bytes()[:100_000])
+    elif kind == "folder":
+        path.mkdir()
+    with pytest.raises(ConversionError, match={"pickle": "pickle", "truncated": "cut short"}.get(kind, "no file")):
+        convert_checkpoint(path, GENERATOR, vae, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_vae_that_is_none_and_a_folder_that_is_taken(vae: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConversionError, match="config.json"):
+        convert_checkpoint(CODEC, GENERATOR, tmp_path / "empty", tmp_path / "out")
+    (tmp_path / "empty" / "mine.txt").write_text("mine")
+    with pytest.raises(ConversionError, match="exists already"):
+        convert_checkpoint(CODEC, GENERATOR, vae, tmp_path / "empty")
+    with pytest.raises(ConversionError, match="no folder"):
+        convert_checkpoint(CODEC, GENERATOR, vae, tmp_path / "nowhere" / "out")
+    assert (tmp_path / "empty" / "mine.txt").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
