@@ -80,7 +80,7 @@ def decode_seconds(pipe: "OneDCPipeline", picture: Path, size: tuple[int, int], 
     from PIL import Image
 
     with Image.open(picture) as photo:
-        data = pipe.compress(photo.convert("RGB").resize(size[::-1], Image.Resampling.LANCZOS))
+        data = pipe.compress(photo.convert("RGB").resize((size[1], size[0]), Image.Resampling.LANCZOS))
     times = []
     for _ in range(repeats + 1):
         start = time.perf_counter()

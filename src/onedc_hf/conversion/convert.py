@@ -102,12 +102,11 @@ def convert_checkpoint(
             pipe.save_config(staged)
             pipe.scheduler.save_pretrained(staged / "scheduler")
             pipe.vae.to(dtype).save_pretrained(staged / "vae")
-            pipe.codec.to(dtype).save_pretrained(staged / "codec")
+            pipe.codec.to(dtype).save_pretrained(staged / "codec")  # type: ignore[arg-type]  # transformers wraps `to`
             write_card(pipe, staged, record)
             del pipe, parts
-            make_generator(generator_file, lora=lora, lora_alpha=lora_alpha).to(dtype).save_pretrained(
-                staged / "generator"
-            )
+            filled = make_generator(generator_file, lora=lora, lora_alpha=lora_alpha)
+            filled.to(dtype).save_pretrained(staged / "generator")  # type: ignore[arg-type]
             for path in map(Path, distillation):
                 with Source(path, "distillation"):
                     (staged / "distillation").mkdir(exist_ok=True)
