@@ -46,8 +46,8 @@ def converted(tmp_path_factory: pytest.TempPathFactory, vae: Path) -> Path:
 def test_the_folder_is_self_contained(converted: Path) -> None:
     names = {path.name for path in converted.iterdir()}
     assert names == {
-        "model_index.json", "codec", "generator", "vae", "scheduler", "conversion.json", "README.md", "LICENCES.md",
-        "licences",
+        "model_index.json", "codec", "generator", "vae", "scheduler", "conversion.json", "config.json", "README.md",
+        "LICENCES.md", "licences",
     }  # fmt: skip
     assert len(list((converted / "licences").glob("*.txt"))) == 3
     card = (converted / "README.md").read_text()

@@ -23,6 +23,7 @@ from diffusers import AutoencoderKL, DDPMScheduler
 
 from .. import __version__
 from ..errors import ConversionError
+from ..hub import write_root_config
 from ..models import OneDCGenerator
 from ..pictures import PictureInput
 from ..pipeline import OneDCPipeline
@@ -103,6 +104,7 @@ def convert_checkpoint(
             pipe.scheduler.save_pretrained(staged / "scheduler")
             pipe.vae.to(dtype).save_pretrained(staged / "vae")
             pipe.codec.to(dtype).save_pretrained(staged / "codec")  # type: ignore[arg-type]  # transformers wraps `to`
+            write_root_config(pipe, staged)
             write_card(pipe, staged, record)
             del pipe, parts
             filled = make_generator(generator_file, lora=lora, lora_alpha=lora_alpha)

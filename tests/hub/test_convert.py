@@ -1,0 +1,37 @@
+"""A converted checkpoint goes to a Hub and is loaded from there."""
+
+import json
+from pathlib import Path
+
+from diffusers import AutoencoderKL
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+
+REFERENCE = Path(__file__).parents[1] / "fixtures" / "reference"
+CONVERT = """
+from onedc_hf.cli.main import main
+weights = reference + "/weights/"
+assert main([
+    "convert", "--codec", weights + "codec.safetensors", "--generator", weights + "generator_lora.safetensors",
+    "--vae", vae, "--lora-alpha", "2", "--out", "converted", "--push-to-hub", "alice/onedc",
+]) == 0
+"""
+LOAD = """
+from onedc_hf import OneDCPipeline
+pipe = OneDCPipeline.from_pretrained("alice/onedc")
+print(pipe.model_id, pipe.decompress(reference + "/case2.container.bin").size)
+"""
+
+
+def test_a_converted_model_is_pushed_with_its_licences_and_loads_by_id(hub, client, tmp_path):
+    vae = AutoencoderKL(**json.loads((REFERENCE / "config.json").read_text())["vae"])
+    vae.load_state_dict({k: v.float() for k, v in load_file(REFERENCE / "weights" / "vae.safetensors").items()})
+    vae.save_pretrained(tmp_path / "vae")
+    said = client(CONVERT, reference=REFERENCE, vae=tmp_path / "vae")
+    files = hub.files("alice/onedc")
+    assert sum(name.startswith("licences/") for name in files) == 3
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.license == "other" and len(card.data.base_model) == 2
+    assert 'OneDCPipeline.from_pretrained("alice/onedc")' in card.text
+    model_id, size = client(LOAD, home="reader", reference=REFERENCE).split(" ", 1)
+    assert model_id in said and size == "(150, 101)"
