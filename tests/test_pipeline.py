@@ -419,3 +419,10 @@ def test_the_file_of_a_released_model_names_it(tiny_pipeline: OneDCPipeline) -> 
     data = box.compress(np.zeros((64, 64, 3), np.uint8), z_only=True)
     with pytest.raises(WrongModel, match=r"model in the box of onedc-hf"):
         tiny_pipeline.decompress(data)
+
+
+def test_a_saved_folder_does_not_say_where_the_model_came_from(tiny_folder: Path, tmp_path: Path) -> None:
+    OneDCPipeline.from_pretrained(tiny_folder).save_pretrained(tmp_path / "again")
+    texts = {path.name: path.read_text() for path in (tmp_path / "again").rglob("*.json")}
+    assert len(texts) >= 3 and not [name for name, text in texts.items() if str(tiny_folder.parent) in text]
+    assert OneDCPipeline.from_pretrained(tmp_path / "again").model_id

@@ -53,6 +53,7 @@ from .pictures import PictureInput, from_tensor, open_picture, pad, to_output, t
 from .precision import default_dtype
 from .provenance import provenance_info
 from .rate_search import search_row
+from .saving import forget_origin
 from .tiling import POSITION, Canvas, Tiling, assemble, part_of, spans
 
 __all__ = ["OneDCPipeline", "OneDCPipelineOutput"]
@@ -198,6 +199,7 @@ class OneDCPipeline(DiffusionPipeline):
         """Saves the pipeline to a folder, which `from_pretrained` reads; arguments are those of `DiffusionPipeline`."""
         self.generator.config.decoder_id = decoder_digest(self.components)
         super().save_pretrained(save_directory, *args, **kwargs)
+        forget_origin(save_directory)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:  # type: ignore[override]
         """Saves and uploads the pipeline in one commit, with a card that says what it is.

@@ -19,12 +19,14 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 
 from onedc_hf import OneDCPipeline
+from onedc_hf.models.integer import WEIGHT_LIMIT, IntegerConv
 from onedc_hf.training.cli import main
 from onedc_hf.training.components import DECIDES_SYMBOLS, load_model, make_model
 from onedc_hf.training.config import TrainConfig, load_config, package_file
 from onedc_hf.training.data import CropStream, open_pictures, read_names
 from onedc_hf.training.stage1 import draw_quality, rate_weight, train
 from onedc_hf.training.start import start_as_transform_codec
+from onedc_hf.training.straight_through import exact_weights, on_grid
 
 Make = Callable[..., TrainConfig]
 
@@ -270,3 +272,31 @@ def test_sigterm_saves_and_exits_cleanly(config: Make, tmp_path: Path) -> None:
     assert process.returncode == 0, output
     assert (tmp_path / "run" / "pipeline" / "model_index.json").is_file()
     assert len(list((tmp_path / "run").glob("checkpoint-*"))) == 1
+
+
+def test_weights_learn_on_the_grid_of_the_exact_path(tiny_config: Path, photographs: Path) -> None:
+    torch.manual_seed(0)
+    model, crops = make_model(str(tiny_config)), _crops(photographs, 2, 128)
+    names = [name for name, _ in model.named_parameters()]
+    layer = model.codec.float_entropy.y_spatial_prior_reduction
+    before = layer.weight.detach().clone()
+    with exact_weights(model.codec.entropy):
+        assert torch.equal(layer.weight, on_grid(before)) and not torch.equal(layer.weight, before)
+    assert [name for name, _ in model.named_parameters()] == names  # in the order that optimiser and average know
+    for exact in (False, True):
+        model.exact_weights = exact
+        model.zero_grad()
+        _, bpp, _ = model(crops, torch.tensor([50.0, 90.0]))
+        bpp.mean().backward()
+        assert layer.weight.grad is not None and layer.weight.grad.abs().sum() > 0
+    assert torch.equal(layer.weight, before)
+
+
+def test_the_grid_is_that_of_the_integers() -> None:
+    weight = torch.randn(6, 5, 3, 3, generator=torch.Generator().manual_seed(0))
+    layer = IntegerConv(5, 6, 3)
+    layer.quantise(weight.double().numpy(), None, 9, 9)
+    step = on_grid(weight)
+    assert (step - layer.dequantise()[0]).abs().max() < 0.002 * weight.abs().max()
+    assert (on_grid(step) - step).abs().max() < 0.002 * weight.abs().max()
+    assert all(len(row.unique()) <= 2 * WEIGHT_LIMIT + 1 for row in step)

@@ -27,6 +27,7 @@ from ..hub import write_root_config
 from ..models import OneDCGenerator
 from ..pictures import PictureInput
 from ..pipeline import OneDCPipeline
+from ..saving import forget_origin
 from .card import write_card
 from .codec import make_codec
 from .generator import generator_config, generator_recipes, make_generator
@@ -114,6 +115,7 @@ def convert_checkpoint(
                     (staged / "distillation").mkdir(exist_ok=True)
                     shutil.copyfile(path, staged / "distillation" / path.name)
             (staged / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            forget_origin(staged)
             staged.chmod(0o755)  # mkdtemp makes private folders
             if out.exists():
                 out.rmdir()

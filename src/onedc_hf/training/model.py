@@ -5,6 +5,7 @@ Shapes: B batch, S side of a crop, N channels of `y`.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import cast
 
 import torch
@@ -16,6 +17,7 @@ from ..models.codec import semantic_tokens
 from ..models.context import GAIN_STEP, CodingPass
 from ..models.exact import CodingUnit, ExactEntropyModel
 from .rate import SCALE_FLOOR, gaussian_bits, round_through
+from .straight_through import exact_weights
 
 __all__ = ["TrainableOneDC"]
 
@@ -35,6 +37,7 @@ class TrainableOneDC(nn.Module):
         codec, generator, vae, scheduler: the pipeline's components; the scheduler is only kept, for saving.
         rate_estimate (`str`): `noise` (additive uniform, the paper's) or `straight_through` (rounded symbols: a dead
             symbol then costs what it really costs, not the 0.14 bit that noise makes of it).
+        exact_weights (`bool`): the entropy model computes with weights on the exact path's grid (straight_through.py).
     """
 
     def __init__(
@@ -44,8 +47,10 @@ class TrainableOneDC(nn.Module):
         vae: OneDCAutoencoder,
         scheduler: DDPMScheduler,
         rate_estimate: str = "straight_through",
+        exact_weights: bool = False,
     ):
         super().__init__()
+        self.exact_weights = exact_weights
         if rate_estimate not in ("noise", "straight_through"):
             raise ValueError(f"`rate_estimate` must be 'noise' or 'straight_through'; got {rate_estimate!r}.")
         self.codec, self.generator, self.vae, self.scheduler = codec, generator, vae, scheduler
@@ -95,7 +100,8 @@ class TrainableOneDC(nn.Module):
         z = codec.hyper_enc(y, semantic)
         excess = (z.abs() - _Z_RANGE).clamp_min(0).square().mean()
         coded = self._code_exactly if isinstance(codec.entropy, ExactEntropyModel) else self._code
-        y_hat, seed, bits = coded(y, codec.z_vq(z), quality)
+        with exact_weights(codec.entropy) if self.exact_weights else nullcontext():
+            y_hat, seed, bits = coded(y, codec.z_vq(z), quality)
         semantic = codec.adapt(seed)
         latent = self.generator(codec.synthesise(y_hat, semantic), semantic_tokens(semantic), quality)
         picture = self.vae.decode((latent / factor).to(self.vae.dtype)).sample

@@ -146,6 +146,7 @@ def train(config: TrainConfig) -> Path:
         model = make_model(config.model, config.rate_estimate)
         crops = torch.stack(list(islice(_make_stream(config, 0, 0), _START_CROPS)))
         start_as_transform_codec(model, crops)
+    model.exact_weights = config.exact_weights
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not any(name.startswith(prefix) for prefix in config.freeze))
     if model.codec.hyper_enc.fusion[-1].weight.requires_grad:
