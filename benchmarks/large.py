@@ -41,7 +41,10 @@ def main() -> int:
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "threads": arguments.threads,
         "limits": LIMITS,
-        "photographs": compare(arguments.folder, arguments.threads, arguments.limit),
+        "note": arguments.note,
+        "photographs": json.loads(arguments.out.read_text())["photographs"]
+        if arguments.sizes_only
+        else compare(arguments.folder, arguments.threads, arguments.limit),
         "sizes": [run_worker(arguments, side) for side in SIDES],
     }
     first, last = record["sizes"][0], record["sizes"][-1]
@@ -66,6 +69,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--limit", type=int, help="compare so many photographs only")
+    parser.add_argument("--sizes-only", action="store_true", help="keep what is known of the photographs")
+    parser.add_argument("--note", default="", help="a sentence for the page, such as: the machine was busy")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "large.json")
     parser.add_argument("--no-page", action="store_true", help="JSON alone (the figure needs matplotlib)")
@@ -235,6 +240,8 @@ Peak of the process beyond the pixels that go in and come out, model and librari
 | megapixels | encode, MiB | decode, MiB | encode, s | decode, s | file |
 |---:|---:|---:|---:|---:|---:|
 {sizes}
+
+{note}
 
 Growth from the smallest to the largest: {memory_growth_mib:.0f} MiB (wanted: {limits[memory_growth_mib]:.0f} or less).
 Time grows faster than the picture because every position attends to all semantic tokens, of which there is one for

@@ -188,6 +188,9 @@ def test_another_decoder_says_so_and_decodes_all_the_same(tiny_folder: Path, pic
     assert trained.model_id == pipe.model_id
     with pytest.warns(UserWarning, match="decoder"):
         assert trained.decompress(data).size == expected.size
+    swapped = OneDCPipeline.from_pretrained(tiny_folder, vae=trained.vae)
+    with pytest.warns(UserWarning, match="decoder"):
+        swapped.decompress(data)
 
 
 def test_a_damaged_name_of_a_decoder_is_a_typed_error() -> None:
@@ -214,7 +217,42 @@ def test_what_is_no_xmp_packet_is_replaced(kept: bytes) -> None:
     assert provenance_xmp(info, kept) == provenance_xmp(info)
 
 
+def _values(packet: bytes) -> list[str]:
+    root = ElementTree.fromstring(packet.decode().partition("?>")[2].rpartition("<?xpacket")[0] or packet.decode())
+    return [value for element in root.iter() for value in (*element.attrib.values(), (element.text or "").strip())]
+
+
 def test_an_earlier_origin_is_replaced() -> None:
     earlier = provenance_xmp(provenance_info("cd" * 32, 0.5))
-    info = provenance_info("ab" * 32, 0.05)
-    assert provenance_xmp(info, earlier) == provenance_xmp(info)
+    again = provenance_xmp(provenance_info("ab" * 32, 0.05), earlier)
+    assert again.count(b"DigitalSourceType=") == 1 and b"cd" * 32 not in again
+    assert "ab" * 32 in _values(again)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        '<e:DigitalSourceType xmlns:e="urn:e">urn:camera</e:DigitalSourceType>',
+        '<e:DigitalSourceType xmlns:e="urn:e" rdf:resource="urn:camera"/>',
+    ],
+)
+def test_a_cameras_origin_goes_and_everything_else_stays(origin: str) -> None:
+    described = f'<rdf:Description rdf:about="uuid:1" xmlns:dc="urn:dc" dc:rights="mine">{origin}</rdf:Description>'
+    packet = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{RDF}">{described}</rdf:RDF></x:xmpmeta>'
+    joined = provenance_xmp(provenance_info("ab" * 32, 0.05), packet.encode())
+    values = _values(joined)
+    assert "mine" in values and "urn:camera" not in values and DIGITAL_SOURCE_TYPE in values
+    assert values.count("uuid:1") == 2  # both descriptions are of one picture
+
+
+@pytest.mark.parametrize("xmp", [KEPT.replace("a café", "x" * 70_000).encode(), KEPT.encode("utf-16")])
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_metadata_that_a_format_cannot_hold_is_no_error(tmp_path: Path, xmp: bytes, suffix: str) -> None:
+    from onedc_hf.cli.decompress import encode
+
+    picture = Image.new("RGB", (20, 20))
+    picture.info |= {"xmp": xmp, "exif": b"Exif\0\0" + bytes(70_000)} | provenance_info("ab" * 32, 0.05)
+    for packet in (xmp, provenance_xmp(picture.info, xmp)):
+        (tmp_path / f"a{suffix}").write_bytes(encode(picture, tmp_path / f"a{suffix}", packet))
+        with Image.open(tmp_path / f"a{suffix}") as written:
+            assert written.size == (20, 20)

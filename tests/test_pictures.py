@@ -56,6 +56,17 @@ def test_the_result_never_shares_memory_with_the_callers_array(rgb):
     np.testing.assert_array_equal(mine, rgb)
 
 
+def test_the_result_never_shares_memory_with_the_callers_tensor(rgb):
+    mine = torch.from_numpy(rgb.copy()).permute(2, 0, 1)  # [C, H, W], a view of [H, W, C]
+    load_picture(mine)[:] = 0
+    np.testing.assert_array_equal(mine.permute(1, 2, 0).numpy(), rgb)
+
+
+def test_a_picture_whose_mode_is_known_only_when_loaded(tmp_path):
+    Image.new("RGB", (32, 32), (10, 20, 30)).save(tmp_path / "icon.icns")
+    assert load_picture(tmp_path / "icon.icns")[0, 0].tolist() == [10, 20, 30]
+
+
 @pytest.mark.parametrize("output_type", ["pil", "np", "pt"])
 def test_every_output_type_reads_back_exactly(rgb, output_type):
     np.testing.assert_array_equal(load_picture(to_output(rgb, output_type)), rgb)

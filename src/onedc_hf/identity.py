@@ -11,6 +11,7 @@ import hashlib
 import warnings
 
 import numpy as np
+import torch
 from torch import nn
 
 from .coding import Tag
@@ -26,14 +27,17 @@ _DECODER_SIDE = {"codec": ("semantic_adaptor.", "dec."), "generator": ("",), "va
 def decoder_digest(components: dict[str, nn.Module]) -> str:
     """SHA-256 of the decoder side's weights, 64 hex digits.
 
+    Weights count as bfloat16, so that a model has one id in every precision it is loaded in. (One that is stored in
+    float32 and loaded in float16 has another: rounded twice, it is another.)
+
     Args:
-        components (`dict`): a pipeline's `codec`, `generator` and `vae`; weights count as float32.
+        components (`dict`): a pipeline's `codec`, `generator` and `vae`.
     """
     sha = hashlib.sha256()
     for component, prefixes in _DECODER_SIDE.items():
         for name, tensor in sorted(components[component].state_dict().items()):
             if name.startswith(prefixes):
-                values = tensor.detach().cpu().float().contiguous().numpy().astype("<f4")
+                values = tensor.detach().cpu().to(torch.bfloat16).float().contiguous().numpy().astype("<f4")
                 sha.update(f"{component}.{name}:{list(values.shape)}\n".encode())
                 sha.update(np.ascontiguousarray(values).tobytes())
     return sha.hexdigest()

@@ -105,7 +105,7 @@ def load_picture(image: PictureInput) -> np.ndarray:
     """
     opened = open_picture(image)
     if opened.alpha is None:
-        return opened.rgb.copy() if isinstance(image, np.ndarray) else opened.rgb
+        return opened.rgb.copy() if isinstance(image, np.ndarray) or _is_tensor(image) else opened.rgb
     where = os.fspath(image) if isinstance(image, (str, os.PathLike)) else _kind_of(image)
     _warn(f"{where}: transparency is left out, the picture was put on white")
     return _flatten(opened.rgb, opened.alpha)
@@ -243,6 +243,7 @@ def _from_pil(picture: Image.Image, where: str) -> OpenedPicture:
     if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else it would be copied, and pictures can be large
         picture = ImageOps.exif_transpose(picture)
     metadata = _metadata(picture)
+    picture.load()  # some formats know their mode only then
     picture = _to_8_bits(picture, where)
     colour, alpha = _split_alpha(picture)
     if profile or colour.mode == "LAB":

@@ -119,7 +119,8 @@ class OneDCPipeline(DiffusionPipeline):
     """One-step diffusion image codec.
 
     Args:
-        vae (`AutoencoderKL`, `AutoencoderTiny` or `OneDCAutoencoder`): pixels to latents at 1/8 and back.
+        vae (`AutoencoderKL`, `AutoencoderTiny` or `OneDCAutoencoder`): pixels to latents at 1/8 and back. The attention
+            of an `AutoencoderKL` is made patch-wise, in place (`codec.config.vae_attention_patch`).
         codec (`OneDCCodec`): latents to symbols and back.
         generator (`OneDCGenerator`): the one-step U-Net.
         scheduler (`DDPMScheduler`): the noise schedule the generator was made for; one step at t = 999 is taken.
@@ -150,6 +151,7 @@ class OneDCPipeline(DiffusionPipeline):
             attend_in_patches(vae, codec.config.vae_attention_patch)
         self._symbol_model: SymbolModel | None = None
         self._tiling: Tiling | None = Tiling()
+        self._decoder_id: str | None = None
 
     # Loading ------------------------------------------------------------------------------------------------------
 
@@ -197,7 +199,6 @@ class OneDCPipeline(DiffusionPipeline):
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Saves the pipeline to a folder, which `from_pretrained` reads; arguments are those of `DiffusionPipeline`."""
-        self.generator.config.decoder_id = decoder_digest(self.components)
         super().save_pretrained(save_directory, *args, **kwargs)
         forget_origin(save_directory)
 
@@ -256,8 +257,10 @@ class OneDCPipeline(DiffusionPipeline):
 
     @property
     def decoder_id(self) -> str:
-        """SHA-256 of the decoder side's weights as they were saved, 64 hex digits; see `identity.py`."""
-        return self.generator.config.decoder_id or decoder_digest(self.components)
+        """SHA-256 of the decoder side's weights, 64 hex digits (`identity.py`); computed once."""
+        if self._decoder_id is None:
+            self._decoder_id = decoder_digest(self.components)
+        return self._decoder_id
 
     def _symbols(self) -> SymbolModel:
         """The integers that coding needs; made once."""
@@ -583,8 +586,9 @@ class OneDCPipeline(DiffusionPipeline):
         """
         data = _read(data)
         if is_authors_file(data, self.codec):
-            file, y_hat, seed = decode_authors_file(bytes(data), self.codec)
-            return Symbols(header_of(file), 0, y_hat.float(), seed)
+            file, y_hat, seed = decode_authors_file(bytes(data), self.codec, preview=preview)
+            device = self._execution_device
+            return Symbols(header_of(file), None if preview else 0, y_hat.to(device), seed.to(device))
         cut = allow_partial and is_cut(data)
         try:
             reader = PartialReader(data, self._symbols()) if cut else BitstreamReader(data, self._symbols())
@@ -625,7 +629,7 @@ class OneDCPipeline(DiffusionPipeline):
             `bytes`: the `.odc` file. Its latent is within half a step of the original's, as in any encoding.
 
         Raises:
-            BitstreamError: for a file that is damaged in a way that can be noticed.
+            BitstreamError: for a file that is damaged, or was written with another model or by other arithmetic.
             ModelError: if this model was not converted from the authors' weights.
         """
         data = _read(data)
@@ -658,8 +662,10 @@ class OneDCPipeline(DiffusionPipeline):
         """Works on every picture that is larger than a tile in overlapping tiles: less memory, at most a little slower.
 
         By default only pictures of more than 4 megapixels are tiled. A file decodes to the same symbols with and
-        without tiling, and to almost the same pixels. A picture that is *compressed* in tiles gives slightly other
-        bytes, which any OneDC pipeline with the same model reads.
+        without tiling. Pixels are almost the same for models made of local layers, such as the model in the box
+        (docs/large-pictures.md); models with GroupNorms and self-attention, such as the paper's, compute those for each
+        tile, and only the fading between tiles hides the difference. A picture that is *compressed* in tiles gives
+        slightly other bytes, which any OneDC pipeline with the same model reads.
 
         Args:
             tile_size (`int`): side of a tile in pixels, overlap included; a multiple of 64.
@@ -674,7 +680,7 @@ class OneDCPipeline(DiffusionPipeline):
         self._tiling = Tiling(tile_size // POSITION, overlap // POSITION, above_pixels=0)
 
     def disable_tiling(self) -> None:
-        """Works on every picture in one piece; memory then grows with it, by about 130 MiB for each megapixel."""
+        """Works on every picture in one piece; memory then grows with it (box model: 130 MiB for each megapixel)."""
         self._tiling = None
 
     def _tiles(self, height: int, width: int) -> tuple[list[slice], list[slice]]:

@@ -6,6 +6,7 @@ http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMe
 
 from __future__ import annotations
 
+import re
 from xml.sax.saxutils import quoteattr
 
 from . import __version__
@@ -30,6 +31,14 @@ _PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 </x:xmpmeta>
 <?xpacket end="w"?>"""
 _END = "</rdf:RDF>"
+_ABOUT = re.compile(r"""rdf:about=("[^"<]*"|'[^'<]*')""")
+# The property as an attribute (and our own, of an earlier round), as an element, and as an element without content.
+_ORIGIN = re.compile(
+    r"""\s(?:[\w.-]+:DigitalSourceType|onedc:\w+)\s*=\s*("[^"]*"|'[^']*')"""
+    r"""|<([\w.-]+:DigitalSourceType)\b[^>]*/>"""
+    r"""|<([\w.-]+:DigitalSourceType)\b[^>]*>.*?</\3\s*>""",
+    re.DOTALL,
+)
 
 
 def provenance_info(model_id: str, bpp: float, received: float = 1.0) -> dict[str, str]:
@@ -53,8 +62,8 @@ def provenance_xmp(info: dict[str, str], kept: bytes | None = None) -> bytes:
 
     Args:
         info (`dict[str, str]`): from `provenance_info`; other keys are ignored.
-        kept (`bytes`, *optional*): the original's own packet, to which the facts are added. One that already says where
-            a picture comes from, or is no UTF-8 packet, is replaced: the rebuilt picture has one origin.
+        kept (`bytes`, *optional*): the original's own packet, to which the facts are added. What it says of the
+            picture's origin is taken out: the rebuilt picture has another. One that is no UTF-8 packet is replaced.
     """
     facts = [
         f"    {name}={quoteattr(value)}"
@@ -71,7 +80,10 @@ def provenance_xmp(info: dict[str, str], kept: bytes | None = None) -> bytes:
         )
 
     own = kept.decode("utf-8", errors="replace") if kept is not None else ""
+    own = _ORIGIN.sub("", own)
     if own.count(_END) == 1 and "\ufffd" not in own and "DigitalSourceType" not in own:
-        return own.replace(_END, describe("") + _END).encode()  # its CreatorTool stays
+        about = _ABOUT.search(own)  # one for all descriptions of a packet
+        added = describe("").replace('rdf:about=""', about.group(0) if about else 'rdf:about=""')
+        return own.replace(_END, added + _END).encode()  # its CreatorTool stays
     tool = f"xmp:CreatorTool={quoteattr(f'onedc-hf {__version__}')}\n    "
     return _PACKET.format(description=describe(tool)).encode()

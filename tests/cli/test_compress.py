@@ -232,12 +232,20 @@ def test_resume_leaves_what_is_there_and_does_the_rest(onedc, photos, fake_pipel
     assert onedc("compress", photos, "--resume", "--force")[0] == 2
 
 
+def test_resume_does_not_hide_two_pictures_of_one_name(onedc, photos):
+    with Image.open(photos / "a.png") as photo:
+        photo.save(photos / "a.jpg")
+    for _ in range(2):
+        code, _, err = onedc("compress", photos, "--resume")
+        assert code == 1 and "already the output of" in err
+
+
 def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path):
     job = files.Job(tmp_path / "a.png", tmp_path / "a.odc")
     files.write_output(job, b"first")
     with pytest.raises(OneDCError, match="another process"):
         files.write_output(job, b"second")
-    files.write_output(files.Job(job.source, job.target, existing="leave"), b"third")
+    assert not files.write_output(files.Job(job.source, job.target, existing="leave"), b"third")
     assert job.target.read_bytes() == b"first"
     files.write_output(files.Job(job.source, job.target, existing="replace"), b"fourth")
     assert job.target.read_bytes() == b"fourth" and os.listdir(tmp_path) == ["a.odc"]

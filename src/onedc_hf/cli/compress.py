@@ -48,7 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
         assert pipeline is not None
         data = pipeline.compress(str(job.source), **options)
         header = parse_header(data)
-        write_output(job, data)
+        if not write_output(job, data):
+            return f"{job.target}: there already"
         sizes.append((len(data), header.width * header.height))
         return f"{job.source} -> {job.target}  {len(data):,} bytes  {header.bpp:.4f} bpp"
 

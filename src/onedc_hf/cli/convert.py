@@ -60,7 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
         distillation=arguments.distillation,
     )
     for source in record["sources"]:
-        say(f"{source['part']}: {source.get('file', source.get('repository'))}  {source.get('sha256', '')}".rstrip())
+        origin = f"  ({source['repository']} at {source['revision']})" if "repository" in source else ""
+        say(f"{source['part']}: {source['file']}  {source['sha256']}{origin}")
     say(f"{arguments.out}  model id {record['model_id']}")
     if arguments.push_to_hub:
         from huggingface_hub import create_repo, upload_folder

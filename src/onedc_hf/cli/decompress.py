@@ -35,6 +35,8 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "AVIF": {"quality": 95, "subsampling": "4:4:4"},
 }
 
+_JPEG_SEGMENT = 65_000  # bytes of EXIF or XMP that fit into a JPEG, with a little room
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
@@ -65,7 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
         picture = pipeline.decompress(read(job.source), allow_partial=arguments.partial, preview=arguments.preview)
         kept = picture.info.get("xmp")
         xmp = kept if arguments.no_provenance else provenance_xmp(picture.info, kept)
-        write_output(job, encode(picture, job.target, xmp))
+        if not write_output(job, encode(picture, job.target, xmp)):
+            return f"{job.target}: there already"
         return f"{job.source} -> {job.target}  {picture.width}x{picture.height}"
 
     failed = run_all(jobs, work, "decompress") + len(problems)
@@ -80,6 +83,12 @@ def encode(picture: "Image.Image", path: Path, xmp: bytes | None = None) -> byte
     name = picture_format(path)
     options = dict(_SAVE_OPTIONS.get(name, {}))
     kept = {key: picture.info[key] for key in ("exif", "icc_profile") if key in picture.info}
+    if name == "JPEG" and len(kept.get("exif", b"")) > _JPEG_SEGMENT:
+        complain(f"warning: {path}: EXIF is left out, a JPEG cannot hold so much")
+        del kept["exif"]
+    if xmp is not None and (name == "JPEG" and len(xmp) > _JPEG_SEGMENT or not _is_text(xmp)):
+        complain(f"warning: {path}: the kept XMP is left out, this format cannot hold it")
+        xmp = None if picture.info.get("xmp") == xmp else provenance_xmp(picture.info)
     if picture.mode == "RGBA" and name == "JPEG":  # it has no alpha
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture).convert("RGB")
@@ -95,6 +104,14 @@ def encode(picture: "Image.Image", path: Path, xmp: bytes | None = None) -> byte
     buffer = io.BytesIO()
     picture.save(buffer, name, **options)
     return buffer.getvalue()
+
+
+def _is_text(packet: bytes) -> bool:
+    try:
+        packet.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def picture_format(path: Path) -> str:

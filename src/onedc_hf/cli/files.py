@@ -168,12 +168,12 @@ def plan(
         elif target.is_dir():
             problem = f"{target} is a folder; name a file with -o"
         elif target.exists() and resume:
+            taken[target] = source
             left_out += 1
             continue
         elif target.exists() and not force:
             problem = _exists(target)
-        else:
-            taken[target] = source
+        taken.setdefault(target, source)
         jobs.append(Job(source, target, problem, "replace" if force else "leave" if resume else "refuse"))
     if left_out:
         say(f"{count(left_out, 'file')} there already")
@@ -249,8 +249,8 @@ def read(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def write_output(job: Job, data: bytes) -> None:
-    """Write a job's file.
+def write_output(job: Job, data: bytes) -> bool:
+    """Write a job's file; `False` where another process was first and theirs may stay.
 
     Raises:
         `OneDCError`: another process wrote it since the job was planned; theirs is kept.
@@ -260,6 +260,8 @@ def write_output(job: Job, data: bytes) -> None:
     except FileExistsError as error:
         if job.existing == "refuse":
             raise OneDCError(f"{job.target} was written by another process meanwhile; it is left as it is") from error
+        return False
+    return True
 
 
 def write_atomically(path: Path, data: bytes, replace: bool = True) -> None:
@@ -268,7 +270,7 @@ def write_atomically(path: Path, data: bytes, replace: bool = True) -> None:
     Raises:
         `FileExistsError`: it exists, and may not be replaced.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".onedc-", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -280,7 +282,7 @@ def write_atomically(path: Path, data: bytes, replace: bool = True) -> None:
         else:
             os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        Path(temporary).unlink(missing_ok=True)
         raise
 
 

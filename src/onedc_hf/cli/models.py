@@ -61,7 +61,7 @@ def _set_tiling(pipeline: "OneDCPipeline", tile_size: int | None) -> None:
         pipeline.disable_tiling()
     elif tile_size is not None:
         try:
-            pipeline.enable_tiling(tile_size)
+            pipeline.enable_tiling(tile_size, overlap=min(192, max(64, tile_size - 64)))
         except ValueError as error:
             raise UsageError(f"--tile-size {tile_size}: {error}") from error
 

@@ -28,7 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
         assert pipeline is not None
         old = read(job.source)
         new = pipeline.transcode(old)
-        write_output(job, new)
+        if not write_output(job, new):
+            return f"{job.target}: there already"
         return f"{job.source} -> {job.target}  {len(old):,} -> {len(new):,} bytes"
 
     return 1 if run_all(jobs, work, "transcode") + len(problems) else 0

@@ -8,8 +8,8 @@
     16      n      y stream: 1 for a single stream, then rANS bytes (rans.py)
     16+n    rest   indexes of z in row order, 14 bits each; the bits that fill the first byte up stand in front
 
-It has no magic number, no version, no model id and no checksum, so a wrong model is not noticed, and a damaged file is
-noticed only where a length does not fit.
+It has no magic number, no version, no model id and no checksum. A wrong model or a damaged stream is noticed at the end
+of the rANS stream (`RansDecoder.finish`), unless only raw bits were hit; damage to the indexes of z is not.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import Corrupt, NotOneDC, Truncated, UnsupportedFeature
+from ..errors import Corrupt, NotOneDC, TooLarge, Truncated, UnsupportedFeature
 
 __all__ = ["AuthorsFile", "read_authors_file"]
 
@@ -52,14 +52,16 @@ class AuthorsFile:
         return 8 * self.size / (self.width * self.height)
 
 
-def read_authors_file(data: bytes, fsq_levels: Sequence[int]) -> AuthorsFile:
+def read_authors_file(data: bytes, fsq_levels: Sequence[int], max_pixels: int | None = None) -> AuthorsFile:
     """Takes a `.bin` file apart; every length is checked before anything is made of it.
 
     Args:
         data (`bytes`): the file.
         fsq_levels (`Sequence[int]`): levels of the hyper-latent's digits, which say how many bits an index has.
+        max_pixels (`int`, *optional*): larger pictures are refused.
 
     Raises:
+        TooLarge: if the header states a larger picture.
         NotOneDC: if it cannot be such a file.
         Truncated: if bytes are missing.
         Corrupt: if bytes are left over, or bits that must be zero are not.
@@ -70,6 +72,8 @@ def read_authors_file(data: bytes, fsq_levels: Sequence[int]) -> AuthorsFile:
     height, width, length, caption = (int.from_bytes(data[i : i + 4], "big") for i in range(0, _HEADER, 4))
     if caption or not 1 <= height < 1 << 24 or not 1 <= width < 1 << 24:
         raise NotOneDC("This is no file of the authors' program: its header makes no sense.")
+    if max_pixels is not None and width * height > max_pixels:
+        raise TooLarge(f"The file states a picture of {width}x{height} pixels, more than the limit of {max_pixels:,}.")
     rows, columns = -(-height // _POSITION), -(-width // _POSITION)
     bits = math.ceil(math.log2(math.prod(fsq_levels)))
     z_bytes = -(-rows * columns * bits // 8)
@@ -83,10 +87,12 @@ def read_authors_file(data: bytes, fsq_levels: Sequence[int]) -> AuthorsFile:
         raise Corrupt("The file has no stream for the latent.")
     if stream[0] >> 4:
         raise UnsupportedFeature("The file has several rANS streams; only files of one are read.")
-    whole = int.from_bytes(data[_HEADER + length :], "big")
-    if whole >> (rows * columns * bits):
+    flat = np.unpackbits(np.frombuffer(data[_HEADER + length :], np.uint8))
+    padding = flat.size - rows * columns * bits
+    if flat[:padding].any():
         raise Corrupt("Bits in front of the hyper-latent are not zero.")
-    flat = [whole >> (bits * place) & ((1 << bits) - 1) for place in reversed(range(rows * columns))]
-    if max(flat) >= math.prod(fsq_levels):
+    weights = 1 << np.arange(bits - 1, -1, -1, dtype=np.int32)
+    z_index = (flat[padding:].reshape(rows, columns, bits) * weights).sum(axis=2, dtype=np.int32)
+    if z_index.max() >= math.prod(fsq_levels):
         raise Corrupt("A code of the hyper-latent is larger than the codebook.")
-    return AuthorsFile(width, height, stream[1:], np.array(flat, np.int32).reshape(rows, columns), len(data))
+    return AuthorsFile(width, height, stream[1:], z_index, len(data))

@@ -1,6 +1,8 @@
 """The authors' entropy decoder: byte-wise rANS with a 32-bit state (spec section 3.4). Reads only; speed is no aim.
 
 A stream is the state (4 bytes, little-endian), then the bytes that refill it. Every read is checked against the end.
+The encoder works backwards from a fixed state, so a stream that was decoded rightly ends in that state, with no byte
+left.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ __all__ = ["RansDecoder"]
 
 _LOWER = 1 << 23
 _PRECISION = 16
-_LARGEST_GROUPS = 16  # 2-bit groups of an excess; symbols are 16-bit numbers
+_LARGEST_GROUPS = 8  # 2-bit groups of an excess: the program clamps symbols to +-30000
 
 
 class RansDecoder:
@@ -53,6 +55,18 @@ class RansDecoder:
         symbols = [self._symbol(index) for index in indexes.reshape(-1).tolist()]
         return np.array(symbols, dtype=np.int32).reshape(indexes.shape)
 
+    def finish(self) -> None:
+        """Checks that the stream ended where its encoder began.
+
+        Raises:
+            Corrupt: if it did not: what was read is noise.
+        """
+        if self._state != _LOWER or self._place != len(self._data):
+            raise Corrupt(
+                "The rANS stream does not end where it should: the file was written with another model or by other "
+                "arithmetic (such as bf16 on a GPU), or it is damaged."
+            )
+
     def _byte(self) -> int:
         if self._place >= len(self._data):
             raise Truncated("The rANS stream ends before its last symbol: bytes are missing, or the model is another.")
@@ -79,7 +93,9 @@ class RansDecoder:
             part = self._raw()
             groups += part
             if groups > _LARGEST_GROUPS:
-                raise Corrupt("The rANS stream has a symbol of more than 16 bits, which no encoder writes.")
+                raise Corrupt(
+                    "The rANS stream has a symbol beyond 30000, which no encoder writes: another model, or damage."
+                )
         excess = 0
         for place in range(groups):
             excess |= self._raw() << 2 * place

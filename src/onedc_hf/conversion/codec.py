@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Any
 
+import torch
+from huggingface_hub.errors import StrictDataclassError
+
+from ..errors import ConversionError
 from ..models import OneDCCodec, OneDCCodecConfig
 from .source import Recipe, Source, fill
 
@@ -27,7 +31,7 @@ def codec_config(source: Source, *, z_only: bool = False) -> OneDCCodecConfig:
         return source.shape(name)[0]
 
     embedded = width("enc.pix_emb.weight")
-    return OneDCCodecConfig(
+    settings: dict[str, Any] = dict(
         latent_channels=source.shape("enc.pix_fusion.weight")[1] - embedded,
         y_channels=width("y_spatial_prior_reduction.weight"),
         fsq_levels=[4] * width("hyper_enc.fusion.5.weight"),
@@ -42,6 +46,10 @@ def codec_config(source: Source, *, z_only: bool = False) -> OneDCCodecConfig:
         detail_channels=width("dec.conv_out.block.1.conv_out.weight"),
         z_only=z_only,
     )
+    try:
+        return OneDCCodecConfig(**settings)
+    except StrictDataclassError as error:
+        raise ConversionError(f"{source.what}: {source.path} has widths that no codec has ({error})") from error
 
 
 def make_codec(source: Source, *, z_only: bool = False) -> OneDCCodec:

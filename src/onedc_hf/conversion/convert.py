@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler
+from diffusers import DDPMScheduler
 
 from .. import __version__
 from ..errors import ConversionError
@@ -32,6 +32,7 @@ from .card import write_card
 from .codec import make_codec
 from .generator import generator_config, generator_recipes, make_generator
 from .source import Source, check, sha256_of
+from .vae import load_vae, vae_files
 
 __all__ = ["RECORD", "convert_checkpoint"]
 
@@ -78,10 +79,16 @@ def convert_checkpoint(
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConversionError(f"{out} exists already; name another folder, or remove it first.")
+    names = [Path(path).name for path in distillation]
+    if len(set(names)) < len(names):
+        raise ConversionError(f"Two distillation files have one name ({', '.join(names)}); rename one.")
+    for path in map(Path, distillation):
+        with Source(path, "distillation"):
+            pass
     if not out.absolute().parent.is_dir():
         raise ConversionError(f"There is no folder {out.absolute().parent} to make {out.name} in.")
     with Source(Path(codec), "codec") as codec_file, Source(Path(generator), "generator") as generator_file:
-        parts = make_codec(codec_file, z_only=z_only), _load_vae(os.fspath(vae))
+        parts = make_codec(codec_file, z_only=z_only), load_vae(os.fspath(vae))
         config = generator_config(generator_file, lora=lora, lora_alpha=lora_alpha)
         # Its shapes alone: a file that does not fit is found before anything is written.
         with torch.device("meta"):
@@ -111,9 +118,8 @@ def convert_checkpoint(
             filled = make_generator(generator_file, lora=lora, lora_alpha=lora_alpha)
             filled.to(dtype).save_pretrained(staged / "generator")  # type: ignore[arg-type]
             for path in map(Path, distillation):
-                with Source(path, "distillation"):
-                    (staged / "distillation").mkdir(exist_ok=True)
-                    shutil.copyfile(path, staged / "distillation" / path.name)
+                (staged / "distillation").mkdir(exist_ok=True)
+                shutil.copyfile(path, staged / "distillation" / path.name)
             (staged / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             forget_origin(staged)
             staged.chmod(0o755)  # mkdtemp makes private folders
@@ -126,29 +132,10 @@ def convert_checkpoint(
     return record
 
 
-def _load_vae(source: str) -> AutoencoderKL:
-    """The VAE of a folder or repository, or of its subfolder `vae`."""
-    folder = Path(source)
-    local = folder.is_dir()
-    if local and not (folder / "config.json").is_file() and not (folder / "vae" / "config.json").is_file():
-        raise ConversionError(f"vae: {source} holds no config.json, nor does its subfolder vae.")
-    subfolder = "vae" if local and not (folder / "config.json").is_file() else None
-    options: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32}
-    try:
-        if not local:
-            try:
-                return AutoencoderKL.from_pretrained(source, subfolder="vae", **options)
-            except OSError:
-                pass  # a repository of the VAE alone
-        return AutoencoderKL.from_pretrained(source, subfolder=subfolder, **options)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ConversionError(f"vae: no AutoencoderKL could be loaded from {source!r} ({error})") from error
-
-
 def _sources(codec: Any, generator: Any, vae: Any, distillation: Sequence[Any]) -> list[dict[str, str]]:
-    """Name and SHA-256 of every file that was read."""
+    """Name and SHA-256 of every file that was read; of a repository, its name and revision, too."""
     found = [("codec", Path(codec)), ("generator", Path(generator)), *(("distillation", Path(p)) for p in distillation)]
-    if Path(vae).is_dir():
-        found += [("vae", path) for path in sorted(Path(vae).rglob("*.safetensors"))]
     record = [{"part": part, "file": path.name, "sha256": sha256_of(path)} for part, path in found]
-    return record if Path(vae).is_dir() else [*record, {"part": "vae", "repository": os.fspath(vae)}]
+    for path, origin in vae_files(os.fspath(vae)):
+        record.append({"part": "vae", "file": path.name, "sha256": sha256_of(path)} | origin)
+    return record

@@ -132,7 +132,11 @@ def fill(module: nn.Module, recipes: Mapping[str, Recipe], source: Source) -> No
     for name, tensor in module.state_dict().items():
         if name in recipes:
             recipe = recipes[name]
-            value = recipe.combine(*[source.tensor(n) for n in recipe.names])
+            try:
+                value = recipe.combine(*[source.tensor(n) for n in recipe.names])
+            except RuntimeError as error:
+                names = ", ".join(recipe.names)
+                raise ConversionError(f"{source.what}: {source.path}: {names} do not fit together ({error})") from error
             set_module_tensor_to_device(module, name, "cpu", value=value.to(tensor.dtype).contiguous())
 
 

@@ -22,13 +22,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..coding.order import Y_PER_Z, unit_row_slices
+from ..coding.order import UNIT_POSITIONS, Y_PER_Z, unit_row_slices
 from .context import PASSES, EntropyBase, fold, unfold_into
 from .integer import ACTIVATION_LIMIT, IntegerConv, choose_kernel, dyadic_slope, leaky, pixel_shuffle, rescale
 
 __all__ = ["CodingUnit", "ExactEntropyModel", "ExactGain", "ExactHyper"]
 
 _HYPER_HALO = 3  # z rows; the hyper path's 3x3 layers reach 1 + 2/2 + 4/4 of them
+_STRIP_POSITIONS = 512  # of z, that the hyper path of a large picture works on at a time, beside the halo
 _Y_HAT_LIMIT = 1 << 30
 
 
@@ -215,9 +216,19 @@ class ExactEntropyModel(EntropyBase):
         return ExactHyper(real, scales, means, reduced)
 
     def _pass_parameters(self, index: int, rows: slice, hyper: ExactHyper, y_hat: Tensor) -> tuple[Tensor, Tensor]:
-        """Scales and means of a strip of a pass, folded integers of `bits[1]` fractional bits, as `y_hat` has."""
+        """Scales and means of a unit of a pass, folded integers of `bits[1]` fractional bits, as `y_hat` has."""
         if index == 0:
             return hyper.scales[:, :, rows], hyper.means[:, :, rows]
+        z_rows, z_columns = (side // Y_PER_Z for side in y_hat.shape[2:])
+        height = rows.stop - rows.start
+        if z_rows * z_columns > UNIT_POSITIONS:
+            height = Y_PER_Z * max(1, _STRIP_POSITIONS // z_columns)
+        starts = range(rows.start, rows.stop, height)
+        parts = [self._strip_parameters(index, slice(s, min(s + height, rows.stop)), hyper, y_hat) for s in starts]
+        scales, means = (torch.cat(part, dim=2) for part in zip(*parts, strict=True))
+        return scales, means
+
+    def _strip_parameters(self, index: int, rows: slice, hyper: ExactHyper, y_hat: Tensor) -> tuple[Tensor, Tensor]:
         _, wide_bits, _, context_bits = self.bits.tolist()
         kernel = choose_kernel(y_hat.device)
         halo = 1 + len(self.spatial_prior)
@@ -278,8 +289,13 @@ class ExactEntropyModel(EntropyBase):
 
 
 def _strips(z_rows: int, z_columns: int, halo: int) -> Iterator[tuple[slice, slice, slice]]:
-    """Of each coding unit: its rows of `y`, the rows of `z` with halo, and where in their result the former lie."""
-    for rows in unit_row_slices(z_rows, z_columns):
-        start, stop = rows.start // Y_PER_Z, rows.stop // Y_PER_Z
+    """Strips of a picture: rows of `y`, the rows of `z` with halo, and where in their result the former lie.
+
+    Where they end changes nothing but memory, so they need not be coding units: a large picture has lower ones.
+    """
+    step = z_rows if z_rows * z_columns <= UNIT_POSITIONS else max(1, _STRIP_POSITIONS // z_columns)
+    for start in range(0, z_rows, step):
+        stop = min(start + step, z_rows)
         top, bottom = max(0, start - halo), min(z_rows, stop + halo)
+        rows = slice(start * Y_PER_Z, stop * Y_PER_Z)
         yield rows, slice(top, bottom), slice((start - top) * Y_PER_Z, (stop - top) * Y_PER_Z)

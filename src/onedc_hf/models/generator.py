@@ -42,8 +42,6 @@ class OneDCGeneratorConfig(PreTrainedConfig):
         quality_embedding (`bool`): the U-Net also sees the file's quality (many-rate models).
         lora (`dict`, *optional*): arguments of peft's `LoraConfig` (`r`, `lora_alpha`, `target_modules`): the U-Net
             then carries that adapter beside its weights, for fine-tuning. Needs peft.
-        decoder_id (`str`): SHA-256 of the weights that act after decoding, as they were saved (identity.py); empty
-            until the pipeline is first saved.
     """
 
     model_type = "onedc_generator"
@@ -57,7 +55,6 @@ class OneDCGeneratorConfig(PreTrainedConfig):
     alpha_cumprod: float = 0.00466009508818388
     quality_embedding: bool = False
     lora: dict[str, Any] | None = None
-    decoder_id: str = ""
 
 
 class _Reduction(nn.Module):
