@@ -8,7 +8,7 @@ onedc decompress small/ -o rebuilt/
 import argparse
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..provenance import provenance_xmp
 from .files import (
@@ -80,7 +80,7 @@ def encode(picture: "Image.Image", path: Path, xmp: bytes | None = None) -> byte
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    name = picture_format(path)
+    name, info = picture_format(path), cast(dict[str, Any], picture.info)
     options = dict(_SAVE_OPTIONS.get(name, {}))
     kept = {key: picture.info[key] for key in ("exif", "icc_profile") if key in picture.info}
     if name == "JPEG" and len(kept.get("exif", b"")) > _JPEG_SEGMENT:
@@ -88,7 +88,7 @@ def encode(picture: "Image.Image", path: Path, xmp: bytes | None = None) -> byte
         del kept["exif"]
     if xmp is not None and (name == "JPEG" and len(xmp) > _JPEG_SEGMENT or not _is_text(xmp)):
         complain(f"warning: {path}: the kept XMP is left out, this format cannot hold it")
-        xmp = None if picture.info.get("xmp") == xmp else provenance_xmp(picture.info)
+        xmp = None if info.get("xmp") == xmp else provenance_xmp(info)
     if picture.mode == "RGBA" and name == "JPEG":  # it has no alpha
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture).convert("RGB")
