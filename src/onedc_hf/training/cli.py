@@ -26,6 +26,8 @@ def make_parser() -> argparse.ArgumentParser:
         kind = str(field.type)
         if kind.startswith("list"):
             parser.add_argument(f"--{field.name}", nargs="*", default=None, metavar="NAME")
+        elif kind == "bool":
+            parser.add_argument(f"--{field.name}", action=argparse.BooleanOptionalAction, default=None)
         else:
             types = {"int": int, "float": float, "str": str}
             parser.add_argument(f"--{field.name}", type=types[kind], default=None, metavar=kind.upper())
