@@ -37,6 +37,7 @@ from .vae import load_vae, vae_files
 __all__ = ["RECORD", "convert_checkpoint"]
 
 RECORD = "conversion.json"
+_SHARD = "1GB"  # of a file: what is being written is in memory twice
 _SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
 
 
@@ -83,53 +84,60 @@ def convert_checkpoint(
     if len(set(names)) < len(names):
         raise ConversionError(f"Two distillation files have one name ({', '.join(names)}); rename one.")
     for path in map(Path, distillation):
-        with Source(path, "distillation"):
-            pass
+        Source(path, "distillation")
     if not out.absolute().parent.is_dir():
         raise ConversionError(f"There is no folder {out.absolute().parent} to make {out.name} in.")
-    with Source(Path(codec), "codec") as codec_file, Source(Path(generator), "generator") as generator_file:
-        parts = make_codec(codec_file, z_only=z_only), load_vae(os.fspath(vae))
-        config = generator_config(generator_file, lora=lora, lora_alpha=lora_alpha)
-        # Its shapes alone: a file that does not fit is found before anything is written.
-        with torch.device("meta"):
-            empty = OneDCGenerator(config)
-        check(empty, generator_recipes(generator_file, lora=lora, lora_alpha=lora_alpha), generator_file)
-        pipe = OneDCPipeline(parts[1], parts[0], empty, DDPMScheduler(**_SCHEDULE))
-        pipe.quantize_entropy(calibrate, keep_float=True)
-        staged = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f".{out.name}."))
-        try:
-            record = {
-                "made_by": f"onedc-hf {__version__}",
-                "model_id": pipe.model_id,
-                "lora": lora,
-                "lora_alpha": lora_alpha,
-                "dtype": str(dtype).removeprefix("torch."),
-                "z_only": z_only,
-                "calibration": "pictures of the package" if calibrate is None else f"{len(calibrate)} other pictures",
-                "sources": _sources(codec, generator, vae, distillation),
-            }
-            pipe.save_config(staged)
-            pipe.scheduler.save_pretrained(staged / "scheduler")
-            pipe.vae.to(dtype).save_pretrained(staged / "vae")
-            pipe.codec.to(dtype).save_pretrained(staged / "codec")  # type: ignore[arg-type]  # transformers wraps `to`
-            write_root_config(pipe, staged)
-            write_card(pipe, staged, record)
-            del pipe, parts
-            filled = make_generator(generator_file, lora=lora, lora_alpha=lora_alpha)
-            filled.to(dtype).save_pretrained(staged / "generator")  # type: ignore[arg-type]
-            for path in map(Path, distillation):
-                (staged / "distillation").mkdir(exist_ok=True)
-                shutil.copyfile(path, staged / "distillation" / path.name)
-            (staged / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-            forget_origin(staged)
-            staged.chmod(0o755)  # mkdtemp makes private folders
-            if out.exists():
-                out.rmdir()
-            staged.rename(out)
-        except BaseException:
-            shutil.rmtree(staged, ignore_errors=True)
-            raise
+    codec_file, generator_file = Source(Path(codec), "codec"), Source(Path(generator), "generator")
+    parts = make_codec(codec_file, z_only=z_only), load_vae(os.fspath(vae))
+    config = generator_config(generator_file, lora=lora, lora_alpha=lora_alpha)
+    # Its shapes alone: a file that does not fit is found before anything is written.
+    with torch.device("meta"):
+        empty = OneDCGenerator(config)
+    check(empty, generator_recipes(generator_file, lora=lora, lora_alpha=lora_alpha), generator_file)
+    pipe = OneDCPipeline(parts[1], parts[0], empty, DDPMScheduler(**_SCHEDULE))
+    pipe.quantize_entropy(calibrate, keep_float=True)
+    staged = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f".{out.name}."))
+    try:
+        record = {
+            "made_by": f"onedc-hf {__version__}",
+            "model_id": pipe.model_id,
+            "lora": lora,
+            "lora_alpha": lora_alpha,
+            "dtype": str(dtype).removeprefix("torch."),
+            "z_only": z_only,
+            "calibration": "pictures of the package" if calibrate is None else f"{len(calibrate)} other pictures",
+            "sources": _sources(codec, generator, vae, distillation),
+        }
+        pipe.save_config(staged)
+        pipe.scheduler.save_pretrained(staged / "scheduler")
+        pipe.vae.to(dtype).save_pretrained(staged / "vae")
+        # transformers wraps `to`, which confuses the type checker
+        pipe.codec.to(dtype).save_pretrained(staged / "codec", max_shard_size=_SHARD)  # type: ignore[arg-type]
+        write_root_config(pipe, staged)
+        write_card(pipe, staged, record)
+        del pipe, parts
+        filled = make_generator(generator_file, lora=lora, lora_alpha=lora_alpha)
+        filled.to(dtype).save_pretrained(staged / "generator", max_shard_size=_SHARD)  # type: ignore[arg-type]
+        for path in map(Path, distillation):
+            (staged / "distillation").mkdir(exist_ok=True)
+            shutil.copyfile(path, staged / "distillation" / path.name)
+        (staged / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        forget_origin(staged)
+        _let_others_read(staged)
+        if out.exists():
+            out.rmdir()
+        staged.rename(out)
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
     return record
+
+
+def _let_others_read(folder: Path) -> None:
+    """`mkdtemp` and safetensors make private folders and files."""
+    folder.chmod(0o755)
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def _sources(codec: Any, generator: Any, vae: Any, distillation: Sequence[Any]) -> list[dict[str, str]]:

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from accelerate.utils import set_module_tensor_to_device
 from safetensors import SafetensorError, safe_open
@@ -43,20 +42,15 @@ class Source:
                 "converted; load it where you trust it, and write it again with safetensors.torch.save_file."
             )
         try:
-            self._file = safe_open(str(path), "pt")
-            self._file.__enter__()
-            names = list(self._file.keys())
+            with safe_open(str(path), "pt") as file:
+                self.shapes: dict[str, tuple[int, ...]] = {
+                    name: tuple(file.get_slice(name).get_shape())
+                    for name in file.keys()  # noqa: SIM118  no mapping
+                }
         except (SafetensorError, OSError, ValueError) as error:
             raise ConversionError(
                 f"{what}: {path} is no whole safetensors file ({error}). Was the download cut short?"
             ) from error
-        self.shapes: dict[str, tuple[int, ...]] = {n: tuple(self._file.get_slice(n).get_shape()) for n in names}
-
-    def __enter__(self) -> Source:
-        return self
-
-    def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._file.__exit__(None, None, None)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor.
@@ -69,8 +63,13 @@ class Source:
         return self.shapes[name]
 
     def tensor(self, name: str) -> Tensor:
-        """Reads one tensor."""
-        return self._file.get_tensor(name)
+        """Reads one tensor, into memory of its own.
+
+        The file is opened anew each time: pages of a mapped file stay with the process while it is open, and would soon
+        be a second copy of the whole checkpoint.
+        """
+        with safe_open(str(self.path), "pt") as file:
+            return file.get_tensor(name).clone()
 
     def count(self, pattern: str) -> int:
         """How many of `pattern.format(0)`, `pattern.format(1)`, ... begin the name of a tensor."""
