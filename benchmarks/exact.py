@@ -103,7 +103,7 @@ def main() -> int:
     import torch
 
     from onedc_hf import OneDCPipeline
-    from onedc_hf.evaluation.kodak import find_pictures
+    from onedc_hf.evaluation.originals import find_pictures
     from onedc_hf.models.quantize import dequantise_entropy
     from onedc_hf.pictures import load_picture
 

@@ -82,7 +82,7 @@ def main() -> int:
     arguments = parser.parse_args()
 
     from onedc_hf import OneDCPipeline
-    from onedc_hf.evaluation.kodak import find_pictures
+    from onedc_hf.evaluation.originals import find_pictures
 
     pipe = OneDCPipeline.from_pretrained(arguments.model)
     rows = [overheads(pipe, path, arguments.qualities) for path in find_pictures(arguments.folder)]

@@ -13,13 +13,9 @@ import argparse
 import json
 import os
 import platform
-import resource
-import statistics
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,37 +85,12 @@ def run_worker(environment: dict[str, str]) -> dict[str, Any]:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Time one setting in this process."""
     import torch
-    from PIL import Image
+
+    from onedc_hf.evaluation.cost import peak_mib, photograph, time_pipeline
 
     torch.set_num_threads(arguments.threads)
-    pipe = load(arguments)
-    folder = files("onedc_hf") / "box" / "pictures"
-    source = min((path for path in folder.iterdir() if path.name.endswith(".jpg")), key=lambda path: path.name)
-    with source.open("rb") as file, Image.open(file) as photo:
-        picture = photo.convert("RGB").resize((arguments.width, arguments.height), Image.Resampling.LANCZOS)
-    encode, decode, data = [], [], b""
-    for turn in range(arguments.repeats + 2):
-        start = time.perf_counter()
-        data = pipe.compress(picture, quality=arguments.quality)
-        middle = time.perf_counter()
-        pipe.decompress(data)
-        if turn >= 2:  # the first two warm caches and allocators up
-            encode.append(middle - start)
-            decode.append(time.perf_counter() - middle)
-    return {
-        "width": arguments.width,
-        "height": arguments.height,
-        "threads": arguments.threads,
-        "repeats": arguments.repeats,
-        "dtype": str(pipe.dtype).removeprefix("torch."),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "bytes": len(data),
-        "encode_s": statistics.median(encode),
-        "decode_s": statistics.median(decode),
-        "encode_s_all": encode,
-        "decode_s_all": decode,
-        "peak_mib": peak_mib(),
-    }
+    picture = photograph(arguments.width, arguments.height)
+    return time_pipeline(load(arguments), picture, arguments.repeats, arguments.quality) | {"peak_mib": peak_mib()}
 
 
 def load(arguments: argparse.Namespace) -> "OneDCPipeline":
@@ -138,12 +109,6 @@ def load(arguments: argparse.Namespace) -> "OneDCPipeline":
     with TemporaryDirectory() as folder:
         save_pipeline(make_model(arguments.config), folder)
         return OneDCPipeline.from_pretrained(folder)
-
-
-def peak_mib() -> float:
-    """Return the largest resident size this process has had, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def machine() -> dict[str, Any]:

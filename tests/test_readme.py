@@ -56,7 +56,9 @@ def test_command_line_example_runs(folder):
     assert facts["bpp"] == 8 * size / (facts["width"] * facts["height"])
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "model_cards/README.md", "benchmarks/README.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "model_cards/README.md", "benchmarks/README.md", "docs/evaluate.md"]
+)
 def test_local_links_lead_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)\)", text):

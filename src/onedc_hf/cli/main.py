@@ -14,7 +14,23 @@ from typing import Any
 
 from .. import __version__
 from ..errors import OneDCError
-from . import compress, convert, decompress, demo, env, info, quantize_entropy, train, transcode, verify
+from . import (
+    bd_rate,
+    benchmark_repo,
+    compress,
+    convert,
+    decompress,
+    demo,
+    env,
+    evaluate,
+    info,
+    plot,
+    quantize_entropy,
+    report,
+    train,
+    transcode,
+    verify,
+)
 from .files import UsageError, complain
 
 __all__ = ["build_parser", "main"]
@@ -27,6 +43,11 @@ COMMANDS: dict[str, ModuleType] = {
     "convert": convert,
     "transcode": transcode,
     "quantize-entropy": quantize_entropy,
+    "evaluate": evaluate,
+    "bd-rate": bd_rate,
+    "plot": plot,
+    "report": report,
+    "benchmark-repo": benchmark_repo,
     "demo": demo,
     "env": env,
     "train": train,

@@ -17,7 +17,7 @@ __all__ = ["Cell", "Row", "comparison_rows", "comparison_sheet"]
 
 DEFAULT_CODECS = ("jpeg", "webp", "avif")
 
-_PAPER, _INK, _FAINT, _LINE, _ACCENT, _WARM = "#fbfaf7", "#1c1b19", "#77736b", "#dedad1", "#0b6e69", "#a3470f"
+PAPER, INK, FAINT, _LINE, _ACCENT, _WARM = "#fbfaf7", "#1c1b19", "#77736b", "#dedad1", "#0b6e69", "#a3470f"
 _MARGIN, _GUTTER = 40, 16
 _FAIR = 1.1  # sizes that differ by more are pointed out
 _LARGE_REDUCTION = 1.3  # beyond it, real pixels are shown as well
@@ -114,7 +114,7 @@ def comparison_sheet(rows: Sequence[Row], title: str = "OneDC and classical code
     for index, row in enumerate(rows):
         new_group = index == 0 or rows[index - 1].name != row.name
         blocks.append(draw_row(row, width, new_group))
-    sheet = Image.new("RGB", (width, sum(block.height for block in blocks) + _MARGIN), _PAPER)
+    sheet = Image.new("RGB", (width, sum(block.height for block in blocks) + _MARGIN), PAPER)
     top = 0
     for block in blocks:
         sheet.paste(block, (0, top))
@@ -123,14 +123,14 @@ def comparison_sheet(rows: Sequence[Row], title: str = "OneDC and classical code
 
 
 def _heading(title: str, width: int, size: int) -> Image.Image:
-    block = Image.new("RGB", (width, _MARGIN + size * 4), _PAPER)
+    block = Image.new("RGB", (width, _MARGIN + size * 4), PAPER)
     draw = ImageDraw.Draw(block)
-    draw.text((_MARGIN, _MARGIN), title, _INK, _font(size * 1.6))
+    draw.text((_MARGIN, _MARGIN), title, INK, font(size * 1.6))
     explanation = (
         "Every picture is decoded from a file of the size below it. "
         "The classical codecs are at the size nearest to OneDC's that they can reach."
     )
-    draw.text((_MARGIN, _MARGIN + size * 2.3), explanation, _FAINT, _font(size))
+    draw.text((_MARGIN, _MARGIN + size * 2.3), explanation, FAINT, font(size))
     return block
 
 
@@ -140,7 +140,7 @@ def _row_painter(column: int, tall: int, size: int) -> Callable[[Row, int, bool]
         captions = max(_caption_height(cell, size) for cell in row.cells)
         top = size * 2 if new_group else size
         height = max(sum(picture.height for picture in pictures) + 8 * (len(pictures) - 1) for pictures in columns)
-        block = Image.new("RGB", (width, top + height + captions + size // 2), _PAPER)
+        block = Image.new("RGB", (width, top + height + captions + size // 2), PAPER)
         draw = ImageDraw.Draw(block)
         if new_group:
             draw.line((_MARGIN, size // 2, width - _MARGIN, size // 2), _LINE, 2)
@@ -183,11 +183,12 @@ def _caption(draw: ImageDraw.ImageDraw, cell: Cell, at: tuple[int, int], size: i
     else:
         unit = "byte" if cell.size == 1 else "bytes"
         figures = f"{cell.size:,} {unit}, {8 * cell.size / (width * height):.4f} bpp"
-    draw.text((left, top), cell.codec, _ACCENT if cell.codec == "OneDC" else _INK, _font(size * 1.15))
-    draw.text((left, top + size * 1.45), figures, _INK, _font(size))
+    draw.text((left, top), cell.codec, _ACCENT if cell.codec == "OneDC" else INK, font(size * 1.15))
+    draw.text((left, top + size * 1.45), figures, INK, font(size))
     if cell.note:
-        draw.text((left, top + size * 2.8), cell.note, _WARM if cell.warn else _FAINT, _font(size))
+        draw.text((left, top + size * 2.8), cell.note, _WARM if cell.warn else FAINT, font(size))
 
 
-def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font."""
     return ImageFont.load_default(size=round(size))

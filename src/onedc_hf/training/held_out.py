@@ -9,8 +9,6 @@ earlier score took the L1 distance of features in its place. It prefers blur: on
 lowered the Fréchet distance and pictures became sharper to the eye; docs/training-log.md.)
 
 Uses nothing that is reserved for measuring (Kodak, ST-LPIPS, EfficientNet-Lite0).
-
-Shapes: P positions, C channels of a feature map.
 """
 
 from __future__ import annotations
@@ -20,51 +18,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from ..evaluation.frechet import FeatureStatistics
 from ..evaluation.metrics import METRICS
 from ..pictures import load_picture, to_tensor
 from ..pipeline import OneDCPipeline
 from .features import LiteFeatures
 
-__all__ = ["SCORE_BPP", "FeatureStatistics", "held_out_score"]
+__all__ = ["SCORE_BPP", "held_out_score"]
 
 SCORE_BPP = (0.02, 0.06, 0.15)
-
-
-class FeatureStatistics:
-    """Running mean and covariance of the vectors of a feature map."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._sum: np.ndarray | float = 0.0
-        self._products: np.ndarray | float = 0.0
-
-    def add(self, features: Tensor) -> None:
-        """Takes in a map `[1, C, h, w]`: h x w vectors."""
-        vectors = features[0].flatten(1).T.double().numpy()  # [P, C]
-        self._count += len(vectors)
-        self._sum = self._sum + vectors.sum(axis=0)
-        self._products = self._products + vectors.T @ vectors
-
-    @property
-    def mean(self) -> np.ndarray:
-        """`[C]`."""
-        return np.asarray(self._sum) / self._count
-
-    @property
-    def covariance(self) -> np.ndarray:
-        """`[C, C]`."""
-        return np.asarray(self._products) / self._count - np.outer(self.mean, self.mean)
-
-    def distance_from(self, original: FeatureStatistics) -> float:
-        """Fréchet distance of the two Gaussians over the variance of `original`."""
-        ours, theirs = self.covariance, original.covariance
-        values, vectors = np.linalg.eigh(theirs)
-        root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-        mixed = np.sqrt(np.linalg.eigvalsh(root @ ours @ root).clip(0)).sum()
-        total = np.square(self.mean - original.mean).sum() + np.trace(ours) + np.trace(theirs) - 2 * mixed
-        return float(total / np.trace(theirs))
 
 
 @torch.inference_mode()

@@ -26,15 +26,15 @@ def check_pair(original: np.ndarray, rebuilt: np.ndarray) -> None:
         )
 
 
-def need(module: str, metric: str) -> ModuleType:
+def need(module: str, metric: str, extra: str = "eval") -> ModuleType:
     """Import an optional library, or say how to get it."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or not module.startswith(error.name):
+        if error.name is None or (not module.startswith(error.name) and error.name != "torchvision"):
             raise
         raise ModuleNotFoundError(
-            f"the metric {metric} needs {error.name}, which is not installed: pip install 'onedc-hf[eval]'",
+            f"the metric {metric} needs {error.name}, which is not installed: pip install 'onedc-hf[{extra}]'",
             name=error.name,
         ) from error
 

@@ -1,0 +1,135 @@
+"""`onedc evaluate`: Measure a model, and classical codecs at the same bytes, on a set of pictures.
+
+Every rate is that of a real file that was really decoded. A second run with the same --out continues. Writes
+results.json, data/*.parquet (pictures for a data set viewer), crops.webp and the files themselves, and prints a table.
+`onedc report` makes a page of it.
+
+onedc evaluate --dataset photographs --out runs/photographs
+onedc evaluate --model org/onedc --dataset kodak --data-dir kodak --rates 0.03 0.1 --metrics psnr --out runs/kodak
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .files import UsageError, complain
+from .models import add_model_arguments, load_pipeline
+
+if TYPE_CHECKING:
+    from ..evaluation.originals import Source
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    source = parser.add_argument_group("pictures")
+    source.add_argument(
+        "--dataset", required=True, metavar="NAME|REPO|FOLDER",
+        help="kodak, clic2020, div2k or tecnick, a data set on the Hub, or a folder of pictures",
+    )  # fmt: skip
+    source.add_argument("--data-dir", metavar="FOLDER", help="a benchmark's folder here, or a folder in the repository")
+    source.add_argument("--split", help="of a data set on the Hub (default: test)")
+    source.add_argument("--image-column", metavar="NAME", help="of a data set on the Hub (default: image)")
+    source.add_argument("--revision", help="commit, tag or branch of a data set on the Hub")
+    source.add_argument("--limit", type=int, metavar="N", help="only the first N pictures")
+    what = parser.add_argument_group("what is measured")
+    what.add_argument(
+        "--rates", type=float, nargs="+", metavar="BPP",
+        help="target rates, beside z-only (default: 0.01 0.02 0.03 0.067 0.1 0.15 0.25)",
+    )  # fmt: skip
+    what.add_argument("--metrics", nargs="+", metavar="NAME", help="default: all that need no download")
+    what.add_argument(
+        "--codecs", nargs="*", metavar="NAME",
+        help="jpeg webp avif jxl compressai:MODEL; none: OneDC alone (default: the classical ones at hand)",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="made, or continued")
+    parser.add_argument(
+        "--reuse", type=Path, metavar="RESULTS", help="an earlier results.json: other codecs' files that come out the "
+        "same again are not measured again",
+    )  # fmt: skip
+    add_model_arguments(parser)
+    parser.set_defaults(parser=parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure this process's share; the main process gathers. The exit code is 1 if a picture failed."""
+    from accelerate import PartialState
+    from tqdm import tqdm
+
+    from ..evaluation.classical import available_codecs
+    from ..evaluation.metrics import OFFLINE_METRICS
+    from ..evaluation.originals import open_source
+    from ..evaluation.rows import RowStore
+    from ..evaluation.run import CODECS, RATES, Plan, collect, load_results, measure, weights_digest
+
+    try:
+        plan = Plan(
+            rates=arguments.rates or RATES,
+            metrics=arguments.metrics or OFFLINE_METRICS,
+            codecs=arguments.codecs
+            if arguments.codecs is not None
+            else [codec for codec in CODECS if codec in available_codecs()],
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    source = open_source(
+        arguments.dataset,
+        data_dir=arguments.data_dir,
+        split=arguments.split,
+        image_column=arguments.image_column,
+        revision=arguments.revision,
+        limit=arguments.limit,
+    )
+    state = PartialState(cpu=arguments.device == "cpu")
+    if state.num_processes > 1 and arguments.device != "cpu":
+        arguments.device = str(state.device)  # each process its own
+    pipeline = load_pipeline(arguments)
+    share = (state.process_index, state.num_processes)
+    store = RowStore(arguments.out, weights_digest(pipeline), plan.pair_metrics, state.process_index)
+    if arguments.reuse is not None:
+        store.borrow(load_results(arguments.reuse))
+    mine = len(source.pictures[share[0] :: share[1]]) * len(plan.settings(pipeline))
+    with tqdm(total=mine, unit="file", disable=not state.is_main_process or None) as bar:
+
+        def progress(line: str) -> None:
+            if line.startswith("failed: "):
+                bar.write(f"onedc: {line}", file=sys.stderr)
+            else:
+                bar.set_postfix_str(line.split(":")[0], refresh=False)
+                bar.update()
+
+        measure(pipeline, source, plan, store, share=share, progress=progress)
+    state.wait_for_everyone()
+    if not state.is_main_process:
+        return 0
+    return _finish(arguments, collect(pipeline, _name(arguments.model), source, plan, store), source)
+
+
+def _finish(arguments: argparse.Namespace, results: dict[str, Any], source: "Source") -> int:
+    from ..evaluation.crops import crop_sheet, spread
+    from ..evaluation.gallery import save_gallery
+    from ..evaluation.run import save_results
+    from ..evaluation.tables import markdown, only_complete
+
+    save_results(results, arguments.out / "results.json")
+    save_gallery(results, source, arguments.out)
+    complete = only_complete(results)
+    if complete["rows"]:
+        setting = results["settings"][len(results["settings"]) // 2]
+        measured = {row["picture"] for row in complete["rows"]}
+        crop_sheet(complete, source, arguments.out, setting, spread(sorted(measured))).save(
+            arguments.out / "crops.webp", quality=90
+        )
+        print(markdown(complete))
+    for picture, reason in results["failed"].items():
+        complain(f"{picture}: {reason}" if not reason.startswith(picture) else reason)
+    if results["failed"]:
+        complain(f"{len(results['failed'])} of {len(source.pictures)} pictures failed and are left out of the table")
+    return 1 if results["failed"] else 0
+
+
+def _name(model: str | None) -> str:
+    """What results call a model: no path of this machine."""
+    if model is None:
+        return "box"
+    return Path(model).resolve().name if Path(model).is_dir() else model

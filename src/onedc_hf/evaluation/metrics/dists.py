@@ -1,0 +1,48 @@
+"""DISTS (Ding et al., 2020) by the authors' package `DISTS-pytorch`; lower is better, 0 for equal pictures.
+
+Structure and texture similarity on VGG-16 features: tolerant of texture that is resampled rather than copied. VGG-16 is
+fetched by torchvision at first use, so this lives in the extra `eval-full`.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ...errors import PictureError
+from ._common import check_pair, need, unit_tensor
+
+SMALLEST_SIDE = 32
+
+
+def dists(original: np.ndarray, rebuilt: np.ndarray) -> float:
+    """Return DISTS of two `uint8` `[H, W, 3]` pictures at full size: 0 for equal ones, up to about 1.
+
+    Raises:
+        `ModuleNotFoundError`: DISTS-pytorch or torchvision is not installed (`pip install 'onedc-hf[eval-full]'`).
+        `PictureError`: the pictures differ in size, or a side is shorter than 32 pixels.
+    """
+    import torch
+
+    check_pair(original, rebuilt)
+    if min(original.shape[:2]) < SMALLEST_SIDE:
+        raise PictureError(
+            f"DISTS needs {SMALLEST_SIDE} pixels a side, the picture is {original.shape[1]}x{original.shape[0]}"
+        )
+    with torch.inference_mode():
+        return float(_load()(unit_tensor(original), unit_tensor(rebuilt)))
+
+
+@lru_cache(maxsize=1)
+def _load() -> Any:
+    package = need("DISTS_pytorch", "dists", extra="eval-full")
+    try:
+        return package.DISTS().eval()
+    except (
+        FileNotFoundError
+    ) as error:  # the package looks for its own weights in sys.prefix, where not every pip puts them
+        raise ModuleNotFoundError(
+            f"the metric dists: DISTS-pytorch does not find its weights ({error}); install it into a fresh virtual "
+            "environment",
+            name="DISTS_pytorch",
+        ) from error

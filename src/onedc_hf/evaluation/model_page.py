@@ -1,0 +1,134 @@
+"""A model's results for its page on the Hub: `.eval_results/*.yaml` (today's form) and `model-index` (the legacy one).
+
+Leaderboards take one value for each task of a benchmark, higher is better. The tasks are `TASKS`: bits saved against
+AVIF at equal quality, and quality at a rate.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
+
+from ..errors import OneDCError
+from ..hub.card import evaluation_results
+from .curves import bd_rate, curve_of
+from .metrics import ALL_METRICS
+from .tables import summarise
+
+__all__ = ["TASKS", "Task", "model_index", "task_values", "write_eval_results"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One value that models are ranked by.
+
+    Args:
+        id (`str`): in `eval.yaml`.
+        description (`str`): for people.
+        value (`Callable`): the value in a result file; raises `OneDCError` where it has none.
+    """
+
+    id: str
+    description: str
+    value: Callable[[dict[str, Any]], float]
+
+
+def _bits_saved(metric: str) -> Task:
+    def value(results: dict[str, Any]) -> float:
+        return -bd_rate(curve_of(results, metric, "avif"), curve_of(results, metric)).percent
+
+    title = ALL_METRICS[metric].title
+    return Task(f"bits_saved_{metric}", f"percent of bits saved against AVIF at equal {title} (minus BD-rate)", value)
+
+
+def _at_rate(metric: str, rate: str) -> Task:
+    def value(results: dict[str, Any]) -> float:
+        for line in summarise(results):
+            if line["codec"] == "onedc" and line["setting"] == rate and line.get(metric) is not None:
+                return line[metric]
+        raise OneDCError(f"the results have no {metric} at {rate} bpp")
+
+    return Task(f"{metric}_at_{rate}_bpp", f"{ALL_METRICS[metric].title} of files of at most {rate} bpp", value)
+
+
+TASKS: Mapping[str, Task] = {
+    task.id: task
+    for task in (
+        _bits_saved("st_lpips_vgg"),
+        _bits_saved("ms_ssim"),
+        _bits_saved("psnr"),
+        _at_rate("ms_ssim", "0.03"),
+        _at_rate("ms_ssim", "0.1"),
+        _at_rate("class_agreement_lite0", "0.03"),
+    )
+}
+
+
+def task_values(results: dict[str, Any]) -> tuple[dict[str, float], dict[str, str]]:
+    """The value of every task a result file has one for, and why it has none for the others."""
+    values, missing = {}, {}
+    for task in TASKS.values():
+        try:
+            values[task.id] = round(task.value(results), 4)
+        except OneDCError as error:
+            missing[task.id] = str(error)
+    return values, missing
+
+
+def write_eval_results(results: dict[str, Any], benchmark: str, folder: Path, date: str | None = None) -> Path:
+    """Write `.eval_results/<benchmark>.yaml` into a model's folder.
+
+    Args:
+        results (`dict`): the record of `run.collect`.
+        benchmark (`str`): Hub id of the data set with our `eval.yaml` (`onedc benchmark-repo`).
+        folder (`Path`): of the model, as it is pushed.
+        date (`str`, *optional*): of the run, ISO 8601; the Hub takes the commit's otherwise.
+
+    Raises:
+        `OneDCError`: no task has a value; the message says why.
+    """
+    import yaml
+
+    values, missing = task_values(results)
+    if not values:
+        raise OneDCError(f"the results have no value for any task of a benchmark: {next(iter(missing.values()))}")
+    dataset, machine = results["dataset"], results["machine"]
+    notes = (
+        f"{dataset['pictures']} pictures, real files really decoded; model id {results['model']['model_id'][:8]}, "
+        f"weights {results['model']['weights']}; {machine['device']}, torch {machine['torch']}"
+    )
+    entries = [
+        EvalResultEntry(
+            dataset_id=benchmark,
+            task_id=task,
+            value=value,
+            dataset_revision=dataset["revision"] if dataset["name"] == benchmark else None,
+            date=date,
+            notes=notes,
+        )
+        for task, value in values.items()
+    ]
+    path = folder / ".eval_results" / f"{benchmark.rpartition('/')[2]}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False), encoding="utf-8")
+    return path
+
+
+def model_index(results: dict[str, Any]) -> list[EvalResult]:
+    """Every mean of OneDC's rows as entries of a card's `model-index`."""
+    lines = [line for line in summarise(results) if line["codec"] == "onedc"]
+    names = [*results["metrics"], *results.get("set_metrics", ())]
+    rows = [
+        {"bpp": round(line["bpp"], 5)} | {name: round(line[name], 5) for name in names if line.get(name) is not None}
+        for line in lines
+    ]
+    dataset = results["dataset"]
+    return evaluation_results(
+        rows,
+        {name: ALL_METRICS[name].title for name in names},
+        dataset_name=dataset["title"],
+        dataset_type=dataset["name"],
+        dataset_split=dataset["split"] or "test",
+    )

@@ -1,0 +1,191 @@
+"""Where pictures to measure come from: a named benchmark, a data set on the Hub, or a folder.
+
+Original bytes are kept as they are, so that their SHA-256 means something; decoding is `load_picture`'s, as everywhere
+in this package (EXIF rotation, ICC profiles).
+"""
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import PictureError
+from ..pictures import load_picture
+from .benchmarks import Benchmark, benchmarks, check_pictures
+
+__all__ = ["Original", "Source", "find_pictures", "open_source"]
+
+
+@dataclass(frozen=True)
+class Original:
+    """One original file, read when it is needed.
+
+    Args:
+        name (`str`): unique within its set; a file name.
+        read (`Callable`): returns the bytes of the file.
+    """
+
+    name: str
+    read: Callable[[], bytes]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the file."""
+        return hashlib.sha256(self.read()).hexdigest()
+
+    def pixels(self) -> np.ndarray:
+        """The picture as `uint8` `[H, W, 3]`.
+
+        Raises:
+            `PictureError`: the file is no picture, or a damaged one.
+        """
+        try:
+            with Image.open(io.BytesIO(self.read())) as picture:
+                return load_picture(picture)
+        except (UnidentifiedImageError, OSError) as error:
+            raise PictureError(f"{self.name}: no picture that can be decoded ({error})") from error
+        except PictureError as error:
+            raise PictureError(f"{self.name}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Source:
+    """A set of pictures, and what to call it.
+
+    Args:
+        name (`str`): the benchmark, the Hub id, or the folder's own name (no path: results are passed on).
+        title (`str`): for tables.
+        revision (`str`, *optional*): of a Hub data set.
+        split (`str`, *optional*): of a Hub data set.
+        pictures (`Sequence[Original]`): in a fixed order.
+    """
+
+    name: str
+    title: str
+    revision: str | None
+    split: str | None
+    pictures: Sequence[Original]
+
+
+def open_source(
+    dataset: str,
+    *,
+    data_dir: str | None = None,
+    split: str | None = None,
+    image_column: str | None = None,
+    revision: str | None = None,
+    limit: int | None = None,
+) -> Source:
+    """Find the pictures of a named benchmark, of a folder, or of a data set on the Hub.
+
+    Args:
+        dataset (`str`): one of `benchmarks()`, an existing folder, or a Hub id.
+        data_dir (`str`, *optional*): for a benchmark, a folder that holds its pictures; for a Hub data set, a folder
+            in its repository.
+        split (`str`, *optional*): of a Hub data set (default: `test`); a benchmark has its own.
+        image_column (`str`, *optional*): of a Hub data set (default: `image`); a benchmark has its own.
+        revision (`str`, *optional*): of a Hub data set; a benchmark may have its own.
+        limit (`int`, *optional*): only the first so many pictures. A benchmark is checked before they are counted off.
+
+    Raises:
+        `PictureError`: no pictures, an unknown column, or a benchmark that is incomplete or changed.
+    """
+    record = benchmarks().get(dataset)
+    if limit is not None and limit < 1:
+        raise PictureError(f"limit: expected at least 1, got {limit}")
+    if record is None and Path(dataset).is_dir():
+        folder = Path(dataset) / (data_dir or "")
+        if any((folder / "data").glob("*.parquet")):  # a repository of benchmark_repo.py, not yet pushed
+            # Named by its files: of a folder, `datasets` would hand out what it once cached for another of that name.
+            files = str(folder / "data" / "*.parquet")
+            pictures = _load(str(folder), image_column or "image", "parquet", data_files=files, split="train")
+            return Source(folder.resolve().name, folder.resolve().name, None, None, pictures[:limit])
+        pictures = [Original(path.name, path.read_bytes) for path in find_pictures(folder)]
+        return Source(folder.resolve().name, folder.resolve().name, None, None, pictures[:limit])
+    if record is None:
+        if "/" not in dataset or dataset.startswith((".", "/", "~")):
+            known = ", ".join(benchmarks())
+            raise PictureError(f"{dataset}: neither a folder, nor a benchmark ({known}), nor a Hub id such as org/name")
+        split = split or "test"
+        pictures = _from_hub(dataset, data_dir, split, image_column or "image", revision)
+        return Source(dataset, dataset, revision, split, pictures[:limit])
+    source = _benchmark(record, data_dir, split, image_column, revision)
+    check_pictures(record, source.pictures)
+    return Source(source.name, source.title, source.revision, source.split, source.pictures[:limit])
+
+
+def _benchmark(
+    record: Benchmark, data_dir: str | None, split: str | None, image_column: str | None, revision: str | None
+) -> Source:
+    if data_dir is not None and Path(data_dir).is_dir():
+        pictures = [Original(path.name, path.read_bytes) for path in find_pictures(Path(data_dir))]
+        return Source(record.name, record.title, None, None, pictures)
+    if data_dir is not None and record.hub_id is None:
+        raise PictureError(f"--data-dir {data_dir}: no such folder")
+    if record.hub_id is None:
+        raise PictureError(
+            f"{record.name}: no copy on the Hub is known to this version. Fetch the {record.pictures} pictures from "
+            f"{record.source} and name their folder with --data-dir"
+        )
+    split, revision = split or record.split, revision or record.revision
+    pictures = _from_hub(record.hub_id, data_dir, split, image_column or record.image_column, revision)
+    return Source(record.name, record.title, revision, split, pictures)
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """Return the pictures directly in a folder, sorted by name, by their suffixes.
+
+    Raises:
+        `PictureError`: it is no folder, or holds none.
+    """
+    if not folder.is_dir():
+        raise PictureError(f"{folder}: no such folder")
+    suffixes = Image.registered_extensions()
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.name[0] != ".")
+    if not found:
+        raise PictureError(f"{folder}: no pictures in this folder")
+    return found
+
+
+def _from_hub(repo: str, data_dir: str | None, split: str, column: str, revision: str | None) -> list[Original]:
+    return _load(f"{repo}, split {split}", column, repo, data_dir=data_dir, split=split, revision=revision)
+
+
+def _load(shown: str, column: str, *source: str, **options: Any) -> list[Original]:
+    """The pictures of a data set that `datasets.load_dataset` finds; `shown` names it in messages."""
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("a data set on the Hub needs `datasets`: pip install 'onedc-hf[eval]'") from error
+    try:
+        data: Any = datasets.load_dataset(*source, **options)
+    except (OSError, ValueError, RuntimeError) as error:  # not found, no such split, a loading script, no network
+        raise PictureError(f"{shown}: {error}") from error
+    if column not in data.column_names:
+        raise PictureError(f"{shown}: no column {column!r}; there are {', '.join(data.column_names)} (--image-column)")
+    wanted = data["sha256"] if "sha256" in data.column_names else None  # of a repository of benchmark_repo.py
+    data = data.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    pictures = list(_rows(data, column))
+    for original, digest in zip(pictures, wanted or (), strict=False):
+        if original.sha256 != digest:
+            raise PictureError(f"{shown}: {original.name} is not the file that its column sha256 says; fetch it again")
+    return pictures
+
+
+def _rows(data: Any, column: str) -> Iterator[Original]:
+    names = [Path(row["path"] or "").name or f"{number:05d}" for number, row in enumerate(data[column])]
+    seen = Counter(names)
+    for number, name in enumerate(names):
+        unique = name if seen[name] == 1 else f"{number:05d}-{name}"
+        yield Original(unique, lambda number=number: _bytes_of(data[number][column]))
+
+
+def _bytes_of(record: dict[str, Any]) -> bytes:
+    return record["bytes"] if record["bytes"] is not None else Path(record["path"]).read_bytes()

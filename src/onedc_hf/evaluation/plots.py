@@ -1,0 +1,114 @@
+"""Rate curves by matplotlib, readable without colour: every codec has its own marker and dashes.
+
+Curves are means over a result file's pictures. Published points of other codecs (published.py) are hollow and not
+joined to ours: their evaluators differ.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import OneDCError
+from .curves import Curve, curve_of
+from .metrics import ALL_METRICS
+from .published import published_curves
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["rate_plot"]
+
+# colour, marker, dashes
+_OURS = (("#0b6e69", "o", "-"), ("#7a3b8f", "D", "-"), ("#1c1b19", "P", "-"))
+_OTHERS = {
+    "jpeg": ("#a3470f", "v", (0, (1, 1.2))),
+    "webp": ("#b8860b", "s", (0, (4, 1.5))),
+    "avif": ("#2f5d9b", "^", (0, (6, 1.5, 1, 1.5))),
+    "jxl": ("#6b6b6b", "x", (0, (3, 1, 1, 1, 1, 1))),
+}
+_LEARNED = ("#444444", "*", (0, (5, 4)))
+_HOLLOW = ("h", "p", "8", "<", ">", "d")
+_COLUMNS = 2
+
+
+def rate_plot(
+    results: Sequence[dict[str, Any]],
+    path: Path,
+    *,
+    metrics: Sequence[str] | None = None,
+    published: Sequence[str] = (),
+) -> list[str]:
+    """Draw one panel for each metric, rate along x (logarithmic), and write it as the suffix says.
+
+    Args:
+        results (`Sequence[dict]`): records of `run.collect`; the classical codecs of the first are drawn.
+        path (`Path`): `.svg`, `.png` or `.pdf`.
+        metrics (`Sequence[str]`, *optional*): defaults to all the first record has.
+        published (`Sequence[str]`, *optional*): names of codecs with published points to add, such as `OneDC`; `all`
+            adds every one.
+
+    Returns:
+        `list[str]`: keys of the sources of the published points drawn (`published.published_source`).
+
+    Raises:
+        `OneDCError`: a metric that the results lack, or nothing to draw.
+        `ModuleNotFoundError`: matplotlib is not installed (`pip install 'onedc-hf[eval]'`).
+    """
+    if path.suffix.lower() not in (".svg", ".png", ".pdf"):
+        raise OneDCError(f"{path}: expected a name that ends in .svg, .png or .pdf")
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("plots need matplotlib: pip install 'onedc-hf[eval]'", name=error.name) from error
+    first = results[0]
+    names = list(metrics or [*first["metrics"], *first.get("set_metrics", ())])
+    rows = -(-len(names) // _COLUMNS)
+    sources: list[str] = []
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "onedc", "font.size": 9}):
+        figure = Figure(figsize=(5.2 * min(_COLUMNS, len(names)), 3.6 * rows), layout="constrained")
+        panels = figure.subplots(rows, min(_COLUMNS, len(names)), squeeze=False).flat
+        for panel, metric in zip(panels, names, strict=False):
+            _panel(panel, results, metric, published, sources)
+        for panel in list(figure.axes)[len(names) :]:
+            panel.remove()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.stem}{path.suffix}")
+        figure.savefig(temporary, dpi=130, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
+    os.replace(temporary, path)
+    return sources
+
+
+def _panel(
+    panel: "Axes", results: Sequence[dict[str, Any]], metric: str, published: Sequence[str], sources: list[str]
+) -> None:
+    for record, style in zip(results, _OURS * len(results), strict=False):
+        _line(panel, curve_of(record, metric), style, width=1.8)
+    for codec in results[0]["codecs"]:
+        if codec != "onedc":
+            _line(panel, curve_of(results[0], metric, codec), _OTHERS.get(codec, _LEARNED), width=1.1)
+    markers = iter(_HOLLOW * 10)
+    for curve in published_curves(results[0]["dataset"]["name"], metric):
+        if "all" not in published and curve.codec not in published:
+            continue
+        rates, values = zip(*curve.points, strict=True)
+        panel.plot(
+            rates, values, next(markers), color="#1c1b19", markerfacecolor="none", markersize=5, linestyle="none",
+            label=f"{curve.codec} (published)",
+        )  # fmt: skip
+        if curve.source not in sources:
+            sources.append(curve.source)
+    panel.set_xscale("log")
+    panel.set_xlabel("bits per pixel")
+    panel.set_ylabel(ALL_METRICS[metric].heading.replace("↑", "(higher is better)").replace("↓", "(lower is better)"))
+    panel.grid(True, which="both", linewidth=0.4, color="#dedad1")
+    panel.set_axisbelow(True)
+    panel.legend(fontsize=6, framealpha=0.8)
+
+
+def _line(panel: "Axes", curve: Curve, style: tuple[str, str, Any], width: float) -> None:
+    colour, marker, dashes = style
+    rates, values = zip(*curve.points, strict=True)
+    panel.plot(rates, values, color=colour, marker=marker, linestyle=dashes, linewidth=width, markersize=5,
+               label=curve.title)  # fmt: skip

@@ -1,0 +1,126 @@
+"""Named sets of pictures: records, the check, and repositories made of folders."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from onedc_hf.cli.main import main
+from onedc_hf.errors import PictureError
+from onedc_hf.evaluation import benchmarks as module
+from onedc_hf.evaluation.benchmarks import benchmarks, check_pictures
+from onedc_hf.evaluation.model_page import TASKS
+from onedc_hf.evaluation.originals import Original, open_source
+
+
+@pytest.fixture
+def folder(tmp_path, picture):
+    (tmp_path / "set").mkdir()
+    for index in range(4):
+        Image.fromarray(picture(40 + index, 48, seed=index)).save(tmp_path / "set" / f"p{index}.png")
+    return tmp_path / "set"
+
+
+@pytest.fixture
+def four(folder, monkeypatch):
+    """A record of those four pictures, known by the name `four`."""
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    record = dataclasses.replace(benchmarks()["kodak"], name="four", title="Four", pictures=4, sha256=digests)
+    monkeypatch.setattr(module, "benchmarks", lambda: {"four": record})
+    monkeypatch.setattr("onedc_hf.evaluation.originals.benchmarks", lambda: {"four": record})
+    monkeypatch.setattr("onedc_hf.evaluation.benchmark_repo.benchmarks", lambda: {"four": record})
+    return record
+
+
+def test_the_records_are_those_of_the_field():
+    known = benchmarks()
+    assert {name: record.pictures for name, record in known.items()} == {
+        "kodak": 24, "clic2020": 428, "div2k": 100, "tecnick": 100,
+    }  # fmt: skip
+    assert len(known["kodak"].sha256) == 24 and all(len(digest) == 64 for digest in known["kodak"].sha256.values())
+
+
+def test_a_complete_set_passes_and_is_counted_off_afterwards(four, folder):
+    source = open_source("four", data_dir=str(folder), limit=2)
+    assert [original.name for original in source.pictures] == ["p0.png", "p1.png"] and source.title == "Four"
+
+
+def test_a_missing_a_changed_and_an_added_picture_stop_the_run(four, folder):
+    Image.new("RGB", (8, 8)).save(folder / "extra.png")
+    with pytest.raises(PictureError, match=r"not of this set: extra\.png"):
+        open_source("four", data_dir=str(folder))
+    (folder / "extra.png").unlink()
+    data = (folder / "p2.png").read_bytes()
+    Image.open(folder / "p2.png").save(folder / "p2.png", compress_level=0)  # the same pixels, another file
+    with pytest.raises(PictureError, match=r"missing: p2\.png; not of this set: p2\.png"):
+        open_source("four", data_dir=str(folder))
+    (folder / "p2.png").unlink()
+    with pytest.raises(PictureError, match=r"missing: p2\.png"):
+        open_source("four", data_dir=str(folder))
+    (folder / "p2.png").write_bytes(data)
+    assert len(open_source("four", data_dir=str(folder)).pictures) == 4
+
+
+def test_a_picture_that_is_there_twice_is_noticed(four, folder):
+    pictures = [Original(path.name, path.read_bytes) for path in sorted(folder.iterdir())]
+    with pytest.raises(PictureError, match="expected 4 pictures, found 5"):
+        check_pictures(four, [*pictures, pictures[0]])
+
+
+def test_without_hashes_the_number_counts(folder):
+    pictures = [Original(path.name, path.read_bytes) for path in sorted(folder.iterdir())]
+    with pytest.raises(PictureError, match=r"expected 100 pictures, found 4; .*testimages"):
+        check_pictures(benchmarks()["tecnick"], pictures)
+
+
+def test_a_benchmark_without_a_copy_on_the_hub_says_where_to_get_it():
+    with pytest.raises(PictureError, match=r"DIV2K.*--data-dir"):
+        open_source("div2k")
+    with pytest.raises(PictureError, match="no such folder"):
+        open_source("div2k", data_dir="nowhere")
+
+
+def test_a_repository_is_ready_to_push(four, folder, tmp_path, capsys):
+    out = tmp_path / "repo"
+    assert main(["benchmark-repo", "four", str(folder), "--out", str(out)]) == 0
+    assert "hf upload ORG/four" in capsys.readouterr().out
+    tasks = yaml.safe_load((out / "eval.yaml").read_text())
+    assert [task["id"] for task in tasks["tasks"]] == list(TASKS) and {"name", "evaluation_framework"} <= tasks.keys()
+    card = yaml.safe_load((out / "README.md").read_text().split("---")[1])
+    assert card["configs"][0]["data_files"][0]["split"] == "test" and card["pretty_name"] == "Four"
+    source = open_source(str(out))  # as it will be read from the Hub
+    assert [o.name for o in source.pictures] == [f"p{i}.png" for i in range(4)]
+    for original in source.pictures:
+        assert original.read() == (folder / original.name).read_bytes()
+        assert np.array_equal(original.pixels(), np.asarray(Image.open(folder / original.name)))
+    check_pictures(four, source.pictures)
+
+
+def test_a_repository_is_made_of_what_it_should_be_or_not_at_all(four, folder, tmp_path, capsys):
+    (folder / "p3.png").unlink()
+    assert main(["benchmark-repo", "four", str(folder), "--out", str(tmp_path / "repo")]) == 1
+    assert "missing: p3.png" in capsys.readouterr().err and not (tmp_path / "repo").exists()
+    assert main(["benchmark-repo", "mine", str(folder), "--out", str(folder)]) == 1
+    assert "not empty" in capsys.readouterr().err
+    (folder / "p0.png").write_bytes(b"broken")
+    assert main(["benchmark-repo", "mine", str(folder), "--out", str(tmp_path / "repo")]) == 1
+    assert "p0.png" in capsys.readouterr().err and not (tmp_path / "repo").exists()
+
+
+def test_a_picture_that_arrives_changed_is_noticed(four, folder, tmp_path):
+    import pyarrow.parquet as pq
+
+    main(["benchmark-repo", "mine", str(folder), "--out", str(tmp_path / "repo")])
+    path = tmp_path / "repo" / "data" / "test-00000-of-00001.parquet"
+    table = pq.read_table(path)
+    column = table["sha256"].to_pylist()
+    column[1] = "0" * 64
+    index = table.column_names.index("sha256")
+    import pyarrow as pa
+
+    pq.write_table(table.set_column(index, "sha256", pa.array(column)), path)
+    with pytest.raises(PictureError, match=r"p1\.png.*not the file"):
+        open_source(str(tmp_path / "repo"))

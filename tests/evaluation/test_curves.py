@@ -1,0 +1,282 @@
+"""Curves, BD-rate, plots, published points, results pages and entries for the Hub, from a result file made by hand."""
+
+import json
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+import yaml
+from huggingface_hub import ModelCard, ModelCardData, parse_eval_result_entries
+from PIL import Image
+
+from onedc_hf.cli.main import main
+from onedc_hf.errors import OneDCError
+from onedc_hf.evaluation import page
+from onedc_hf.evaluation.curves import Curve, bd_rate, curve_of
+from onedc_hf.evaluation.model_page import TASKS, model_index, task_values, write_eval_results
+from onedc_hf.evaluation.published import published_curves, published_source
+from onedc_hf.evaluation.tables import BEGIN, END
+
+SETTINGS = ("z-only", "0.03", "0.1", "0.3")
+RATES = {"z-only": 0.003, "0.03": 0.03, "0.1": 0.1, "0.3": 0.3}
+
+
+def quality(bpp):
+    """A metric that grows with the logarithm of the rate, so that PCHIP in log rate is exact."""
+    return 30 + 5 * np.log10(bpp)
+
+
+def make_results(save=0.5, name="box"):
+    """OneDC needs `save` times the bits of AVIF at equal PSNR, exactly; JPEG only has one, better point."""
+    rows = []
+    for picture in ("a.png", "b.png"):
+        for setting in SETTINGS:
+            bpp = RATES[setting]
+            facts = {"picture": picture, "sha256": picture, "setting": setting, "grid": None}
+            for codec, psnr, rate in (
+                ("onedc", quality(bpp / save), bpp),
+                ("avif", quality(bpp), bpp),
+                ("jpeg", 60.0, 1.0),
+            ):
+                row = {
+                    **facts,
+                    "codec": codec,
+                    "bpp": rate,
+                    "bytes": round(1e5 * rate),
+                    "psnr": psnr,
+                    "ms_ssim": psnr / 60,
+                }
+                row |= {"st_lpips_vgg": 1 - psnr / 60, "class_agreement_lite0": 0.5, "at_floor": False}
+                row |= {"encode_seconds": 0.1, "decode_seconds": 0.2} if codec == "onedc" else {}
+                rows.append(row)
+    return {
+        "format": 2,
+        "model": {"name": name, "model_id": "ab" * 32, "weights": "beef"},
+        "dataset": {"name": "kodak", "title": "Kodak", "split": None, "revision": None, "pictures": 2},
+        "machine": {"device": "cpu", "threads": 2, "cpu_capability": "AVX2", "torch": "2.13"},
+        "metrics": ["psnr", "ms_ssim", "st_lpips_vgg", "class_agreement_lite0"],
+        "set_metrics": ["frechet_lite0"],
+        "settings": list(SETTINGS),
+        "codecs": ["onedc", "jpeg", "avif"],
+        "rows": rows,
+        "sets": [
+            {"setting": s, "codec": c, "pictures": 2, "frechet_lite0": 0.5 - RATES[s]}
+            for s in SETTINGS
+            for c in ("onedc", "jpeg", "avif")
+        ],
+        "failed": {},
+    }
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "results.json").write_text(json.dumps(make_results()))
+    Image.new("RGB", (20, 10)).save(folder / "crops.webp")
+    return folder
+
+
+# --- BD-rate ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("save", [0.5, 0.9, 2.0])
+@pytest.mark.parametrize("metric", ["psnr", "st_lpips_vgg"])
+def test_a_curve_that_needs_a_constant_share_of_the_bits_has_that_bd_rate(save, metric):
+    results = make_results(save)
+    found = bd_rate(curve_of(results, metric, "avif"), curve_of(results, metric))
+    assert found.percent == pytest.approx(100 * (save - 1), abs=1e-6)
+    back = bd_rate(curve_of(results, metric), curve_of(results, metric, "avif"))
+    assert back.percent == pytest.approx(100 * (1 / save - 1), abs=1e-6)
+
+
+def test_the_overlap_is_what_both_cover():
+    results = make_results(0.5)
+    found = bd_rate(curve_of(results, "psnr", "avif"), curve_of(results, "psnr"))
+    assert (found.low, found.high) == pytest.approx((quality(0.006), quality(0.3)))
+    assert found.overlap == pytest.approx((quality(0.3) - quality(0.006)) / (quality(0.6) - quality(0.003)))
+
+
+def test_the_same_curve_differs_by_nothing():
+    curve = curve_of(make_results(), "ms_ssim")
+    found = bd_rate(curve, curve)
+    assert found.percent == pytest.approx(0, abs=1e-9) and found.overlap == 1
+
+
+def test_curves_that_share_no_quality_are_refused_with_both_ranges():
+    low = Curve("low", "psnr", ((0.1, 20.0), (0.2, 22.0)))
+    high = Curve("high", "psnr", ((0.1, 30.0), (0.2, 33.0)))
+    with pytest.raises(OneDCError, match=r"share no quality \(low 20 to 22; high 30 to 33\)"):
+        bd_rate(low, high)
+
+
+def test_a_curve_that_is_not_monotone_or_a_point_is_refused():
+    good = Curve("good", "psnr", ((0.1, 20.0), (0.2, 22.0)))
+    with pytest.raises(OneDCError, match=r"bad does not get better in psnr from 0\.1000 to 0\.2000 bpp"):
+        bd_rate(good, Curve("bad", "psnr", ((0.1, 22.0), (0.2, 21.0))))
+    with pytest.raises(OneDCError, match="has 1 point"):
+        bd_rate(good, Curve("point", "psnr", ((0.1, 22.0),)))
+
+
+def test_a_codec_at_its_floor_is_one_point():
+    assert curve_of(make_results(), "psnr", "jpeg").points == ((1.0, 60.0),)
+
+
+def test_unknown_codecs_metrics_and_missing_values_are_named():
+    results = make_results()
+    with pytest.raises(OneDCError, match="they hold avif, jpeg, onedc"):
+        curve_of(results, "psnr", "webp")
+    with pytest.raises(OneDCError, match="beauty"):
+        curve_of(results, "beauty")
+    with pytest.raises(OneDCError, match="lack ssimulacra2"):
+        curve_of(results, "ssimulacra2")
+
+
+def test_the_command_says_the_figure_and_its_range(tmp_path, run_folder, capsys):
+    path = run_folder / "results.json"
+    assert main(["bd-rate", f"{path}:avif", str(path), "--metric", "psnr"]) == 0
+    assert (
+        "OneDC (box) against AVIF: -50.0 % bits at equal PSNR (dB), over 18.89 to 27.39 (74 %"
+        in capsys.readouterr().out
+    )
+    other = make_results()
+    other["dataset"]["name"] = "tecnick"
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    assert main(["bd-rate", str(path), str(tmp_path / "other.json"), "--metric", "psnr"]) == 1
+    assert "different pictures" in capsys.readouterr().err
+    assert main(["bd-rate", str(path), str(tmp_path / "none.json"), "--metric", "psnr"]) == 1
+    assert "none.json" in capsys.readouterr().err
+    (tmp_path / "list.json").write_text('{"shopping": ["milk"]}')
+    assert main(["bd-rate", str(path), str(tmp_path / "list.json"), "--metric", "psnr"]) == 1
+    assert "no result file" in capsys.readouterr().err
+
+
+# --- published points -------------------------------------------------------------------------------------------------
+
+
+def test_published_points_come_with_their_sources():
+    curves = {curve.codec: curve for curve in published_curves("kodak", "ms_ssim")}
+    assert curves["OneDC"].points[0] == (0.0101, 0.685) and curves["OneDC"].status
+    assert "LuizScarlet/StableCodec" in published_source(curves["StableCodec"].source)
+    assert published_curves("kodak", "st_lpips_vgg") == [] and published_curves("photographs", "psnr") == []
+    for curve in curves.values():
+        rates = [rate for rate, _ in curve.points]
+        assert rates == sorted(rates) and all(0 < value <= 1 for _, value in curve.points)
+        assert published_source(curve.source)
+
+
+# --- plots ------------------------------------------------------------------------------------------------------------
+
+
+def lines_of(svg):
+    """Marker and dash of each drawn line, by its legend's order."""
+    return re.findall(r"stroke-dasharray: ([\d. ,]+)", svg)
+
+
+def test_a_plot_has_a_panel_for_each_metric_and_tells_codecs_apart_without_colour(tmp_path, run_folder, capsys):
+    out = tmp_path / "curves.svg"
+    command = ["plot", str(run_folder / "results.json"), "-o", str(out), "--published", "OneDC"]
+    assert main(command) == 0
+    text = out.read_text()
+    ET.fromstring(text)
+    for label in ("PSNR (dB) (higher is better)", "Fréchet, Lite0 (lower is better)", "OneDC (box)", "AVIF"):
+        assert f">{label}<" in text
+    assert ">OneDC (published)<" in text and "onedc-earlier" in capsys.readouterr().out
+    assert len(set(lines_of(text))) >= 2  # JPEG's and AVIF's dashes; OneDC's line is solid
+    assert main(command) == 0 and out.read_text() == text  # the same file every time
+
+
+def test_a_plot_of_what_is_not_there_is_an_error(tmp_path, run_folder, capsys):
+    path = str(run_folder / "results.json")
+    assert main(["plot", path, "-o", str(tmp_path / "a.svg"), "--metrics", "ssimulacra2"]) == 1
+    assert "ssimulacra2" in capsys.readouterr().err and not (tmp_path / "a.svg").exists()
+    assert main(["plot", path, "-o", str(tmp_path / "a.bmp")]) == 1
+    assert ".svg" in capsys.readouterr().err
+
+
+# --- pages ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_page_shows_table_curves_crops_bd_rates_and_costs(tmp_path, run_folder, monkeypatch, capsys):
+    cost = {"width": 768, "height": 512, "device": "cpu", "threads": 2, "dtype": "float32", "cpu_capability": "AVX2",
+            "encode_s": 0.18, "decode_s": 0.28, "peak_mib": 636.4, "repeats": 7}  # fmt: skip
+    monkeypatch.setattr("onedc_hf.evaluation.cost.measure_cost", lambda model, **options: cost)
+    target = tmp_path / "docs" / "box.md"
+    assert main(["report", str(run_folder), "--page", str(target), "--cost"]) == 0
+    text = target.read_text()
+    assert "# The model in the box on Kodak" in text and "| 0.1 | **OneDC** | 10,000 | 0.1000 |" in text
+    assert "| PSNR (dB) | none | -50 % (74%) |" in text  # JPEG has one point
+    assert "| 768x512 | cpu (AVX2) | 2 | float32 | 0.18 s | 0.28 s | 636 MiB |" in text
+    assert "--rates 0.03 0.1 0.3" in text and "published" in text.lower()
+    for link in re.findall(r"\]\((figures/[^)]+)\)", text):
+        assert (target.parent / link).stat().st_size > 0
+    assert len(re.findall(r"\]\(figures/", text)) == 3
+    assert str(target) in capsys.readouterr().out
+    assert str(tmp_path) not in text
+
+
+def test_a_page_without_crops_or_costs_leaves_them_out(tmp_path):
+    page.write_page(tmp_path, make_results(name="org/mine"), tmp_path / "mine.md", None)
+    text = (tmp_path / "mine.md").read_text()
+    assert text.startswith("# org/mine on Kodak") and "Seconds" not in text and "equal bytes" not in text
+    assert "--model org/mine" in text
+
+
+def test_the_readme_gets_a_part_of_the_table(tmp_path, run_folder):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BEGIN}\n{END}\nafter\n")
+    options = ["--readme", str(readme), "--settings", "0.1", "--metrics", "psnr"]
+    assert main(["report", str(run_folder), *options]) == 0
+    text = readme.read_text()
+    assert "| 0.1 | **OneDC** |" in text and "z-only |" not in text and "MS-SSIM" not in text
+
+
+def test_a_report_of_nothing_is_a_usage_error(run_folder, capsys):
+    assert main(["report", str(run_folder)]) == 2
+    assert main(["report", str(run_folder), "--benchmark", "org/kodak"]) == 2
+    assert "belong together" in capsys.readouterr().err
+
+
+# --- entries for a model's page ---------------------------------------------------------------------------------------
+
+
+def test_tasks_are_better_when_higher_and_have_the_values_of_the_results():
+    values, missing = task_values(make_results(0.5))
+    assert values["bits_saved_psnr"] == pytest.approx(50) and values["bits_saved_st_lpips_vgg"] == pytest.approx(50)
+    assert values["ms_ssim_at_0.1_bpp"] == pytest.approx(quality(0.2) / 60, abs=1e-4)
+    assert missing == {} and values.keys() == TASKS.keys()
+    worse, _ = task_values(make_results(0.8))
+    assert all(worse[task] <= values[task] for task in values)
+
+
+def test_eval_results_survive_the_round_trip(tmp_path, run_folder, capsys):
+    model = tmp_path / "model"
+    assert main(["report", str(run_folder), "--benchmark", "org/kodak", "--model-folder", str(model)]) == 0
+    path = model / ".eval_results" / "kodak.yaml"
+    entries = parse_eval_result_entries(yaml.safe_load(path.read_text()))
+    values, _ = task_values(make_results())
+    assert {entry.task_id: entry.value for entry in entries} == values
+    assert {entry.dataset_id for entry in entries} == {"org/kodak"} and "beef" in entries[0].notes
+    assert str(path) in capsys.readouterr().out
+
+
+def test_results_without_any_task_are_refused(tmp_path):
+    results = make_results()
+    results["rows"] = [row for row in results["rows"] if row["codec"] == "onedc" and row["setting"] == "z-only"]
+    with pytest.raises(OneDCError, match="no value for any task"):
+        write_eval_results(results, "org/kodak", tmp_path)
+
+
+def test_the_model_index_survives_the_round_trip(tmp_path):
+    found = model_index(make_results())
+    card = ModelCard.from_template(
+        ModelCardData(license="apache-2.0", model_name="box", eval_results=found),
+        template_str="---\n{{ card_data }}\n---\n",
+    )
+    card.save(tmp_path / "README.md")
+    back = ModelCard.load(tmp_path / "README.md").data.eval_results
+    assert {(e.metric_type, e.metric_args["bpp"], e.metric_value) for e in back} == {
+        (e.metric_type, e.metric_args["bpp"], e.metric_value) for e in found
+    }
+    assert len(found) == len(SETTINGS) * 5 and {e.dataset_type for e in back} == {"kodak"}

@@ -1,0 +1,220 @@
+"""`onedc evaluate`: rows of real files, resumed where they can be, and what is made of them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from onedc_hf.cli.main import main
+from onedc_hf.evaluation.classical import decode, nearest
+from onedc_hf.evaluation.metrics import psnr
+
+OPTIONS = ["--rates", "0.5", "0.2", "--metrics", "psnr", "--codecs", "jpeg", "webp"]
+
+
+@pytest.fixture
+def folder(tmp_path, picture):
+    (tmp_path / "set").mkdir()
+    for index in range(3):
+        Image.fromarray(picture(80, 96, seed=index)).save(tmp_path / "set" / f"p{index}.png")
+    (tmp_path / "set" / "readme.txt").write_text("no picture")
+    return tmp_path / "set"
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "run"
+
+
+def run(folder, out, *options):
+    code = main(["evaluate", "--dataset", str(folder), "--out", str(out), *OPTIONS, *options])
+    results = out / "results.json"
+    return code, json.loads(results.read_text()) if results.exists() else None
+
+
+def test_every_picture_setting_and_codec_has_a_row_that_is_true(fake_pipeline, folder, out, capsys):
+    code, results = run(folder, out, "--limit", "2")
+    assert code == 0 and len(results["rows"]) == 2 * 3 * 3 and results["failed"] == {}
+    assert results["settings"] == ["z-only", "0.2", "0.5"] and results["codecs"] == ["onedc", "jpeg", "webp"]
+    assert results["dataset"]["name"] == "set" and results["model"]["name"] == "box"
+    pipeline = fake_pipeline()
+    original = np.asarray(Image.open(folder / "p1.png"))
+    data = pipeline.compress(original, target_bpp=0.5)
+    row = next(r for r in results["rows"] if (r["picture"], r["setting"], r["codec"]) == ("p1.png", "0.5", "onedc"))
+    assert row["bytes"] == len(data) and row["bpp"] == 8 * len(data) / (80 * 96)
+    assert (out / row["file"]).read_bytes() == data and (out / row["file"]).stat().st_size == row["bytes"]
+    assert row["psnr"] == pytest.approx(psnr(original, np.asarray(pipeline.decompress(data))), abs=1e-6)
+    assert row["encode_seconds"] >= 0 and row["grid"]["energy"]["8"] > 0
+    jpeg = next(r for r in results["rows"] if (r["picture"], r["setting"], r["codec"]) == ("p1.png", "0.5", "jpeg"))
+    encoded = nearest(original, "jpeg", len(data))
+    assert (jpeg["bytes"], jpeg["quality"]) == (len(encoded.data), encoded.quality)
+    assert jpeg["psnr"] == pytest.approx(psnr(original, decode(encoded.data)), abs=1e-6)
+    assert jpeg["target_bytes"] == len(data) and (out / jpeg["file"]).read_bytes() == encoded.data
+    assert "| z-only | **OneDC** |" in capsys.readouterr().out
+
+
+def test_a_second_run_measures_only_what_is_missing(fake_pipeline, folder, out):
+    run(folder, out, "--limit", "1")
+    before = len(fake_pipeline.asked)
+    _, results = run(folder, out)
+    assert before == 3 and len(fake_pipeline.asked) == 3 + 2 * 3
+    assert len(results["rows"]) == 3 * 3 * 3
+    _, again = run(folder, out)
+    assert len(fake_pipeline.asked) == 9 and again == results
+
+
+def test_a_run_that_was_killed_while_it_wrote_a_row_goes_on(fake_pipeline, folder, out):
+    _, results = run(folder, out)
+    rows = out / "rows-0.jsonl"
+    text = rows.read_text()
+    rows.write_text(text[: text.rindex('"bpp"')])  # half a row, without its line end
+    _, again = run(folder, out)
+    strip = [{k: v for k, v in row.items() if not k.endswith("_seconds")} for row in again["rows"]]
+    assert strip == [{k: v for k, v in row.items() if not k.endswith("_seconds")} for row in results["rows"]]
+    assert len(run(folder, out)[1]["rows"]) == 27  # the torn line stays readable
+
+
+def test_a_file_that_is_gone_is_made_again(fake_pipeline, folder, out):
+    _, results = run(folder, out, "--limit", "1")
+    row = next(row for row in results["rows"] if row["codec"] == "onedc" and row["setting"] == "0.5")
+    (out / row["file"]).unlink()
+    run(folder, out, "--limit", "1")
+    assert (out / row["file"]).stat().st_size == row["bytes"] and len(fake_pipeline.asked) == 4
+
+
+def test_a_new_metric_is_not_missing_from_old_rows(fake_pipeline, folder, out):
+    run(folder, out, "--limit", "1")
+    _, results = run(folder, out, "--limit", "1", "--metrics", "psnr", "st_lpips_alex")
+    assert all(row["st_lpips_alex"] > 0 for row in results["rows"])
+
+
+def test_other_weights_are_measured_anew(fake_pipeline, folder, out):
+    layer = torch.nn.Linear(2, 2)
+    fake_pipeline.components = {"generator": layer, "scheduler": object()}
+    _, first = run(folder, out, "--limit", "1")
+    with torch.no_grad():
+        layer.weight[0, 0] += 1
+    _, second = run(folder, out, "--limit", "1")
+    assert len(fake_pipeline.asked) == 6
+    assert first["model"]["weights"] != second["model"]["weights"]
+    assert {row.get("weights") for row in second["rows"]} == {second["model"]["weights"], None}
+    assert first["model"]["model_id"] == second["model"]["model_id"] == fake_pipeline.model_id
+
+
+def test_a_known_file_of_another_codec_is_not_measured_again(fake_pipeline, folder, out, tmp_path):
+    _, results = run(folder, out, "--limit", "1")
+    for row in results["rows"]:
+        if row["codec"] == "jpeg":
+            row["psnr"] = 12.5  # recognisable
+    earlier = tmp_path / "earlier.json"
+    earlier.write_text(json.dumps(results))
+    _, again = run(folder, tmp_path / "anew", "--limit", "1", "--reuse", str(earlier))
+    assert {row["psnr"] for row in again["rows"] if row["codec"] == "jpeg"} == {12.5}
+    assert 12.5 not in {row["psnr"] for row in again["rows"] if row["codec"] != "jpeg"}
+
+
+def test_a_broken_picture_is_reported_skipped_and_counted(fake_pipeline, folder, out, capsys):
+    (folder / "p1.png").write_bytes(b"\x89PNG broken")
+    code, results = run(folder, out)
+    captured = capsys.readouterr()
+    assert code == 1 and "p1.png" in captured.err and "1 of 3 pictures failed" in captured.err
+    assert {row["picture"] for row in results["rows"]} == {"p0.png", "p2.png"} and list(results["failed"]) == ["p1.png"]
+    assert "Means over 2 pictures" in captured.out
+
+
+def test_a_picture_that_was_mended_no_longer_counts_as_failed(fake_pipeline, folder, out):
+    whole = (folder / "p1.png").read_bytes()
+    (folder / "p1.png").write_bytes(b"broken")
+    assert run(folder, out)[0] == 1
+    (folder / "p1.png").write_bytes(whole)
+    code, results = run(folder, out)
+    assert code == 0 and results["failed"] == {} and len(results["rows"]) == 27
+
+
+def test_a_rate_that_cannot_be_reached_fails_that_picture_only(fake_pipeline, folder, out, capsys):
+    fake_pipeline.smallest = 300  # 0.2 bpp of 80 x 96 pixels are 192 bytes
+    code, results = run(folder, out)
+    assert code == 1 and {row["setting"] for row in results["rows"]} == {"z-only"}
+    assert "300 bytes" in capsys.readouterr().err
+
+
+def test_a_picture_too_small_for_a_metric_has_null_there(fake_pipeline, folder, out, capsys):
+    _, results = run(folder, out, "--limit", "1", "--metrics", "psnr", "ms_ssim")
+    assert all(row["ms_ssim"] is None for row in results["rows"])
+    assert "n/a" in capsys.readouterr().out
+
+
+def test_metrics_of_whole_sets_are_taken_from_the_files(fake_pipeline, folder, out):
+    from onedc_hf.evaluation.metrics import SET_METRICS
+
+    _, results = run(folder, out, "--metrics", "psnr", "frechet_lite0", "--codecs", "jpeg")
+    found = {(one["setting"], one["codec"]): one["frechet_lite0"] for one in results["sets"]}
+    assert found.keys() == {(s, c) for s in ("z-only", "0.2", "0.5") for c in ("onedc", "jpeg")}
+    meter = SET_METRICS["frechet_lite0"].make()
+    for row in results["rows"]:
+        if (row["setting"], row["codec"]) == ("0.5", "jpeg"):
+            meter.add(np.asarray(Image.open(folder / row["picture"])), decode((out / row["file"]).read_bytes()))
+    assert found["0.5", "jpeg"] == pytest.approx(meter.compute(), abs=1e-6)
+    assert found["z-only", "onedc"] > found["0.5", "onedc"] > 0  # the stand-in's qualities are 1 and more
+
+
+def test_the_parquet_file_shows_pictures_and_holds_the_files(fake_pipeline, folder, out):
+    from datasets import load_dataset
+
+    _, results = run(folder, out)
+    data = load_dataset("parquet", data_files=str(out / "data" / "*.parquet"), split="train", cache_dir=str(out / "c"))
+    ours = [row for row in results["rows"] if row["codec"] == "onedc"]
+    assert len(data) == len(ours) == 9
+    for seen, row in zip(data, ours, strict=True):
+        assert (seen["picture"], seen["setting"], seen["bytes"]) == (row["picture"], row["setting"], row["bytes"])
+        assert len(seen["odc"]) == row["bytes"] and seen["bpp"] == 8 * len(seen["odc"]) / (80 * 96)
+        original, rebuilt = np.asarray(seen["original"]), np.asarray(seen["rebuilt"])
+        assert psnr(original, rebuilt) == pytest.approx(seen["psnr"], abs=1e-5)
+        assert np.array_equal(rebuilt, np.asarray(fake_pipeline().decompress(seen["odc"])))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--metrics", "beauty"], "beauty"),
+        (["--codecs", "heic"], "heic"),
+        (["--rates", "0"], "rates"),
+        (["--limit", "0"], "limit"),
+    ],
+)
+def test_settings_that_make_no_sense_stop_before_any_work(fake_pipeline, folder, out, capsys, options, message):
+    assert run(folder, out, *options)[0] in (1, 2)
+    assert message in capsys.readouterr().err and not out.exists() and not fake_pipeline.asked
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        ("nowhere", "neither a folder, nor a benchmark"),
+        ("empty", "no pictures"),
+        ("./nowhere/else", "neither a folder"),
+    ],
+)
+def test_a_source_without_pictures_is_an_error(fake_pipeline, tmp_path, out, capsys, monkeypatch, dataset, message):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert run(dataset, out)[0] == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_row_file_of_something_else_is_not_touched(fake_pipeline, folder, out, capsys):
+    out.mkdir()
+    (out / "rows-0.jsonl").write_text('{"shopping": ["milk"]}\n')
+    assert run(folder, out)[0] == 1
+    assert "no row of an evaluation" in capsys.readouterr().err and "milk" in (out / "rows-0.jsonl").read_text()
+
+
+def test_a_model_of_one_rate_is_measured_at_its_own(fake_pipeline, folder, out):
+    codec = torch.nn.Linear(1, 1)
+    codec.config = type("Config", (), {"quality_rows": 1})()
+    fake_pipeline.components = {"codec": codec}
+    _, results = run(folder, out, "--limit", "1")
+    assert results["settings"] == ["z-only", "own rate"]
+    assert fake_pipeline.asked == [{"z_only": True}, {}]
