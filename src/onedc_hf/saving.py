@@ -1,4 +1,4 @@
-"""What a saved folder should not say."""
+"""What a saved folder should not say, and who may read it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-__all__ = ["forget_origin"]
+__all__ = ["forget_origin", "let_others_read"]
 
 
 def forget_origin(folder: str | os.PathLike[str]) -> None:
@@ -19,3 +19,11 @@ def forget_origin(folder: str | os.PathLike[str]) -> None:
             config = json.loads(path.read_text(encoding="utf-8"))
             if config.pop("_name_or_path", None) is not None:
                 path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def let_others_read(folder: str | os.PathLike[str]) -> None:
+    """Gives a folder and what is in it the permissions that the umask leaves: temporary ones are private."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in (Path(folder), *Path(folder).rglob("*")):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)

@@ -45,7 +45,7 @@ def test_the_records_are_those_of_the_field():
 
 def test_a_complete_set_passes_and_is_counted_off_afterwards(four, folder):
     source = open_source("four", data_dir=str(folder), limit=2)
-    assert [original.name for original in source.pictures] == ["p0.png", "p1.png"] and source.title == "Four"
+    assert [original.name for original in source.pictures] == ["p0.png", "p1.png"] and source.title == "Four, first 2 pictures"
 
 
 def test_a_missing_a_changed_and_an_added_picture_stop_the_run(four, folder):
@@ -79,8 +79,9 @@ def test_without_hashes_the_number_counts(folder):
 def test_a_benchmark_without_a_copy_on_the_hub_says_where_to_get_it():
     with pytest.raises(PictureError, match=r"DIV2K.*--data-dir"):
         open_source("div2k")
-    with pytest.raises(PictureError, match="no such folder"):
-        open_source("div2k", data_dir="nowhere")
+    for name in ("div2k", "kodak"):  # a misspelt folder is not looked for on the Hub
+        with pytest.raises(PictureError, match="no such folder"):
+            open_source(name, data_dir="nowhere")
 
 
 def test_a_repository_is_ready_to_push(four, folder, tmp_path, capsys):
@@ -124,3 +125,43 @@ def test_a_picture_that_arrives_changed_is_noticed(four, folder, tmp_path):
     pq.write_table(table.set_column(index, "sha256", pa.array(column)), path)
     with pytest.raises(PictureError, match=r"p1\.png.*not the file"):
         open_source(str(tmp_path / "repo"))
+
+
+def table_of(tmp_path, rows):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "repo" / "data").mkdir(parents=True)
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(pa.table({"image": pa.array(rows, kind)}), tmp_path / "repo" / "data" / "x.parquet")
+    return open_source(str(tmp_path / "repo")).pictures
+
+
+def test_a_strangers_table_cannot_name_files_of_this_machine(tmp_path, folder):
+    secret, missing = table_of(tmp_path, [{"bytes": None, "path": str(folder / "p0.png")}, None])
+    with pytest.raises(PictureError, match=r"p0\.png: the row names a file that does not belong to the data set"):
+        secret.read()
+    with pytest.raises(PictureError, match="00001: there is no picture in this row"):
+        missing.read()
+
+
+def test_names_from_a_table_are_names(tmp_path, folder):
+    data = (folder / "p0.png").read_bytes()
+    rows = [
+        {"bytes": data, "path": "../../etc/pass\0wd.png"},
+        {"bytes": data, "path": "a/p.png"},
+        {"bytes": data, "path": "b/p.png"},
+    ]
+    assert [o.name for o in table_of(tmp_path, rows)] == ["passwd.png", "00001-p.png", "00002-p.png"]
+
+
+def test_a_column_that_holds_no_pictures_is_an_error(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.table({"image": [1, 2]}), tmp_path / "data" / "x.parquet")
+    with pytest.raises(PictureError, match="'image' holds no pictures"):
+        open_source(str(tmp_path))
+    with pytest.raises(PictureError, match="no column 'photo'; there are image"):
+        open_source(str(tmp_path), image_column="photo")

@@ -53,7 +53,14 @@ def make_results(save=0.5, name="box"):
     return {
         "format": 2,
         "model": {"name": name, "model_id": "ab" * 32, "weights": "beef"},
-        "dataset": {"name": "kodak", "title": "Kodak", "split": None, "revision": None, "pictures": 2},
+        "dataset": {
+            "name": "kodak",
+            "title": "Kodak",
+            "split": None,
+            "revision": None,
+            "pictures": 2,
+            "limited": False,
+        },
         "machine": {"device": "cpu", "threads": 2, "cpu_capability": "AVX2", "torch": "2.13"},
         "metrics": ["psnr", "ms_ssim", "st_lpips_vgg", "class_agreement_lite0"],
         "set_metrics": ["frechet_lite0"],
@@ -141,7 +148,8 @@ def test_the_command_says_the_figure_and_its_range(tmp_path, run_folder, capsys)
         in capsys.readouterr().out
     )
     other = make_results()
-    other["dataset"]["name"] = "tecnick"
+    for row in other["rows"]:
+        row["sha256"] += "x"
     (tmp_path / "other.json").write_text(json.dumps(other))
     assert main(["bd-rate", str(path), str(tmp_path / "other.json"), "--metric", "psnr"]) == 1
     assert "different pictures" in capsys.readouterr().err
@@ -235,7 +243,32 @@ def test_the_readme_gets_a_part_of_the_table(tmp_path, run_folder):
 def test_a_report_of_nothing_is_a_usage_error(run_folder, capsys):
     assert main(["report", str(run_folder)]) == 2
     assert main(["report", str(run_folder), "--benchmark", "org/kodak"]) == 2
-    assert "belong together" in capsys.readouterr().err
+    assert "--benchmark needs --model-folder" in capsys.readouterr().err
+
+
+def test_the_cost_of_another_model_is_not_shown_as_its_own(tmp_path, run_folder, capsys):
+    (run_folder / "results.json").write_text(json.dumps(make_results(name="org/mine")))
+    assert main(["report", str(run_folder), "--page", str(tmp_path / "p.md"), "--cost"]) == 2
+    assert "--cost needs --model" in capsys.readouterr().err
+
+
+def test_what_is_not_in_the_results_cannot_be_shown(tmp_path, run_folder, capsys):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{BEGIN}\n{END}\n")
+    assert main(["report", str(run_folder), "--readme", str(readme), "--settings", "0.10"]) == 1
+    assert "no settings 0.10; they have z-only" in capsys.readouterr().err and readme.read_text() == f"{BEGIN}\n{END}\n"
+
+
+def test_a_metric_without_a_value_on_some_picture_has_no_panel(tmp_path, run_folder, capsys):
+    results = make_results()
+    results["rows"][0]["ms_ssim"] = None
+    (run_folder / "results.json").write_text(json.dumps(results))
+    assert main(["plot", str(run_folder / "results.json"), "-o", str(tmp_path / "a.svg")]) == 0
+    assert "MS-SSIM" not in (tmp_path / "a.svg").read_text()
+    assert main(["bd-rate", *[str(run_folder / "results.json")] * 2, "--metric", "ms_ssim"]) == 1
+    assert "no value on some picture" in capsys.readouterr().err
+    assert main(["plot", str(run_folder / "results.json"), "-o", str(tmp_path / "a.svg"), "--published", "Nobody"]) == 1
+    assert "Nobody" in capsys.readouterr().err
 
 
 # --- entries for a model's page ---------------------------------------------------------------------------------------
@@ -252,6 +285,8 @@ def test_tasks_are_better_when_higher_and_have_the_values_of_the_results():
 
 def test_eval_results_survive_the_round_trip(tmp_path, run_folder, capsys):
     model = tmp_path / "model"
+    model.mkdir()
+    ModelCard("---\nlicense: mit\n---\n# Mine\n").save(model / "README.md")
     assert main(["report", str(run_folder), "--benchmark", "org/kodak", "--model-folder", str(model)]) == 0
     path = model / ".eval_results" / "kodak.yaml"
     entries = parse_eval_result_entries(yaml.safe_load(path.read_text()))
@@ -259,12 +294,20 @@ def test_eval_results_survive_the_round_trip(tmp_path, run_folder, capsys):
     assert {entry.task_id: entry.value for entry in entries} == values
     assert {entry.dataset_id for entry in entries} == {"org/kodak"} and "beef" in entries[0].notes
     assert str(path) in capsys.readouterr().out
+    card = ModelCard.load(model / "README.md")
+    assert card.data.license == "mit" and "# Mine" in card.text and len(card.data.eval_results) == len(SETTINGS) * 5
+    assert main(["report", str(run_folder), "--model-folder", str(tmp_path / "none")]) == 1
+    assert "no README.md" in capsys.readouterr().err
 
 
 def test_results_without_any_task_are_refused(tmp_path):
     results = make_results()
     results["rows"] = [row for row in results["rows"] if row["codec"] == "onedc" and row["setting"] == "z-only"]
     with pytest.raises(OneDCError, match="no value for any task"):
+        write_eval_results(results, "org/kodak", tmp_path)
+    results = make_results()
+    results["dataset"]["limited"] = True
+    with pytest.raises(OneDCError, match="part of the pictures"):
         write_eval_results(results, "org/kodak", tmp_path)
 
 

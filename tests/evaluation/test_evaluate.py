@@ -84,14 +84,19 @@ def test_a_file_that_is_gone_is_made_again(fake_pipeline, folder, out):
     assert (out / row["file"]).stat().st_size == row["bytes"] and len(fake_pipeline.asked) == 4
 
 
-def test_a_new_metric_is_not_missing_from_old_rows(fake_pipeline, folder, out):
-    run(folder, out, "--limit", "1")
-    _, results = run(folder, out, "--limit", "1", "--metrics", "psnr", "st_lpips_alex")
-    assert all(row["st_lpips_alex"] > 0 for row in results["rows"])
+def test_a_new_metric_is_added_to_old_rows_without_coding_anything_again(fake_pipeline, folder, out):
+    _, first = run(folder, out, "--limit", "1")
+    asked = len(fake_pipeline.asked)
+    _, results = run(folder, out, "--limit", "1", "--metrics", "st_lpips_alex")
+    assert all(row["st_lpips_alex"] > 0 for row in results["rows"]) and len(fake_pipeline.asked) == asked
+    _, both = run(folder, out, "--limit", "1", "--metrics", "psnr", "st_lpips_alex")
+    assert [row["psnr"] for row in both["rows"]] == [row["psnr"] for row in first["rows"]]
+    assert [row["st_lpips_alex"] for row in both["rows"]] == [row["st_lpips_alex"] for row in results["rows"]]
 
 
 def test_other_weights_are_measured_anew(fake_pipeline, folder, out):
     layer = torch.nn.Linear(2, 2)
+    before = layer.weight.clone()
     fake_pipeline.components = {"generator": layer, "scheduler": object()}
     _, first = run(folder, out, "--limit", "1")
     with torch.no_grad():
@@ -101,6 +106,10 @@ def test_other_weights_are_measured_anew(fake_pipeline, folder, out):
     assert first["model"]["weights"] != second["model"]["weights"]
     assert {row.get("weights") for row in second["rows"]} == {second["model"]["weights"], None}
     assert first["model"]["model_id"] == second["model"]["model_id"] == fake_pipeline.model_id
+    with torch.no_grad():
+        layer.weight.copy_(before)
+    _, third = run(folder, out, "--limit", "1")  # back again: its own rows and files are still there
+    assert third["rows"] == first["rows"] and len(fake_pipeline.asked) == 6
 
 
 def test_a_known_file_of_another_codec_is_not_measured_again(fake_pipeline, folder, out, tmp_path):
@@ -133,11 +142,67 @@ def test_a_picture_that_was_mended_no_longer_counts_as_failed(fake_pipeline, fol
     assert code == 0 and results["failed"] == {} and len(results["rows"]) == 27
 
 
-def test_a_rate_that_cannot_be_reached_fails_that_picture_only(fake_pipeline, folder, out, capsys):
+def test_a_rate_that_cannot_be_reached_does_not_stop_the_higher_ones(fake_pipeline, folder, out, capsys):
     fake_pipeline.smallest = 300  # 0.2 bpp of 80 x 96 pixels are 192 bytes
     code, results = run(folder, out)
-    assert code == 1 and {row["setting"] for row in results["rows"]} == {"z-only"}
+    assert code == 1 and results["rows"] == [] and len(results["failed"]) == 3
     assert "300 bytes" in capsys.readouterr().err
+    asked = len(fake_pipeline.asked)
+    fake_pipeline.smallest = 0
+    code, results = run(folder, out)
+    assert code == 0 and len(results["rows"]) == 27
+    assert len(fake_pipeline.asked) == asked + 3  # 0.2 bpp only: the others were there
+
+
+def test_whichever_process_wrote_a_row_the_newest_counts(fake_pipeline, folder, out):
+    (folder / "p2.png").rename(folder / "x.png")
+    run(folder, out)
+    (out / "rows-0.jsonl").rename(out / "rows-1.jsonl")  # as if by the second of two processes
+    whole = (folder / "x.png").read_bytes()
+    (folder / "x.png").write_bytes(b"broken")
+    (folder / "y.png").write_bytes(whole)
+    assert run(folder, out)[0] == 1
+    (folder / "x.png").write_bytes(whole)
+    code, results = run(folder, out, "--metrics", "psnr", "ms_ssim")
+    assert code == 0 and results["failed"] == {} and len(results["rows"]) == 4 * 9
+    assert all("ms_ssim" in row for row in results["rows"])
+
+
+def test_odd_pictures_fail_alone(fake_pipeline, folder, out, capsys, monkeypatch):
+    Image.new("RGB", (80, 96), "grey").save(folder / "flat.png")
+    (folder / "gone.png").symlink_to(folder / "nowhere.png")
+    (folder / "folder.png").mkdir()
+    real = fake_pipeline.decompress
+
+    def decompress(self, data, **options):
+        picture = real(self, data, **options)
+        if np.asarray(picture).std() < 5:
+            raise MemoryError("no room")
+        return picture
+
+    monkeypatch.setattr(fake_pipeline, "decompress", decompress)
+    code, results = run(folder, out)
+    assert code == 1 and results["failed"].keys() == {"flat.png", "gone.png"} and len(results["rows"]) == 27
+    assert "MemoryError: no room" in capsys.readouterr().err
+    monkeypatch.undo()
+
+
+def test_a_picture_of_one_colour_has_no_grid(fake_pipeline, tmp_path, out):
+    (tmp_path / "flat").mkdir()
+    Image.new("RGB", (80, 96), (200, 40, 40)).save(tmp_path / "flat" / "flat.png")
+    code, results = run(tmp_path / "flat", out, "--codecs")
+    assert code == 0 and all(max(row["grid"]["energy"].values()) < 2 for row in results["rows"])
+
+
+def test_equal_pictures_are_two_pictures(fake_pipeline, folder, out):
+    (folder / "q0.png").write_bytes((folder / "p0.png").read_bytes())
+    _, results = run(folder, out)
+    assert results["dataset"]["pictures"] == 4 and len(results["rows"]) == 36
+
+
+def test_a_part_of_a_set_is_called_one(fake_pipeline, folder, out):
+    _, results = run(folder, out, "--limit", "2")
+    assert results["dataset"]["title"] == "set, first 2 pictures" and results["dataset"]["limited"]
 
 
 def test_a_picture_too_small_for_a_metric_has_null_there(fake_pipeline, folder, out, capsys):

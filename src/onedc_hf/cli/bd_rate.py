@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..evaluation.metrics import ALL_METRICS
 
     sides = [read_results(text) for text in (arguments.anchor, arguments.tested)]
-    if sides[0][0]["dataset"] != sides[1][0]["dataset"]:
+    if len({frozenset(row["sha256"] for row in results["rows"]) for results, _ in sides}) > 1:
         raise OneDCError("A and B were measured on different pictures; compare results of one data set")
     anchor, tested = (curve_of(results, arguments.metric, codec) for results, codec in sides)
     found = bd_rate(anchor, tested)

@@ -10,6 +10,7 @@ onedc evaluate --model org/onedc --dataset kodak --data-dir kodak --rates 0.03 0
 
 import argparse
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rates", type=float, nargs="+", metavar="BPP",
         help="target rates, beside z-only (default: 0.01 0.02 0.03 0.067 0.1 0.15 0.25)",
     )  # fmt: skip
-    what.add_argument("--metrics", nargs="+", metavar="NAME", help="default: all that need no download")
+    what.add_argument(
+        "--metrics",
+        nargs="+",
+        metavar="NAME",
+        help="psnr ms_ssim st_lpips_vgg st_lpips_alex ssimulacra2 class_agreement_lite0 frechet_lite0 (the default: "
+        "all of these, which need no download); lpips_alex lpips_vgg dists fid kid",
+    )
     what.add_argument(
         "--codecs", nargs="*", metavar="NAME",
         help="jpeg webp avif jxl compressai:MODEL; none: OneDC alone (default: the classical ones at hand)",
@@ -48,7 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "same again are not measured again",
     )  # fmt: skip
     add_model_arguments(parser)
-    parser.set_defaults(parser=parser)
+    # Of several processes each takes a device of its own, unless one is asked for.
+    parser.set_defaults(parser=parser, device=None)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -62,13 +70,12 @@ def run(arguments: argparse.Namespace) -> int:
     from ..evaluation.rows import RowStore
     from ..evaluation.run import CODECS, RATES, Plan, collect, load_results, measure, weights_digest
 
+    codecs = [codec for codec in CODECS if codec in available_codecs()]
     try:
         plan = Plan(
-            rates=arguments.rates or RATES,
-            metrics=arguments.metrics or OFFLINE_METRICS,
-            codecs=arguments.codecs
-            if arguments.codecs is not None
-            else [codec for codec in CODECS if codec in available_codecs()],
+            rates=tuple(dict.fromkeys(arguments.rates or RATES)),
+            metrics=tuple(dict.fromkeys(arguments.metrics or OFFLINE_METRICS)),
+            codecs=tuple(dict.fromkeys(codecs if arguments.codecs is None else arguments.codecs)),
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
@@ -80,12 +87,13 @@ def run(arguments: argparse.Namespace) -> int:
         revision=arguments.revision,
         limit=arguments.limit,
     )
-    state = PartialState(cpu=arguments.device == "cpu")
-    if state.num_processes > 1 and arguments.device != "cpu":
-        arguments.device = str(state.device)  # each process its own
+    # Shares differ in length, and the first to be done waits for the last one.
+    state = PartialState(cpu=_on_cpu(arguments.device), timeout=timedelta(days=30))
+    if arguments.device is None or state.num_processes > 1:
+        arguments.device = str(state.device) if state.num_processes > 1 else "cpu"  # each process its own
     pipeline = load_pipeline(arguments)
     share = (state.process_index, state.num_processes)
-    store = RowStore(arguments.out, weights_digest(pipeline), plan.pair_metrics, state.process_index)
+    store = RowStore(arguments.out, weights_digest(pipeline), state.process_index)
     if arguments.reuse is not None:
         store.borrow(load_results(arguments.reuse))
     mine = len(source.pictures[share[0] :: share[1]]) * len(plan.settings(pipeline))
@@ -94,6 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
         def progress(line: str) -> None:
             if line.startswith("failed: "):
                 bar.write(f"onedc: {line}", file=sys.stderr)
+                bar.update()
             else:
                 bar.set_postfix_str(line.split(":")[0], refresh=False)
                 bar.update()
@@ -102,30 +111,36 @@ def run(arguments: argparse.Namespace) -> int:
     state.wait_for_everyone()
     if not state.is_main_process:
         return 0
-    return _finish(arguments, collect(pipeline, _name(arguments.model), source, plan, store), source)
+    say_set = (lambda line: print(line, file=sys.stderr)) if sys.stderr.isatty() else (lambda line: None)
+    return _finish(arguments, collect(pipeline, _name(arguments.model), source, plan, store, say_set), source)
 
 
 def _finish(arguments: argparse.Namespace, results: dict[str, Any], source: "Source") -> int:
     from ..evaluation.crops import crop_sheet, spread
     from ..evaluation.gallery import save_gallery
     from ..evaluation.run import save_results
-    from ..evaluation.tables import markdown, only_complete
+    from ..evaluation.tables import markdown
 
     save_results(results, arguments.out / "results.json")
-    save_gallery(results, source, arguments.out)
-    complete = only_complete(results)
-    if complete["rows"]:
+    if results["rows"]:
+        print(markdown(results))
+    if results["rows"]:
         setting = results["settings"][len(results["settings"]) // 2]
-        measured = {row["picture"] for row in complete["rows"]}
-        crop_sheet(complete, source, arguments.out, setting, spread(sorted(measured))).save(
-            arguments.out / "crops.webp", quality=90
-        )
-        print(markdown(complete))
+        pictures = spread(sorted({row["picture"] for row in results["rows"]}))
+        crop_sheet(results, source, arguments.out, setting, pictures).save(arguments.out / "crops.webp", quality=90)
+        save_gallery(results, source, arguments.out)
     for picture, reason in results["failed"].items():
         complain(f"{picture}: {reason}" if not reason.startswith(picture) else reason)
     if results["failed"]:
         complain(f"{len(results['failed'])} of {len(source.pictures)} pictures failed and are left out of the table")
     return 1 if results["failed"] else 0
+
+
+def _on_cpu(device: str | None) -> bool:
+    """Whether processes talk as those of a CPU do: where that was asked for, or nothing else is at hand."""
+    import torch
+
+    return device == "cpu" or (device is None and not torch.cuda.is_available())
 
 
 def _name(model: str | None) -> str:

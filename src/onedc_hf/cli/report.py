@@ -1,7 +1,7 @@
 """`onedc report`: Make a results page of a run of `onedc evaluate`, and entries for a model's page on the Hub.
 
 onedc report runs/kodak --page docs/results/box.md
-onedc report runs/kodak --benchmark ORG/kodak --model-folder my-model
+onedc report runs/kodak --model-folder my-model --benchmark ORG/kodak
 """
 
 import argparse
@@ -17,9 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--readme", type=Path, metavar="FILE", help="put the table between the marks in this file")
     parser.add_argument("--settings", nargs="+", metavar="BPP", help="rates in --readme's table (default: all)")
     parser.add_argument("--metrics", nargs="+", metavar="NAME", help="metrics in --readme's table (default: all)")
-    parser.add_argument("--benchmark", metavar="REPO", help="data set with our eval.yaml, for .eval_results/*.yaml")
     parser.add_argument(
-        "--model-folder", type=Path, metavar="FOLDER", help="with --benchmark: the model, as it is pushed"
+        "--model-folder",
+        type=Path,
+        metavar="FOLDER",
+        help="the model, as it is pushed: its card gets a model-index",
+    )
+    parser.add_argument(
+        "--benchmark", metavar="REPO", help="with --model-folder: data set with our eval.yaml, for .eval_results/*.yaml"
     )
     parser.add_argument(
         "--cost", action="store_true", help="measure seconds and memory now, on a quiet machine (for --page)"
@@ -32,12 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write what was asked for."""
-    if (arguments.benchmark is None) != (arguments.model_folder is None):
-        raise UsageError("--benchmark and --model-folder belong together")
-    if arguments.page is None and arguments.readme is None and arguments.benchmark is None:
-        raise UsageError("nothing to do: give --page, --readme or --benchmark")
+    if arguments.benchmark is not None and arguments.model_folder is None:
+        raise UsageError("--benchmark needs --model-folder")
+    if arguments.page is None and arguments.readme is None and arguments.model_folder is None:
+        raise UsageError("nothing to do: give --page, --readme or --model-folder")
     from ..evaluation.cost import measure_cost
-    from ..evaluation.model_page import task_values, write_eval_results
+    from ..evaluation.model_page import task_values, write_eval_results, write_model_index
     from ..evaluation.page import write_page
     from ..evaluation.run import load_results
     from ..evaluation.tables import insert, markdown
@@ -46,6 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.page is not None:
         cost = None
         if arguments.cost:
+            if arguments.model is None and results["model"]["name"] != "box":
+                raise UsageError(f"--cost needs --model: the results are of {results['model']['name']}, not of the box")
             cost = measure_cost(arguments.model, device=arguments.device, threads=arguments.threads)
         for path in write_page(arguments.run_folder, results, arguments.page, cost):
             say(str(path))
@@ -53,7 +60,9 @@ def run(arguments: argparse.Namespace) -> int:
         table = markdown(results, metrics=arguments.metrics, settings=arguments.settings)
         arguments.readme.write_text(insert(arguments.readme.read_text(encoding="utf-8"), table), encoding="utf-8")
         say(str(arguments.readme))
-    if arguments.benchmark is not None:
+    if arguments.model_folder is not None:
+        say(str(write_model_index(results, arguments.model_folder)))
+    if arguments.benchmark is not None and arguments.model_folder is not None:
         say(str(write_eval_results(results, arguments.benchmark, arguments.model_folder)))
         for task, reason in task_values(results)[1].items():
             say(f"left out: {task}: {reason}")

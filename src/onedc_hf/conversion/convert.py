@@ -27,7 +27,7 @@ from ..hub import write_root_config
 from ..models import OneDCGenerator
 from ..pictures import PictureInput
 from ..pipeline import OneDCPipeline
-from ..saving import forget_origin
+from ..saving import forget_origin, let_others_read
 from .card import write_card
 from .codec import make_codec
 from .generator import generator_config, generator_recipes, make_generator
@@ -123,7 +123,7 @@ def convert_checkpoint(
             shutil.copyfile(path, staged / "distillation" / path.name)
         (staged / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         forget_origin(staged)
-        _let_others_read(staged)
+        let_others_read(staged)  # what mkdtemp and safetensors make is private
         if out.exists():
             out.rmdir()
         staged.rename(out)
@@ -131,13 +131,6 @@ def convert_checkpoint(
         shutil.rmtree(staged, ignore_errors=True)
         raise
     return record
-
-
-def _let_others_read(folder: Path) -> None:
-    """`mkdtemp` and safetensors make private folders and files."""
-    folder.chmod(0o755)
-    for path in folder.rglob("*"):
-        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def _sources(codec: Any, generator: Any, vae: Any, distillation: Sequence[Any]) -> list[dict[str, str]]:

@@ -68,8 +68,11 @@ class Source:
         The file is opened anew each time: pages of a mapped file stay with the process while it is open, and would soon
         be a second copy of the whole checkpoint.
         """
-        with safe_open(str(self.path), "pt") as file:
-            return file.get_tensor(name).clone()
+        try:
+            with safe_open(str(self.path), "pt") as file:
+                return file.get_tensor(name).clone()
+        except (SafetensorError, OSError) as error:
+            raise ConversionError(f"{self.what}: {self.path} changed while it was read ({error}).") from error
 
     def count(self, pattern: str) -> int:
         """How many of `pattern.format(0)`, `pattern.format(1)`, ... begin the name of a tensor."""

@@ -7,10 +7,11 @@ model's values): all of them are better when higher, which is what leaderboards 
 
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 from ..errors import OneDCError
+from ..saving import let_others_read
 from .benchmarks import benchmarks, check_pictures
 from .model_page import TASKS
 from .originals import Original, find_pictures
@@ -91,13 +92,14 @@ def make_benchmark_repo(name: str, folder: Path, out: Path) -> list[Path]:
     columns = {"image": Image(), "name": Value("string"), "sha256": Value("string")}
     columns |= {"width": Value("int32"), "height": Value("int32")}
     disable_progress_bars()
-    (out / "data").mkdir(parents=True)
-    table = out / "data" / "test-00000-of-00001.parquet"
+    staged = Path(mkdtemp(dir=out.absolute().parent, prefix=f".{out.name}."))
+    (staged / "data").mkdir()
+    table = staged / "data" / "test-00000-of-00001.parquet"
     with TemporaryDirectory() as cache:
         Dataset.from_generator(generate, features=Features(columns), cache_dir=cache).to_parquet(table, batch_size=16)  # type: ignore[union-attr]
     title = record.title if record else name
     provenance = f"From {record.source}; licence: {record.licence}." if record else "Say here where they are from."
-    card = out / "README.md"
+    card = staged / "README.md"
     card.write_text(
         _CARD.format(
             name=name,
@@ -109,7 +111,7 @@ def make_benchmark_repo(name: str, folder: Path, out: Path) -> list[Path]:
         ),
         encoding="utf-8",
     )
-    tasks = out / "eval.yaml"
+    tasks = staged / "eval.yaml"
     tasks.write_text(
         yaml.safe_dump(
             {
@@ -126,4 +128,9 @@ def make_benchmark_repo(name: str, folder: Path, out: Path) -> list[Path]:
         ),
         encoding="utf-8",
     )
-    return [table, card, tasks]
+    names = [path.relative_to(staged) for path in (table, card, tasks)]
+    let_others_read(staged)
+    if out.exists():
+        out.rmdir()
+    staged.rename(out)  # whole or not at all
+    return [out / name for name in names]

@@ -29,6 +29,7 @@ class Benchmark:
         pictures (`int`): how many there are.
         hub_id (`str`, *optional*): a copy on the Hub; None where no copy is known.
         revision (`str`, *optional*): pinned commit of that copy; None where none was ever checked.
+        data_dir (`str`, *optional*): folder in that copy; None: all of it.
         split, image_column (`str`): where the pictures are in it.
         source (`str`): where the pictures come from, for people.
         licence (`str`): of the pictures.
@@ -40,6 +41,7 @@ class Benchmark:
     pictures: int
     hub_id: str | None
     revision: str | None
+    data_dir: str | None
     split: str
     image_column: str
     source: str

@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from ..errors import OneDCError
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -47,12 +49,15 @@ def measure_cost(
 
     Returns:
         `dict`: see `time_pipeline`, and `peak_mib`.
+
+    Raises:
+        `OneDCError`: it could not be loaded or run.
     """
     command = [sys.executable, "-m", __name__, "--device", device, "--threads", str(threads), "--repeats", str(repeats)]
     command += ["--width", str(size[0]), "--height", str(size[1]), *(["--model", model] if model else [])]
-    done = subprocess.run(
-        command, env={**os.environ, **(environment or {})}, stdout=subprocess.PIPE, text=True, check=True
-    )
+    done = subprocess.run(command, env={**os.environ, **(environment or {})}, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise OneDCError(f"{model or 'the model in the box'} could not be timed: {done.stderr.strip()[-500:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -54,6 +54,8 @@ def curve_of(results: dict[str, Any], metric: str, codec: str = "onedc") -> Curv
     if not lines:
         have = ", ".join(sorted({row["codec"] for row in results["rows"]}))
         raise OneDCError(f"the results hold no codec {codec!r}; they hold {have}")
+    if metric in (*results["metrics"], *results.get("set_metrics", ())) and any(line[metric] is None for line in lines):
+        raise OneDCError(f"{metric} has no value on some picture (too small for it, or equal to the original)")
     if any(line.get(metric) is None for line in lines):
         raise OneDCError(
             f"the results of {codec} lack {metric} at some rate; run `onedc evaluate --metrics {metric} ...`"

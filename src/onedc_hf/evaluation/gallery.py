@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..errors import OneDCError
 from .originals import Source
 
 __all__ = ["save_gallery"]
@@ -33,8 +32,6 @@ def save_gallery(results: dict[str, Any], source: Source, folder: Path) -> Path 
         from datasets import Dataset, Features, Image, Value, disable_progress_bars
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("Parquet needs `datasets`: pip install 'onedc-hf[eval]'", name=error.name) from error
-    if any((folder / row["file"]).stat().st_size != row["bytes"] for row in results["rows"] if row["codec"] == "onedc"):
-        raise OneDCError(f"{folder}: a file no longer has the size that was measured; delete the folder and run again")
     rows = [row for row in results["rows"] if row["codec"] == "onedc"]
     if not rows:
         return None
@@ -42,13 +39,13 @@ def save_gallery(results: dict[str, Any], source: Source, folder: Path) -> Path 
     columns |= {"bytes": Value("int64"), "bpp": Value("float64")}
     columns |= {name: Value("float64") for name in results["metrics"]}
     columns |= {"odc": Value("binary"), "model_id": Value("string")}
-    by_hash = {original.sha256: original for original in source.pictures}
+    originals = {original.name: original for original in source.pictures}
 
     def generate() -> Iterator[dict[str, Any]]:
         for row in rows:
             file = folder / row["file"]
             yield {
-                "original": {"bytes": by_hash[row["sha256"]].read(), "path": row["picture"]},
+                "original": {"bytes": originals[row["picture"]].read(), "path": row["picture"]},
                 "rebuilt": {"bytes": file.with_suffix(".png").read_bytes(), "path": f"{file.stem}.png"},
                 **{name: row[name] for name in columns if name in row},
                 "odc": file.read_bytes(),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, eval_result_entries_to_yaml
 
 from ..errors import OneDCError
 from ..hub.card import evaluation_results
@@ -17,7 +17,7 @@ from .curves import bd_rate, curve_of
 from .metrics import ALL_METRICS
 from .tables import summarise
 
-__all__ = ["TASKS", "Task", "model_index", "task_values", "write_eval_results"]
+__all__ = ["TASKS", "Task", "model_index", "task_values", "write_eval_results", "write_model_index"]
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,12 @@ def write_eval_results(results: dict[str, Any], benchmark: str, folder: Path, da
         date (`str`, *optional*): of the run, ISO 8601; the Hub takes the commit's otherwise.
 
     Raises:
-        `OneDCError`: no task has a value; the message says why.
+        `OneDCError`: the results are of a part of the pictures, or no task has a value; the message says why.
     """
     import yaml
 
+    if results["dataset"]["limited"] or results["failed"]:
+        raise OneDCError("these results are of a part of the pictures; a benchmark's entries take all of them")
     values, missing = task_values(results)
     if not values:
         raise OneDCError(f"the results have no value for any task of a benchmark: {next(iter(missing.values()))}")
@@ -132,3 +134,20 @@ def model_index(results: dict[str, Any]) -> list[EvalResult]:
         dataset_type=dataset["name"],
         dataset_split=dataset["split"] or "test",
     )
+
+
+def write_model_index(results: dict[str, Any], folder: Path) -> Path:
+    """Put the results into the card of a model's folder, in place of those it had.
+
+    Raises:
+        `OneDCError`: the folder has no card.
+    """
+    path = folder / "README.md"
+    if not path.is_file():
+        raise OneDCError(f"{folder} has no README.md; name the folder that `save_pretrained` or `onedc convert` made")
+    card = ModelCard.load(path)
+    data: Any = card.data
+    data.eval_results = model_index(results)
+    data.model_name = getattr(data, "model_name", None) or results["model"]["name"]
+    card.save(path)
+    return path

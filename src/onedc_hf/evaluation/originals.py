@@ -4,6 +4,7 @@ Original bytes are kept as they are, so that their SHA-256 means something; deco
 in this package (EXIF rotation, ICC profiles).
 """
 
+import dataclasses
 import hashlib
 import io
 from collections import Counter
@@ -14,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..errors import PictureError
 from ..pictures import load_picture
 from .benchmarks import Benchmark, benchmarks, check_pictures
+from .classical import available_codecs
 
 __all__ = ["Original", "Source", "find_pictures", "open_source"]
 
@@ -49,10 +51,10 @@ class Original:
         try:
             with Image.open(io.BytesIO(self.read())) as picture:
                 return load_picture(picture)
-        except (UnidentifiedImageError, OSError) as error:
-            raise PictureError(f"{self.name}: no picture that can be decoded ({error})") from error
         except PictureError as error:
             raise PictureError(f"{self.name}: {error}") from error
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise PictureError(f"{self.name}: no picture that can be decoded ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Source:
         revision (`str`, *optional*): of a Hub data set.
         split (`str`, *optional*): of a Hub data set.
         pictures (`Sequence[Original]`): in a fixed order.
+        limited (`bool`): these are not all of them.
     """
 
     name: str
@@ -72,6 +75,14 @@ class Source:
     revision: str | None
     split: str | None
     pictures: Sequence[Original]
+    limited: bool = False
+
+    def first(self, limit: int | None) -> "Source":
+        """The same with only the first so many pictures."""
+        if limit is None or limit >= len(self.pictures):
+            return self
+        title = f"{self.title}, first {limit} pictures"
+        return dataclasses.replace(self, title=title, pictures=self.pictures[:limit], limited=True)
 
 
 def open_source(
@@ -97,46 +108,57 @@ def open_source(
     Raises:
         `PictureError`: no pictures, an unknown column, or a benchmark that is incomplete or changed.
     """
-    record = benchmarks().get(dataset)
     if limit is not None and limit < 1:
         raise PictureError(f"limit: expected at least 1, got {limit}")
-    if record is None and Path(dataset).is_dir():
-        folder = Path(dataset) / (data_dir or "")
-        if any((folder / "data").glob("*.parquet")):  # a repository of benchmark_repo.py, not yet pushed
-            # Named by its files: of a folder, `datasets` would hand out what it once cached for another of that name.
-            files = str(folder / "data" / "*.parquet")
-            pictures = _load(str(folder), image_column or "image", "parquet", data_files=files, split="train")
-            return Source(folder.resolve().name, folder.resolve().name, None, None, pictures[:limit])
-        pictures = [Original(path.name, path.read_bytes) for path in find_pictures(folder)]
-        return Source(folder.resolve().name, folder.resolve().name, None, None, pictures[:limit])
-    if record is None:
-        if "/" not in dataset or dataset.startswith((".", "/", "~")):
-            known = ", ".join(benchmarks())
-            raise PictureError(f"{dataset}: neither a folder, nor a benchmark ({known}), nor a Hub id such as org/name")
+    record = benchmarks().get(dataset)
+    if record is not None:
+        source = _benchmark(record, data_dir, split, image_column, revision)
+        check_pictures(record, source.pictures)
+    elif Path(dataset).is_dir():
+        source = _folder(Path(dataset) / (data_dir or ""), image_column or "image")
+    elif "/" not in dataset or dataset.startswith((".", "/", "~")):
+        known = ", ".join(benchmarks())
+        raise PictureError(f"{dataset}: neither a folder, nor a benchmark ({known}), nor a Hub id such as org/name")
+    else:
         split = split or "test"
         pictures = _from_hub(dataset, data_dir, split, image_column or "image", revision)
-        return Source(dataset, dataset, revision, split, pictures[:limit])
-    source = _benchmark(record, data_dir, split, image_column, revision)
-    check_pictures(record, source.pictures)
-    return Source(source.name, source.title, source.revision, source.split, source.pictures[:limit])
+        source = Source(dataset, dataset, _commit(dataset, revision), split, pictures)
+    return source.first(limit)
+
+
+def _folder(folder: Path, image_column: str) -> Source:
+    name = folder.resolve().name
+    if any((folder / "data").glob("*.parquet")):  # a repository of benchmark_repo.py, not yet pushed
+        # Named by its files: of a folder, `datasets` would hand out what it once cached for another of that name.
+        files = str(folder / "data" / "*.parquet")
+        return Source(name, name, None, None, _load(name, image_column, "parquet", data_files=files, split="train"))
+    return Source(name, name, None, None, [Original(path.name, path.read_bytes) for path in find_pictures(folder)])
 
 
 def _benchmark(
     record: Benchmark, data_dir: str | None, split: str | None, image_column: str | None, revision: str | None
 ) -> Source:
-    if data_dir is not None and Path(data_dir).is_dir():
+    if data_dir is not None:
         pictures = [Original(path.name, path.read_bytes) for path in find_pictures(Path(data_dir))]
         return Source(record.name, record.title, None, None, pictures)
-    if data_dir is not None and record.hub_id is None:
-        raise PictureError(f"--data-dir {data_dir}: no such folder")
     if record.hub_id is None:
         raise PictureError(
             f"{record.name}: no copy on the Hub is known to this version. Fetch the {record.pictures} pictures from "
             f"{record.source} and name their folder with --data-dir"
         )
     split, revision = split or record.split, revision or record.revision
-    pictures = _from_hub(record.hub_id, data_dir, split, image_column or record.image_column, revision)
-    return Source(record.name, record.title, revision, split, pictures)
+    pictures = _from_hub(record.hub_id, record.data_dir, split, image_column or record.image_column, revision)
+    return Source(record.name, record.title, _commit(record.hub_id, revision), split, pictures)
+
+
+def _commit(repo: str, revision: str | None) -> str | None:
+    """The commit that was read, for the record; None where the Hub does not say."""
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().dataset_info(repo, revision=revision).sha
+    except Exception:  # the pictures are here; offline, or a Hub that does not tell, is no reason to stop
+        return revision
 
 
 def find_pictures(folder: Path) -> list[Path]:
@@ -147,8 +169,13 @@ def find_pictures(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise PictureError(f"{folder}: no such folder")
-    suffixes = Image.registered_extensions()
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.name[0] != ".")
+    available_codecs()  # JPEG XL registers itself on import
+    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
+    found = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in suffixes and path.name[0] != "." and not path.is_dir()
+    )
     if not found:
         raise PictureError(f"{folder}: no pictures in this folder")
     return found
@@ -166,26 +193,49 @@ def _load(shown: str, column: str, *source: str, **options: Any) -> list[Origina
         raise ModuleNotFoundError("a data set on the Hub needs `datasets`: pip install 'onedc-hf[eval]'") from error
     try:
         data: Any = datasets.load_dataset(*source, **options)
-    except (OSError, ValueError, RuntimeError) as error:  # not found, no such split, a loading script, no network
+    except Exception as error:  # not found, no such split, a loading script, no network, a damaged file, ...
         raise PictureError(f"{shown}: {error}") from error
     if column not in data.column_names:
         raise PictureError(f"{shown}: no column {column!r}; there are {', '.join(data.column_names)} (--image-column)")
-    wanted = data["sha256"] if "sha256" in data.column_names else None  # of a repository of benchmark_repo.py
-    data = data.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    ours = {"name", "sha256", "width", "height"} <= set(data.column_names)  # of benchmark_repo.py
+    digests = list(data["sha256"]) if ours else []
+    try:
+        data = data.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    except Exception as error:  # pyarrow has its own tree of exceptions
+        raise PictureError(f"{shown}: the column {column!r} holds no pictures ({error})") from error
     pictures = list(_rows(data, column))
-    for original, digest in zip(pictures, wanted or (), strict=False):
+    for original, digest in zip(pictures, digests, strict=False):
         if original.sha256 != digest:
             raise PictureError(f"{shown}: {original.name} is not the file that its column sha256 says; fetch it again")
     return pictures
 
 
 def _rows(data: Any, column: str) -> Iterator[Original]:
-    names = [Path(row["path"] or "").name or f"{number:05d}" for number, row in enumerate(data[column])]
+    names = [_name(row, number) for number, row in enumerate(data[column])]
     seen = Counter(names)
     for number, name in enumerate(names):
         unique = name if seen[name] == 1 else f"{number:05d}-{name}"
-        yield Original(unique, lambda number=number: _bytes_of(data[number][column]))
+        yield Original(unique, lambda number=number, name=unique: _bytes_of(data[number][column], name))
 
 
-def _bytes_of(record: dict[str, Any]) -> bytes:
-    return record["bytes"] if record["bytes"] is not None else Path(record["path"]).read_bytes()
+def _name(row: dict[str, Any] | None, number: int) -> str:
+    return Path(((row or {}).get("path") or "").replace("\0", "")).name or f"{number:05d}"
+
+
+def _bytes_of(row: dict[str, Any] | None, name: str) -> bytes:
+    if row is None or (row["bytes"] is None and not row["path"]):
+        raise PictureError(f"{name}: there is no picture in this row")
+    if row["bytes"] is not None:
+        return row["bytes"]
+    path = Path(row["path"]).resolve()
+    if not path.is_file() or not any(path.is_relative_to(Path(cache).resolve()) for cache in _caches()):
+        # A stranger's table could name any file of this machine, and results are made to be pushed.
+        raise PictureError(f"{name}: the row names a file that does not belong to the data set")
+    return path.read_bytes()
+
+
+def _caches() -> tuple[str, ...]:
+    from datasets import config
+    from huggingface_hub import constants
+
+    return (constants.HF_HOME, constants.HF_HUB_CACHE, str(config.HF_DATASETS_CACHE))

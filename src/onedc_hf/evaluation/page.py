@@ -1,6 +1,7 @@
 """A results page in Markdown: table, curves, crops at equal bytes, BD-rates, seconds and memory. Nothing is typed."""
 
 import os
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +11,13 @@ from ..errors import OneDCError
 from .curves import bd_rate, curve_of
 from .metrics import ALL_METRICS
 from .plots import rate_plot
-from .published import published_source
+from .published import published_curves, published_source
 from .tables import codec_title, markdown
 
 __all__ = ["write_page"]
 
 # Published curves shown beside ours: generative codecs, and the strongest classical ones.
+_SHARED = ("ms_ssim", "psnr", "lpips_alex", "dists", "fid")
 _PEERS = ("OneDC", "StableCodec", "PerCo (SD)", "DiffEIC", "MS-ILLM", "HiFiC", "VVC (VTM)", "BPG")
 
 
@@ -59,10 +61,12 @@ def write_page(run: Path, results: dict[str, Any], page: Path, cost: Mapping[str
             f"![Original, OneDC and the other codecs, side by side]({_link(crops, page)})",
         ]
     parts += ["## Bits saved at equal quality", _bd_rates(results)]
-    shared = [metric for metric in ("ms_ssim", "psnr", "lpips_alex", "dists", "fid") if metric in results["metrics"]]
-    sources = (
-        rate_plot([results | {"codecs": ["onedc"]}], published, metrics=shared, published=_PEERS) if shared else []
-    )
+    peers = {metric: [c.codec for c in published_curves(results["dataset"]["name"], metric)] for metric in _SHARED}
+    shared = [metric for metric in _SHARED if metric in results["metrics"] and peers[metric]]
+    shown = [peer for peer in _PEERS if any(peer in peers[metric] for metric in shared)]
+    sources = []
+    if shared and not results["dataset"]["limited"]:
+        sources = rate_plot([results | {"codecs": ["onedc"]}], published, metrics=shared, published=shown)
     if sources:
         written.append(published)
         parts += [
@@ -125,14 +129,22 @@ def _cost(cost: Mapping[str, Any]) -> str:
 
 def _command(results: dict[str, Any]) -> str:
     rates = [setting for setting in results["settings"] if setting.replace(".", "").isdigit()]
-    model = results["model"]["name"]
+    model, dataset = results["model"]["name"], results["dataset"]
     return " ".join(
         [
             "onedc evaluate",
-            *([] if model == "box" else [f"--model {model}"]),
-            f"--dataset {results['dataset']['name']}",
-            f"--rates {' '.join(rates)}" if rates else "",
-            f"--metrics {' '.join([*results['metrics'], *results['set_metrics']])}",
+            *([] if model == "box" else ["--model", shlex.quote(model)]),
+            "--dataset",
+            shlex.quote(dataset["name"]),
+            *(["--split", shlex.quote(dataset["split"])] if dataset["split"] else []),
+            *(["--revision", shlex.quote(dataset["revision"])] if dataset["revision"] else []),
+            *(["--limit", str(dataset["pictures"])] if dataset["limited"] else []),
+            *(["--rates", *rates] if rates else []),
+            "--metrics",
+            *results["metrics"],
+            *results["set_metrics"],
+            "--codecs",
+            *results["codecs"][1:],
             "--out run\nonedc report run --page page.md",
         ]
-    ).replace("  ", " ")
+    )

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import OneDCError
 from .curves import Curve, curve_of
 from .metrics import ALL_METRICS
-from .published import published_curves
+from .published import PUBLISHED_METRICS, PublishedCurve, published_curves
+from .tables import summarise
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +53,7 @@ def rate_plot(
         `list[str]`: keys of the sources of the published points drawn (`published.published_source`).
 
     Raises:
-        `OneDCError`: a metric that the results lack, or nothing to draw.
+        `OneDCError`: a metric that the results lack, nothing to draw, or no such published points.
         `ModuleNotFoundError`: matplotlib is not installed (`pip install 'onedc-hf[eval]'`).
     """
     if path.suffix.lower() not in (".svg", ".png", ".pdf"):
@@ -63,7 +64,12 @@ def rate_plot(
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("plots need matplotlib: pip install 'onedc-hf[eval]'", name=error.name) from error
     first = results[0]
-    names = list(metrics or [*first["metrics"], *first.get("set_metrics", ())])
+    names = list(metrics or [name for name in _measured(first) if _has_values(first, name)])
+    if not names:
+        raise OneDCError("no metric has a value on every picture: there is nothing to draw")
+    unknown = set(published) - {"all"} - {curve.codec for name in PUBLISHED_METRICS for curve in _peers(first, name)}
+    if unknown:
+        raise OneDCError(f"nobody published points of {', '.join(sorted(unknown))} for {first['dataset']['name']}")
     rows = -(-len(names) // _COLUMNS)
     sources: list[str] = []
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "onedc", "font.size": 9}):
@@ -80,6 +86,21 @@ def rate_plot(
     return sources
 
 
+def _measured(results: dict[str, Any]) -> list[str]:
+    return [*results["metrics"], *results.get("set_metrics", ())]
+
+
+def _has_values(results: dict[str, Any], metric: str) -> bool:
+    """Whether the metric has a value on every picture: not where one is too small for it."""
+    return all(line.get(metric) is not None for line in summarise(results))
+
+
+def _peers(results: dict[str, Any], metric: str) -> list[PublishedCurve]:
+    """Published curves for this data set; none beside a part of it."""
+    dataset = results["dataset"]
+    return [] if dataset.get("limited") else published_curves(dataset["name"], metric)
+
+
 def _panel(
     panel: "Axes", results: Sequence[dict[str, Any]], metric: str, published: Sequence[str], sources: list[str]
 ) -> None:
@@ -89,7 +110,7 @@ def _panel(
         if codec != "onedc":
             _line(panel, curve_of(results[0], metric, codec), _OTHERS.get(codec, _LEARNED), width=1.1)
     markers = iter(_HOLLOW * 10)
-    for curve in published_curves(results[0]["dataset"]["name"], metric):
+    for curve in _peers(results[0], metric):
         if "all" not in published and curve.codec not in published:
             continue
         rates, values = zip(*curve.points, strict=True)

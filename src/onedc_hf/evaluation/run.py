@@ -13,10 +13,12 @@ import json
 import math
 import os
 import platform
+import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +31,7 @@ from .classical import Ladder, decode
 from .learned import LearnedLadder, is_learned
 from .metrics import METRICS, SET_METRICS
 from .originals import Original, Source
-from .rows import OWN_RATE, Z_ONLY, Row, RowStore
+from .rows import OWN_RATE, Z_ONLY, Row, RowStore, file_digest
 from .spectrum import grid_report
 
 if TYPE_CHECKING:
@@ -86,7 +88,9 @@ class Plan:
         for name in self.set_metrics:
             SET_METRICS[name].make()
         for name in self.codecs:
-            _ladder(picture, name)
+            ladder = _ladder(picture, name)
+            if is_learned(name):
+                ladder.at(1)  # fetches weights
 
     @property
     def pair_metrics(self) -> tuple[str, ...]:
@@ -114,8 +118,8 @@ def measure(
     *,
     share: tuple[int, int] = (0, 1),
     progress: Callable[[str], None] = lambda line: None,
-) -> int:
-    """Measure this process's share of the pictures and append the rows.
+) -> None:
+    """Measure this process's share of the pictures and append the rows; what fails is noted, and the rest goes on.
 
     Args:
         pipeline (`OneDCPipeline`): the model.
@@ -123,133 +127,135 @@ def measure(
         plan (`Plan`): what is measured.
         store (`RowStore`): where rows go.
         share (`tuple[int, int]`, *optional*): number of this process, and of processes.
-        progress (`Callable`, *optional*): is told one line for each picture and setting, and one for each failure.
-
-    Returns:
-        `int`: how many of its pictures failed at one setting or more.
+        progress (`Callable`, *optional*): is told one line for each picture and setting; of failures, `failed: ...`.
     """
     number, processes = share
     settings, digest = plan.settings(pipeline), weights_digest(pipeline)
-    failed = 0
     for original in source.pictures[number::processes]:
-        sha256 = ""
-        try:
-            sha256 = original.sha256
-            subject = _Subject(original, plan, store, digest)
-            for setting, options in settings.items():
-                row = subject.onedc(pipeline, setting, options)
+        subject = _Subject(original, plan, store, pipeline, digest)
+        for setting, options in settings.items():
+            try:
+                row = subject.onedc(setting, options)
                 for codec in plan.codecs:
                     subject.other(setting, codec, row["bytes"])
                 progress(f"{original.name} {setting}: {row['bytes']:,} bytes, {row['bpp']:.4f} bpp")
-            store.forget_failure(original.name)
-        except (OneDCError, OSError) as error:
-            failed += 1
-            store.add_failure(original.name, sha256, str(error))
-            message = str(error)
-            progress(f"failed: {message if message.startswith(original.name) else f'{original.name}: {message}'}")
-    return failed
+            except Exception as error:  # one odd picture of thousands must not end the run, whatever it does
+                message = str(error) if isinstance(error, OneDCError) else f"{type(error).__name__}: {error}"
+                store.add_failure(original.name, setting, message)
+                known = message.startswith(original.name)
+                progress(f"failed: {message if known else f'{original.name}, {setting}: {message}'}")
 
 
 class _Subject:
     """One original, and what is measured against it; equal results are measured once."""
 
-    def __init__(self, original: Original, plan: Plan, store: RowStore, digest: str) -> None:
-        self._plan, self._store, self._digest = plan, store, digest
-        self._original, self._name = original, original.name
-        self._pixels: np.ndarray | None = None
+    def __init__(self, original: Original, plan: Plan, store: RowStore, pipeline: "OneDCPipeline", digest: str) -> None:
+        self._original, self._plan, self._store = original, plan, store
+        self._pipeline, self._digest, self._device = pipeline, digest, _device(pipeline)
         self._ladders: dict[str, Any] = {}
         self._measured: dict[bytes, Row] = {}
 
-    @property
+    @cached_property
     def pixels(self) -> np.ndarray:
         """`uint8` `[H, W, 3]`, decoded when first needed: a finished picture of a resumed run never is."""
-        if self._pixels is None:
-            self._pixels = self._original.pixels()
-        return self._pixels
+        return self._original.pixels()
 
-    @property
-    def _facts(self) -> Row:
-        height, width = self.pixels.shape[:2]
-        return {"picture": self._name, "sha256": self._original.sha256, "width": width, "height": height}
-
-    def onedc(self, pipeline: "OneDCPipeline", setting: str, options: Mapping[str, Any]) -> Row:
-        """The row of this model: the known one, or a new one."""
-        known = self._store.find(self._original.sha256, setting, "onedc")
-        if known is not None:
-            return known
+    def onedc(self, setting: str, options: Mapping[str, Any]) -> Row:
+        """The row of this model: the known one, with metrics added where it lacks some, or a new one."""
+        facts = (self._original.name, self._original.sha256, setting, "onedc")
+        row = self._store.find(*facts, weights=self._digest, device=self._device)
+        if row is not None:
+            rebuilt = (self._store.folder / row["file"]).with_suffix(".png")
+            return self._completed(row, lambda: load_picture(rebuilt))
         pixels = self.pixels
         start = time.perf_counter()
-        data = pipeline.compress(pixels, **options)
-        file = self._write(data, setting, "onedc", "odc")
+        data = self._pipeline.compress(pixels, **options)
+        # Other weights may write the same file and rebuild another picture.
+        file = self._write(data, f"onedc-{self._digest[:8]}", setting, "odc")
         encoded = time.perf_counter() - start
         start = time.perf_counter()
-        rebuilt = load_picture(pipeline.decompress(file.read_bytes()))
+        rebuilt = load_picture(self._pipeline.decompress(file.read_bytes()))
         decoded = time.perf_counter() - start
         Image.fromarray(rebuilt).save(file.with_suffix(".png"))
-        return self._store.add(
-            {
-                **self._facts,
-                "setting": setting,
-                "codec": "onedc",
-                "file": file.relative_to(self._store.folder).as_posix(),
-                "weights": self._digest,
-                **self._measure(rebuilt, file.stat().st_size),
-                "encode_seconds": round(encoded, 4),
-                "decode_seconds": round(decoded, 4),
-            }
-        )
+        row = self._facts(setting, "onedc", file) | {
+            "weights": self._digest,
+            "device": self._device,
+            "encode_seconds": round(encoded, 4),
+            "decode_seconds": round(decoded, 4),
+        }
+        return self._completed(row, lambda: rebuilt)
 
     def other(self, setting: str, codec: str, target: int) -> Row:
         """The row of another codec at the size nearest to `target` bytes."""
-        sha256 = self._original.sha256
-        known = self._store.find(sha256, setting, codec, target_bytes=target)
-        if known is not None:
-            return known
-        if codec not in self._ladders:
-            self._ladders[codec] = _ladder(self.pixels, codec)
-        encoded = self._ladders[codec].nearest(target)
-        size = len(encoded.data)
-        file = self._write(encoded.data, setting, codec, codec.partition(":")[0])
-        measured = self._store.find_measured(sha256, codec, encoded.quality, size)
-        if measured is None:
-            measured = self._measure(decode_file(file, codec), size)
-        return self._store.add(
-            {
-                **self._facts,
-                "setting": setting,
-                "codec": codec,
-                "file": file.relative_to(self._store.folder).as_posix(),
-                **measured,
+        facts = (self._original.name, self._original.sha256, setting, codec)
+        row = self._store.find(*facts, target_bytes=target)
+        if row is None:
+            if codec not in self._ladders:
+                self._ladders[codec] = _ladder(self.pixels, codec)
+            encoded = self._ladders[codec].nearest(target)
+            file = self._write(encoded.data, codec.replace(":", "-"), setting, codec.partition(":")[0])
+            row = self._facts(setting, codec, file) | {
                 "target_bytes": target,
                 "quality": encoded.quality,
                 "at_floor": encoded.at_floor,
             }
-        )
+        known = self._store.find_measured(self._original.sha256, codec, row["file_sha256"])
+        added = {name: known[name] for name in (*self._plan.pair_metrics, "grid") if name in known and name not in row}
+        if added:
+            row = {name: value for name, value in row.items() if name != "at"} | added  # not as it is on disk
+        file = self._store.folder / row["file"]
+        return self._completed(row, lambda: decode_file(file, codec))
 
-    def _write(self, data: bytes, setting: str, codec: str, suffix: str) -> Path:
-        folder = self._store.folder / "files" / codec.replace(":", "-") / setting.replace(" ", "-")
+    def _facts(self, setting: str, codec: str, file: Path) -> Row:
+        height, width = self.pixels.shape[:2]
+        size = file.stat().st_size
+        return {
+            "picture": self._original.name,
+            "sha256": self._original.sha256,
+            "width": width,
+            "height": height,
+            "setting": setting,
+            "codec": codec,
+            "bytes": size,
+            "bpp": 8 * size / (width * height),
+            "file": file.relative_to(self._store.folder).as_posix(),
+            "file_sha256": file_digest(file),
+        }
+
+    def _write(self, data: bytes, codec: str, setting: str, suffix: str) -> Path:
+        folder = self._store.folder / "files" / codec / setting.replace(" ", "-")
         folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"{Path(self._name).stem}-{self._original.sha256[:8]}.{suffix}"
+        stem = re.sub(r"[^\w.-]+", "_", self._original.name)[:80]  # the name may come from a stranger's data set
+        file = folder / f"{stem}-{self._original.sha256[:8]}.{suffix}"
         temporary = file.with_name(f".{file.name}.{os.getpid()}")
         temporary.write_bytes(data)
         temporary.replace(file)
         return file
 
-    def _measure(self, rebuilt: np.ndarray, size: int) -> Row:
-        """Size, rate, metrics and grid ratios of a decoded picture; `size` in bytes."""
-        key = hashlib.sha256(rebuilt.tobytes()).digest()
-        if key not in self._measured:
-            row: Row = {}
-            for name in self._plan.pair_metrics:
-                row[name] = _or_none(lambda name=name: METRICS[name].compute(self.pixels, rebuilt))
-            report = _or_none(lambda: grid_report(self.pixels, rebuilt))
-            row["grid"] = report and {
-                "energy": {str(period): round(ratio, 4) for period, ratio in report.energy.items()},
-                "gradient": {str(block): round(ratio, 4) for block, ratio in report.gradient.items()},
-            }
-            self._measured[key] = row
-        height, width = rebuilt.shape[:2]
-        return {"bytes": size, "bpp": 8 * size / (width * height), **self._measured[key]}
+    def _completed(self, row: Row, rebuilt: Callable[[], np.ndarray]) -> Row:
+        """The row with every metric asked for: as it is, if it is on disk and whole; otherwise appended."""
+        missing = [name for name in (*self._plan.pair_metrics, "grid") if name not in row]
+        if not missing and "at" in row:
+            return row
+        if missing:
+            picture = rebuilt()
+            key = hashlib.sha256(picture.tobytes()).digest()
+            measured = self._measured.setdefault(key, {})
+            for name in missing:
+                if name not in measured:
+                    measured[name] = self._grid(picture) if name == "grid" else self._metric(name, picture)
+            row = row | {name: measured[name] for name in missing}
+        return self._store.add(row)
+
+    def _metric(self, name: str, rebuilt: np.ndarray) -> float | None:
+        return _or_none(lambda: METRICS[name].compute(self.pixels, rebuilt))
+
+    def _grid(self, rebuilt: np.ndarray) -> Row | None:
+        report = _or_none(lambda: grid_report(self.pixels, rebuilt))
+        return report and {
+            "energy": {str(period): round(ratio, 4) for period, ratio in report.energy.items()},
+            "gradient": {str(block): round(ratio, 4) for block, ratio in report.gradient.items()},
+        }
 
 
 def _or_none(compute: Callable[[], Any]) -> Any:
@@ -285,6 +291,8 @@ def collect(
 ) -> dict[str, Any]:
     """Gather the rows of all processes and measure whole sets.
 
+    Only pictures that were measured at every setting by every codec count, so that all means are over the same ones.
+
     Args:
         pipeline (`OneDCPipeline`): the model.
         name (`str`): what to call it: `box`, a Hub id, the name of a folder.
@@ -295,14 +303,26 @@ def collect(
 
     Returns:
         `dict`: `format`, `model`, `dataset`, `machine`, `metrics`, `set_metrics`, `settings`, `codecs`, `rows`, `sets`
-        (one record for each setting and codec that is complete) and `failed` (picture -> reason).
+        (one record for each setting and codec) and `failed` (picture -> reason).
     """
     store.reload()
-    settings = list(plan.settings(pipeline))
-    codecs = ["onedc", *plan.codecs]
-    by_hash = {original.sha256: original for original in _readable(source.pictures)}
-    rows = store.rows(list(by_hash), settings, codecs)
-    names = {original.name for original in source.pictures}
+    settings, codecs = list(plan.settings(pipeline)), ["onedc", *plan.codecs]
+    rows: list[Row] = []
+    measured: dict[str, Original] = {}
+    failed: dict[str, str] = {}
+    for original in source.pictures:
+        try:
+            found = store.rows(original.name, original.sha256, settings, codecs, plan.pair_metrics)
+        except (OneDCError, OSError):  # it cannot be read
+            found = None
+        if found is None:
+            failed[original.name] = store.reason(original.name)
+        else:
+            measured[original.name] = original
+            rows += found
+    kept = ("picture", "sha256", "width", "height", "setting", "codec", "bytes", "bpp", "file", "file_sha256")
+    kept += ("weights", "target_bytes", "quality", "at_floor", *plan.pair_metrics, "grid")
+    kept += ("encode_seconds", "decode_seconds")
     return {
         "format": FORMAT,
         "model": {"name": name, "model_id": pipeline.model_id, "weights": weights_digest(pipeline)},
@@ -311,26 +331,18 @@ def collect(
             "title": source.title,
             "split": source.split,
             "revision": source.revision,
-            "pictures": len(source.pictures),
+            "pictures": len(measured),
+            "limited": source.limited,
         },
         "machine": machine_facts(pipeline),
         "metrics": list(plan.pair_metrics),
         "set_metrics": list(plan.set_metrics),
         "settings": settings,
         "codecs": codecs,
-        "rows": rows,
-        "sets": _sets(rows, by_hash, plan, store.folder, progress),
-        "failed": {picture: reason for picture, reason in store.failures.items() if picture in names},
+        "rows": [{key: row[key] for key in kept if key in row} for row in rows],
+        "sets": _sets(rows, measured, plan, store.folder, progress),
+        "failed": failed,
     }
-
-
-def _readable(pictures: Iterable[Original]) -> Iterable[Original]:
-    for original in pictures:
-        try:
-            original.sha256  # noqa: B018  read once, kept
-        except OSError:
-            continue
-        yield original
 
 
 def _sets(
@@ -348,11 +360,11 @@ def _sets(
     records = []
     known: dict[tuple[str, ...], Row] = {}  # codecs at their floor have the same files at several settings
     for (setting, codec), members in groups.items():
-        digests = tuple(hashlib.sha256((folder / row["file"]).read_bytes()).hexdigest() for row in members)
+        digests = tuple(row["file_sha256"] for row in members)
         if digests not in known:
             meters = {name: SET_METRICS[name].make() for name in plan.set_metrics}
             for row in members:
-                original, file = originals[row["sha256"]].pixels(), folder / row["file"]
+                original, file = originals[row["picture"]].pixels(), folder / row["file"]
                 rebuilt = load_picture(file.with_suffix(".png")) if codec == "onedc" else decode_file(file, codec)
                 for meter in meters.values():
                     meter.add(original, rebuilt)
@@ -372,7 +384,9 @@ def save_results(results: Mapping[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8", suffix=".tmp") as file:
         file.write(",\n".join(parts) + "\n}\n")
-    os.chmod(file.name, 0o644)
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(file.name, 0o666 & ~mask)  # temporary files are private
     os.replace(file.name, path)
 
 
@@ -415,5 +429,9 @@ def machine_facts(pipeline: "OneDCPipeline") -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "device": str(getattr(pipeline, "device", "cpu")),
+        "device": _device(pipeline),
     }
+
+
+def _device(pipeline: "OneDCPipeline") -> str:
+    return str(getattr(pipeline, "device", "cpu")).partition(":")[0]

@@ -51,9 +51,14 @@ def grid_report(original: np.ndarray, rebuilt: np.ndarray) -> GridReport:
     check_pair(original, rebuilt)
     before, after = period_energy(original), period_energy(rebuilt)
     return GridReport(
-        energy={period: after[period] / before[period] for period in PERIODS},
-        gradient={block: locked_gradient(rebuilt, block) / locked_gradient(original, block) for block in BLOCKS},
+        energy={period: _ratio(after[period], before[period]) for period in PERIODS},
+        gradient={block: _ratio(locked_gradient(rebuilt, block), locked_gradient(original, block)) for block in BLOCKS},
     )
+
+
+def _ratio(after: float, before: float) -> float:
+    """1 where there is nothing at all, before and after: a picture of one colour has no gradient."""
+    return (after + 1e-6) / (before + 1e-6)
 
 
 def period_energy(picture: np.ndarray) -> dict[int, float]:

@@ -17,23 +17,10 @@ from .classical import CODECS
 from .metrics import ALL_METRICS
 from .rows import setting_order
 
-__all__ = ["BEGIN", "END", "codec_title", "insert", "main", "markdown", "only_complete", "summarise"]
+__all__ = ["BEGIN", "END", "codec_title", "insert", "main", "markdown", "summarise"]
 
 BEGIN, END = "<!-- kodak:begin -->", "<!-- kodak:end -->"
 _ORDER = ["onedc", *CODECS]
-
-
-def only_complete(results: dict[str, Any]) -> dict[str, Any]:
-    """The same record without the rows of pictures that lack a setting or codec; set metrics of more are left out too.
-
-    So that every mean is one over the same pictures. Nothing changes where nothing failed.
-    """
-    have: dict[str, int] = {}
-    for row in results["rows"]:
-        have[row["sha256"]] = have.get(row["sha256"], 0) + 1
-    most = len(results["settings"]) * len(results["codecs"])
-    rows = [row for row in results["rows"] if have[row["sha256"]] == most]
-    return {**results, "rows": rows}
 
 
 def summarise(results: dict[str, Any]) -> list[dict[str, Any]]:
@@ -104,8 +91,16 @@ def markdown(
         codecs (`Sequence[str]`, *optional*): show only these beside OneDC; all by default.
 
     Raises:
-        `OneDCError`: the file is incomplete: some codec or setting lacks pictures, so that its means could mislead.
+        `OneDCError`: something to show is not in the results, or some codec or setting lacks pictures, so that its
+            means could mislead.
     """
+    for what, wanted, known in (
+        ("metrics", metrics, (*results["metrics"], *results.get("set_metrics", ()))),
+        ("settings", settings, results["settings"]),
+        ("codecs", codecs, results["codecs"]),
+    ):
+        if unknown := [name for name in wanted or () if name not in known]:
+            raise OneDCError(f"the results have no {what} {', '.join(unknown)}; they have {', '.join(known)}")
     summary = summarise(results)
     counts = {line["pictures"] for line in summary}
     if len(counts) != 1:
@@ -143,9 +138,10 @@ def _explanation(results: dict[str, Any], summary: list[dict[str, Any]], picture
     ours = [line for line in summary if line["codec"] == "onedc"]
     encode, decode = (median(line[name] for line in ours) for name in ("encode_seconds", "decode_seconds"))
     machine = results["machine"]
+    failed = f" ({len(results['failed'])} failed and are left out)" if results.get("failed") else ""
     return (
-        f"Means over {pictures} pictures, every rate that of real files that were decoded. Classical codecs are at the "
-        "size nearest to OneDC's on each picture; \\* marks those whose smallest file is still larger on some. "
+        f"Means over {pictures} pictures{failed}, every rate that of real files that were decoded. Classical codecs "
+        "are at the size nearest to OneDC's on each picture; \\* marks those whose smallest file is larger on some. "
         "`grid`: energy and gradient locked to periods of 2 to 16 pixels, over the original's (1.0: no pattern was "
         f"added). Model `{results['model']['model_id'][:4]}`, weights `{results['model']['weights']}`; encode "
         f"{encode:.2f} s, decode {decode:.2f} s (median; {machine['threads']} threads, {machine['cpu_capability']}, "

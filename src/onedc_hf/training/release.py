@@ -136,22 +136,22 @@ def evaluate_box(kodak: Path, repository: Path) -> dict[str, Any]:
         `dict`: the record of `onedc evaluate`.
     """
     kept = repository / "docs" / "results" / "kodak-box.json"
-    with tempfile.TemporaryDirectory() as temporary:
-        run = Path(temporary) / "run"
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(PROCESSES)]
-        command += ["--no_python", sys.executable, "-m", "onedc_hf.cli.main", "evaluate"]
-        command += ["--dataset", "kodak", "--data-dir", str(kodak), "--out", str(run)]
-        command += ["--metrics", *OFFLINE_METRICS, "--codecs", *available_codecs()]
-        if kept.is_file():
-            command += ["--reuse", str(kept)]
-        environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-        subprocess.run(command, check=True, env=environment)
-        report = [sys.executable, "-m", "onedc_hf.cli.main", "report", str(run), "--cost"]
-        report += ["--page", str(repository / "docs" / "results" / "box.md")]
-        subprocess.run(report, check=True)
-        results = load_results(run / "results.json")
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(run / "results.json", kept)
+    run = repository / "runs" / "box-kodak"  # ignored by git; an evaluation that was stopped goes on from it
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(PROCESSES)]
+    command += ["--no_python", sys.executable, "-m", "onedc_hf.cli.main", "evaluate"]
+    command += ["--dataset", "kodak", "--data-dir", str(kodak), "--out", str(run)]
+    command += ["--metrics", *OFFLINE_METRICS, "--codecs", *available_codecs()]
+    if kept.is_file():
+        command += ["--reuse", str(kept)]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    report = [sys.executable, "-m", "onedc_hf.cli.main", "report", str(run), "--cost"]
+    report += ["--page", str(repository / "docs" / "results" / "box.md")]
+    for step in (command, report):
+        if subprocess.run(step, env=environment if step is command else None).returncode:
+            raise OneDCError("the evaluation failed; `make release-box CANDIDATE=box` goes on with it")
+    results = load_results(run / "results.json")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(run / "results.json", kept)
     readme = repository / "README.md"
     table = tables.markdown(results, metrics=SHOWN_METRICS, settings=SHOWN_SETTINGS, codecs=SHOWN_CODECS)
     readme.write_text(tables.insert(readme.read_text(encoding="utf-8"), table), encoding="utf-8")
@@ -173,19 +173,24 @@ def _write_card(pipe: OneDCPipeline, sources: Path, used: set[str], table: str, 
     card.save(BOX / "model" / "README.md")
 
 
+def _used(photographs: Path) -> set[str]:
+    """Names of the pictures that were trained on."""
+    left_out = read_names(package_file("box-excluded.txt") or "") | read_names(package_file("box-heldout.txt") or "")
+    return {path.name for path in photographs.rglob("*.jpg")} - left_out
+
+
 def release(candidate: str, photographs: Path, kodak_folder: Path, repository: Path, force: bool = False) -> None:
     """Checks the candidate and writes everything that ships; see the module's text.
 
     Raises:
         Refused: if it is too large or scores worse than the weights in place.
     """
-    excluded = read_names(package_file("box-excluded.txt") or "")
     held_out = read_names(package_file("box-heldout.txt") or "")
     every = {path.name: path for path in sorted(photographs.rglob("*.jpg"))}
     missing = held_out - every.keys()
     if missing:
         raise Refused(f"{len(missing)} held-out pictures are not in {photographs}, for instance {min(missing)}.")
-    used = every.keys() - excluded - held_out
+    used = _used(photographs)
     judged = [every[name] for name in sorted(held_out)]
 
     pipe = OneDCPipeline.from_pretrained(candidate, dtype=torch.float32)
@@ -214,9 +219,15 @@ def release(candidate: str, photographs: Path, kodak_folder: Path, repository: P
 
     _write_goldens(pipe, repository / "tests" / "fixtures" / "box")
     keep_file(pipe, repository / "tests" / "fixtures" / "kept")
-    results = evaluate_box(kodak_folder, repository)
+    show_box(photographs, kodak_folder, repository)
+
+
+def show_box(photographs: Path, kodak: Path, repository: Path) -> None:
+    """Measure the model in place and write everything that shows it: page, tables, card, the figure of the demo."""
+    results = evaluate_box(kodak, repository)
     table = tables.markdown(results, metrics=SHOWN_METRICS, settings=SHOWN_SETTINGS, codecs=SHOWN_CODECS)
-    _write_card(pipe, photographs.parent / "SOURCES.csv", set(used), table, results)
+    pipe = OneDCPipeline.from_pretrained(dtype=torch.float32)
+    _write_card(pipe, photographs.parent / "SOURCES.csv", _used(photographs), table, results)
     subprocess.run([sys.executable, "-m", "onedc_hf.cli.main", "demo", "--out", str(repository / "demo")], check=True)
     sheet = Image.open(repository / "demo" / "comparison.png")
     sheet.save(repository / "docs" / "figures" / "comparison.webp", quality=85)
@@ -233,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         if arguments.candidate == "box":
-            evaluate_box(arguments.kodak, arguments.repository)
+            show_box(arguments.photographs, arguments.kodak, arguments.repository)
             return 0
         release(arguments.candidate, arguments.photographs, arguments.kodak, arguments.repository, arguments.force)
     except OneDCError as error:

@@ -1,15 +1,18 @@
 """What the metrics share: checking a pair of pictures, and saying which extra a missing library comes with."""
 
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from ...errors import PictureError
+from ...errors import OneDCError, PictureError
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
 
 
 def check_pair(original: np.ndarray, rebuilt: np.ndarray) -> None:
@@ -36,6 +39,17 @@ def need(module: str, metric: str, extra: str = "eval") -> ModuleType:
         raise ModuleNotFoundError(
             f"the metric {metric} needs {error.name}, which is not installed: pip install 'onedc-hf[{extra}]'",
             name=error.name,
+        ) from error
+
+
+def fetched(load: Callable[[], T], metric: str) -> T:
+    """Run what may download a network's weights; a `OneDCError` says which metric wanted them and what to do."""
+    try:
+        return load()
+    except (OSError, RuntimeError) as error:  # no network, or a download that was cut short
+        raise OneDCError(
+            f"the metric {metric} fetches its network's weights at first use, and could not ({error}); run it once "
+            "with a network connection, or choose metrics that need none"
         ) from error
 
 

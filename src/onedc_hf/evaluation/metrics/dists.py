@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import PictureError
-from ._common import check_pair, need, unit_tensor
+from ._common import check_pair, fetched, need, unit_tensor
 
 SMALLEST_SIDE = 32
 
@@ -36,13 +36,5 @@ def dists(original: np.ndarray, rebuilt: np.ndarray) -> float:
 @lru_cache(maxsize=1)
 def _load() -> Any:
     package = need("DISTS_pytorch", "dists", extra="eval-full")
-    try:
-        return package.DISTS().eval()
-    except (
-        FileNotFoundError
-    ) as error:  # the package looks for its own weights in sys.prefix, where not every pip puts them
-        raise ModuleNotFoundError(
-            f"the metric dists: DISTS-pytorch does not find its weights ({error}); install it into a fresh virtual "
-            "environment",
-            name="DISTS_pytorch",
-        ) from error
+    # The package also looks for a file of its own in sys.prefix, where not every pip puts it: another OSError.
+    return fetched(lambda: package.DISTS().eval(), "dists")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import PictureError
-from ._common import check_pair, need
+from ._common import check_pair, fetched, need
 
 PATCH = 256
 KID_SUBSET = 1000
@@ -111,7 +111,7 @@ def _or_explain(make: Any, metric: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that features are kept, which is what KID is made of
-            return make()
+            return fetched(make, metric)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"the metric {metric} needs torch-fidelity, which is not installed: pip install 'onedc-hf[eval-full]'",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import PictureError
-from ._common import check_pair, need, unit_tensor
+from ._common import check_pair, fetched, need, unit_tensor
 
 SMALLEST_SIDE = 32
 
@@ -44,4 +44,5 @@ def _distance(net: str, original: np.ndarray, rebuilt: np.ndarray) -> float:
 
 @lru_cache(maxsize=2)
 def _load(net: str) -> Any:
-    return need("lpips", f"lpips_{net}", extra="eval-full").LPIPS(net=net, verbose=False).eval()
+    package = need("lpips", f"lpips_{net}", extra="eval-full")
+    return fetched(lambda: package.LPIPS(net=net, verbose=False).eval(), f"lpips_{net}")
