@@ -48,8 +48,9 @@ lint: $(ready) ## ruff: rules and format
 types: $(ready) ## pyright on the package, the Space and the benchmarks
 	$(bin)/pyright
 
+# A process for each core, with one thread: two threads for one of these small networks gain little.
 unit: $(ready) ## pytest on the newest versions supported
-	$(bin)/python -m pytest
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n auto
 
 test-oldest: $(oldest_ready) ## save, load, compress and decompress on the oldest versions supported
 	$(OLDEST)/bin/python -m pytest tests/test_oldest.py tests/test_import.py -W default

@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="a folder for checkpoint and result; emptied afterwards")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "full_size.json")
-    parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
+    parser.add_argument("--step", choices=STEPS, help="only this one, printed as JSON; those before it must have run")
     arguments = parser.parse_args()
     if arguments.step:
         print(json.dumps(step(arguments.step, arguments.folder, arguments.threads)))
@@ -45,7 +45,6 @@ def main() -> int:
     record: dict[str, Any] = {
         "benchmark": "full_size",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "threads": arguments.threads,
         "weights": "random, seeded",
         "convert_limit_gib": CONVERT_LIMIT_GIB,
         "z_only_limit_bytes": Z_ONLY_LIMIT_BYTES,
@@ -87,6 +86,7 @@ def step(name: str, folder: Path, threads: int) -> dict[str, Any]:
         result = read_z_only(folder)
     else:
         result = round_trip(folder, getattr(torch, name))
+    result["threads"] = threads
     result["seconds"] = round(time.perf_counter() - start, 1)
     result["peak_gib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
     return result

@@ -426,3 +426,20 @@ def test_a_saved_folder_does_not_say_where_the_model_came_from(tiny_folder: Path
     texts = {path.name: path.read_text() for path in (tmp_path / "again").rglob("*.json")}
     assert len(texts) >= 3 and not [name for name, text in texts.items() if str(tiny_folder.parent) in text]
     assert OneDCPipeline.from_pretrained(tmp_path / "again").model_id
+
+
+@pytest.mark.parametrize(
+    ("norm", "dtype", "last"),
+    [("group", torch.float32, False), ("group", torch.bfloat16, True), ("channel", torch.float32, True)],
+)
+def test_the_layout_of_weights_is_exact_in_float32_and_quick_in_half_precision(norm, dtype, last):
+    from types import SimpleNamespace
+
+    from onedc_hf.pipeline import _settle
+
+    module = torch.nn.Conv2d(4, 8, 3).to(dtype)
+    module.config = SimpleNamespace(norm=norm)
+    before = module.weight.clone()
+    _settle(module)
+    assert module.weight.is_contiguous(memory_format=torch.channels_last) == last
+    assert torch.equal(module.weight, before)

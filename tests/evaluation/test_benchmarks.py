@@ -45,7 +45,10 @@ def test_the_records_are_those_of_the_field():
 
 def test_a_complete_set_passes_and_is_counted_off_afterwards(four, folder):
     source = open_source("four", data_dir=str(folder), limit=2)
-    assert [original.name for original in source.pictures] == ["p0.png", "p1.png"] and source.title == "Four, first 2 pictures"
+    assert [original.name for original in source.pictures] == [
+        "p0.png",
+        "p1.png",
+    ] and source.title == "Four, first 2 pictures"
 
 
 def test_a_missing_a_changed_and_an_added_picture_stop_the_run(four, folder):
