@@ -750,9 +750,9 @@ def _settle(module: torch.nn.Module) -> None:
     this a loaded model's pictures differ in the last bit from those of the model that was saved.
 
     Channels last is faster, but torch's GroupNorm for it sums without care: errors of 1e-4 of the largest magnitude in
-    a VAE where the other layout keeps to 3e-6. So in float32 only models that were made for a CPU, with LayerNorms, have
-    it. Half precision is coarser than that anyway, and on a processor without it the other layout takes 30 times as long
-    (a 3x3 convolution of 128 channels on 64x64 positions in bfloat16: 4.3 s against 0.14 s on one AVX2 core).
+    a VAE where the other layout keeps to 3e-6. So in float32 only models that were made for a CPU, with LayerNorms,
+    have it. Half precision is coarser than that anyway, and on a processor without it the other layout takes 30 times
+    as long (a 3x3 convolution of 128 channels on 64x64 positions in bfloat16: 4.3 s against 0.14 s on one AVX2 core).
     """
     config = module.config
     made_for_cpu = (
