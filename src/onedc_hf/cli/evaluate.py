@@ -124,7 +124,6 @@ def _finish(arguments: argparse.Namespace, results: dict[str, Any], source: "Sou
     save_results(results, arguments.out / "results.json")
     if results["rows"]:
         print(markdown(results))
-    if results["rows"]:
         setting = results["settings"][len(results["settings"]) // 2]
         pictures = spread(sorted({row["picture"] for row in results["rows"]}))
         crop_sheet(results, source, arguments.out, setting, pictures).save(arguments.out / "crops.webp", quality=90)

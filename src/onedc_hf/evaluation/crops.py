@@ -8,9 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ..errors import OneDCError
-from ..pictures import load_picture
 from .originals import Source
-from .run import decode_file
+from .run import rebuilt_picture
 from .sheet import FAINT, INK, PAPER, font
 from .tables import codec_title
 
@@ -47,8 +46,7 @@ def crop_sheet(
         cells = [(original, "original", name)]
         for codec in codecs:
             row = rows[codec]
-            file = folder / row["file"]
-            rebuilt = load_picture(file.with_suffix(".png")) if codec == "onedc" else decode_file(file, codec)
+            rebuilt = rebuilt_picture(folder, row)
             note = ", its smallest file" if row.get("at_floor") else ""
             cells.append((rebuilt, codec_title(codec), f"{row['bytes']:,} bytes{note}"))
         top = _GAP + number * (_SIDE + _TEXT + _GAP)

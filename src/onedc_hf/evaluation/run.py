@@ -42,9 +42,9 @@ __all__ = [
     "RATES",
     "Plan",
     "collect",
-    "decode_file",
     "load_results",
     "measure",
+    "rebuilt_picture",
     "save_results",
     "weights_digest",
 ]
@@ -165,8 +165,7 @@ class _Subject:
         facts = (self._original.name, self._original.sha256, setting, "onedc")
         row = self._store.find(*facts, weights=self._digest, device=self._device)
         if row is not None:
-            rebuilt = (self._store.folder / row["file"]).with_suffix(".png")
-            return self._completed(row, lambda: load_picture(rebuilt))
+            return self._completed(row, lambda: rebuilt_picture(self._store.folder, row))
         pixels = self.pixels
         start = time.perf_counter()
         data = self._pipeline.compress(pixels, **options)
@@ -203,8 +202,7 @@ class _Subject:
         added = {name: known[name] for name in (*self._plan.pair_metrics, "grid") if name in known and name not in row}
         if added:
             row = {name: value for name, value in row.items() if name != "at"} | added  # not as it is on disk
-        file = self._store.folder / row["file"]
-        return self._completed(row, lambda: decode_file(file, codec))
+        return self._completed(row, lambda: rebuilt_picture(self._store.folder, row))
 
     def _facts(self, setting: str, codec: str, file: Path) -> Row:
         height, width = self.pixels.shape[:2]
@@ -273,8 +271,13 @@ def _ladder(picture: np.ndarray, codec: str) -> Any:
     return LearnedLadder(picture, codec) if is_learned(codec) else Ladder(picture, codec)
 
 
-def decode_file(file: Path, codec: str) -> np.ndarray:
-    """Decode a file of another codec to `uint8` `[H, W, 3]`."""
+def rebuilt_picture(folder: Path, row: Mapping[str, Any]) -> np.ndarray:
+    """The picture that a row's file was decoded to, `uint8` `[H, W, 3]`; OneDC's was kept beside its file."""
+    file = folder / row["file"]
+    return load_picture(file.with_suffix(".png")) if row["codec"] == "onedc" else _decode_file(file, row["codec"])
+
+
+def _decode_file(file: Path, codec: str) -> np.ndarray:
     return LearnedLadder.decode(file.read_bytes()) if is_learned(codec) else decode(file.read_bytes())
 
 
@@ -364,8 +367,7 @@ def _sets(
         if digests not in known:
             meters = {name: SET_METRICS[name].make() for name in plan.set_metrics}
             for row in members:
-                original, file = originals[row["picture"]].pixels(), folder / row["file"]
-                rebuilt = load_picture(file.with_suffix(".png")) if codec == "onedc" else decode_file(file, codec)
+                original, rebuilt = originals[row["picture"]].pixels(), rebuilt_picture(folder, row)
                 for meter in meters.values():
                     meter.add(original, rebuilt)
             known[digests] = {name: _or_none(meter.compute) for name, meter in meters.items()}

@@ -143,11 +143,11 @@ def evaluate_box(kodak: Path, repository: Path) -> dict[str, Any]:
     command += ["--metrics", *OFFLINE_METRICS, "--codecs", *available_codecs()]
     if kept.is_file():
         command += ["--reuse", str(kept)]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    one_thread = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     report = [sys.executable, "-m", "onedc_hf.cli.main", "report", str(run), "--cost"]
     report += ["--page", str(repository / "docs" / "results" / "box.md")]
-    for step in (command, report):
-        if subprocess.run(step, env=environment if step is command else None).returncode:
+    for step, environment in ((command, one_thread), (report, None)):
+        if subprocess.run(step, env=environment).returncode:
             raise OneDCError("the evaluation failed; `make release-box CANDIDATE=box` goes on with it")
     results = load_results(run / "results.json")
     kept.parent.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,15 @@ def check_pair(original: np.ndarray, rebuilt: np.ndarray) -> None:
         )
 
 
+def check_side(picture: np.ndarray, smallest: int, metric: str) -> None:
+    """Refuse a picture with a side shorter than `smallest` pixels with a `PictureError`."""
+    height, width = picture.shape[:2]
+    if min(height, width) < smallest:
+        raise PictureError(
+            f"{metric} needs {smallest} pixels a side, the picture is {width}x{height}; use PSNR or enlarge both"
+        )
+
+
 def need(module: str, metric: str, extra: str = "eval") -> ModuleType:
     """Import an optional library, or say how to get it."""
     try:

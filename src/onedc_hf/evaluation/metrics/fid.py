@@ -30,16 +30,14 @@ def patches(picture: np.ndarray) -> np.ndarray:
 
 
 class _PatchMetric:
-    """A torchmetrics class over patches."""
+    """The class `kind` of `torchmetrics.image.<name>` over patches."""
 
-    name = ""
+    name = kind = ""
 
     def __init__(self) -> None:
-        self._metric = self._make()
+        module = need(f"torchmetrics.image.{self.name}", self.name, extra="eval-full")
+        self._metric = _or_explain(lambda: getattr(module, self.kind)(feature=_inception()), self.name)
         self._patches = 0
-
-    def _make(self) -> Any:
-        raise NotImplementedError
 
     def add(self, original: np.ndarray, rebuilt: np.ndarray) -> None:
         """Take in a pair of `uint8` `[H, W, 3]` pictures."""
@@ -66,11 +64,7 @@ class Fid(_PatchMetric):
         `ModuleNotFoundError`: torch-fidelity is not installed (`pip install 'onedc-hf[eval-full]'`).
     """
 
-    name = "fid"
-
-    def _make(self) -> Any:
-        module = need("torchmetrics.image.fid", "fid", extra="eval-full")
-        return _or_explain(lambda: module.FrechetInceptionDistance(feature=_inception()), "fid")
+    name, kind = "fid", "FrechetInceptionDistance"
 
     def compute(self) -> float:
         """The distance of what was taken in."""
@@ -85,11 +79,7 @@ class Kid(_PatchMetric):
         `ModuleNotFoundError`: torch-fidelity is not installed (`pip install 'onedc-hf[eval-full]'`).
     """
 
-    name = "kid"
-
-    def _make(self) -> Any:
-        module = need("torchmetrics.image.kid", "kid", extra="eval-full")
-        return _or_explain(lambda: module.KernelInceptionDistance(feature=_inception()), "kid")
+    name, kind = "kid", "KernelInceptionDistance"
 
     def compute(self) -> float:
         """The distance of what was taken in."""

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import PictureError
-from ._common import check_pair, fetched, need, unit_tensor
+from ._common import check_pair, check_side, fetched, need, unit_tensor
 
 SMALLEST_SIDE = 32
 
@@ -34,10 +33,7 @@ def _distance(net: str, original: np.ndarray, rebuilt: np.ndarray) -> float:
     import torch
 
     check_pair(original, rebuilt)
-    if min(original.shape[:2]) < SMALLEST_SIDE:
-        raise PictureError(
-            f"LPIPS needs {SMALLEST_SIDE} pixels a side, the picture is {original.shape[1]}x{original.shape[0]}"
-        )
+    check_side(original, SMALLEST_SIDE, "LPIPS")
     with torch.inference_mode():
         return float(_load(net)(unit_tensor(original) * 2 - 1, unit_tensor(rebuilt) * 2 - 1))
 

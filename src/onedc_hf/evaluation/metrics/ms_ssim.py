@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from ...errors import PictureError
-from ._common import check_pair, need, unit_tensor
+from ._common import check_pair, check_side, need, unit_tensor
 
 SMALLEST_SIDE = 176  # four halvings must leave room for the window of 11 pixels: 176 / 16
 
@@ -19,11 +18,7 @@ def ms_ssim(original: np.ndarray, rebuilt: np.ndarray) -> float:
         `PictureError`: the pictures differ in size, or a side is shorter than 176 pixels.
     """
     check_pair(original, rebuilt)
-    if min(original.shape[:2]) < SMALLEST_SIDE:
-        raise PictureError(
-            f"MS-SSIM needs {SMALLEST_SIDE} pixels a side for its five scales, the picture is "
-            f"{original.shape[1]}x{original.shape[0]}; use PSNR or enlarge both pictures"
-        )
+    check_side(original, SMALLEST_SIDE, "MS-SSIM")
     functional = need("torchmetrics.functional.image", "ms_ssim")
     return float(
         functional.multiscale_structural_similarity_index_measure(

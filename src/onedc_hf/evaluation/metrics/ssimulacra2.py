@@ -10,8 +10,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from ...errors import PictureError
-from ._common import check_pair, need
+from ._common import check_pair, check_side, need
 
 SMALLEST_SIDE = 8
 
@@ -24,10 +23,7 @@ def ssimulacra2(original: np.ndarray, rebuilt: np.ndarray) -> float:
         `PictureError`: the pictures differ in size, or a side is shorter than 8 pixels.
     """
     check_pair(original, rebuilt)
-    if min(original.shape[:2]) < SMALLEST_SIDE:
-        raise PictureError(
-            f"SSIMULACRA 2 needs {SMALLEST_SIDE} pixels a side, the picture is {original.shape[1]}x{original.shape[0]}"
-        )
+    check_side(original, SMALLEST_SIDE, "SSIMULACRA 2")
     package = need("ssimulacra2", "ssimulacra2")
     return float(package.compute_ssimulacra2(_as_file(original), _as_file(rebuilt)))
 

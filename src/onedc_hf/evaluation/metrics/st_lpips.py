@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import PictureError
-from ._common import check_pair, need, unit_tensor
+from ._common import check_pair, check_side, need, unit_tensor
 
 SMALLEST_SIDE = 32  # below, the blur-pooled nets have less than a pixel left to reflect
 
@@ -46,11 +45,7 @@ def _distance(net: str, original: np.ndarray, rebuilt: np.ndarray) -> float:
     import torch
 
     check_pair(original, rebuilt)
-    if min(original.shape[:2]) < SMALLEST_SIDE:
-        raise PictureError(
-            f"ST-LPIPS needs {SMALLEST_SIDE} pixels a side, the picture is {original.shape[1]}x{original.shape[0]}; "
-            "use PSNR or enlarge both pictures"
-        )
+    check_side(original, SMALLEST_SIDE, "ST-LPIPS")
     model = _load(net)
     with torch.inference_mode():
         # The nets run for minutes over a set, and a codec is measured at many rates against one original: its features
