@@ -49,6 +49,8 @@ class TrainConfig:
         feature_network (`str`): `lite1` or `lite2`.
         adversary_learning_rate (`float`), adversary_every (`int`): the discriminators' rate and how many steps apart
             they learn.
+        adversary_warmup_steps (`int`): steps at the start in which only the discriminators learn, so that new ones do
+            not mislead a model that is good already (`init_from`).
     """
 
     model: str = "box-model"
@@ -99,6 +101,7 @@ class TrainConfig:
     adversary_weight: float = 0.0
     adversary_learning_rate: float = 2e-4
     adversary_every: int = 2
+    adversary_warmup_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.resolution <= 0 or self.resolution % 64:

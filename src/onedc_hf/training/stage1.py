@@ -224,24 +224,26 @@ def train(config: TrainConfig) -> Path:
         seed = config.seed + 7919 * run.step + 104729 * accelerator.process_index
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
+        warming_up = adversary is not None and run.step < config.adversary_warmup_steps
         for _ in range(config.gradient_accumulation_steps):
             with accelerator.accumulate(model):
                 pixels = next(batches).to(accelerator.device, memory_format=torch.channels_last)  # [B, 3, S, S]
                 quality = draw_quality(config, len(pixels), generator).to(pixels.device)  # [B]
-                with accelerator.autocast():
+                with accelerator.autocast(), torch.set_grad_enabled(not warming_up):
                     rebuilt, bpp, excess = model(pixels, quality)
                 gradient, values = losses(rebuilt.float(), pixels)
                 rate = (rate_weight(config, quality, run.step) * bpp).mean()
-                accelerator.backward((rebuilt.float() * gradient).sum() + rate + config.z_range_weight * excess)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(trainable, config.max_grad_norm)
-                optimizer.step()
-                scheduler.step()
-                optimizer.zero_grad(set_to_none=True)
-                if perceptual is not None and run.step % config.adversary_every == 0:
+                if not warming_up:
+                    accelerator.backward((rebuilt.float() * gradient).sum() + rate + config.z_range_weight * excess)
+                    if accelerator.sync_gradients:
+                        accelerator.clip_grad_norm_(trainable, config.max_grad_norm)
+                    optimizer.step()
+                    scheduler.step()
+                    optimizer.zero_grad(set_to_none=True)
+                if perceptual is not None and (warming_up or run.step % config.adversary_every == 0):
                     values |= perceptual.learn()
         run.step += 1
-        if ema is not None:
+        if ema is not None and not warming_up:
             ema.step(trainable)
 
         values["z_excess"] = float(excess.detach())
