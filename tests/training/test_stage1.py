@@ -23,7 +23,7 @@ from onedc_hf.models.integer import WEIGHT_LIMIT, IntegerConv
 from onedc_hf.training.cli import main
 from onedc_hf.training.components import DECIDES_SYMBOLS, load_model, make_model
 from onedc_hf.training.config import TrainConfig, load_config, package_file
-from onedc_hf.training.data import CropStream, open_pictures, read_names
+from onedc_hf.training.data import Cropping, CropStream, Share, open_pictures, read_names
 from onedc_hf.training.stage1 import draw_quality, rate_weight, train
 from onedc_hf.training.start import start_as_transform_codec
 from onedc_hf.training.straight_through import exact_weights, on_grid
@@ -59,7 +59,7 @@ def config(photographs: Path, tiny_config: Path, tmp_path: Path) -> Make:
 
 
 def _crops(photographs: Path, count: int = 32, resolution: int = 64) -> torch.Tensor:
-    return torch.stack(list(islice(CropStream(open_pictures(str(photographs)), resolution, 0), count)))
+    return torch.stack(list(islice(CropStream(open_pictures(str(photographs)), Cropping(resolution), 0), count)))
 
 
 def _psnr(rebuilt: torch.Tensor, original: torch.Tensor) -> float:
@@ -76,7 +76,7 @@ def test_the_start_already_codes_pictures(photographs: Path, tiny_config: Path) 
     assert _psnr(high[0], crops) > _psnr(alone, crops) - 0.3  # at high quality the codec adds next to nothing
     assert _psnr(low[0], crops) < _psnr(high[0], crops)
     assert low[1].mean() < high[1].mean()
-    z_only, bpp, excess = model(crops, torch.full((len(crops),), -1.0))
+    z_only, bpp, excess, *_ = model(crops, torch.full((len(crops),), -1.0))
     assert bpp.sum() == 0 and z_only.shape == crops.shape
     # The hyper-latent uses its levels from the first step on.
     assert excess < 0.1
@@ -88,7 +88,7 @@ def test_gradients_reach_everything_that_learns(photographs: Path, tiny_config: 
     torch.manual_seed(0)
     model, crops = make_model(str(tiny_config)), _crops(photographs, 4, 128)
     model.codec.hyper_enc.fusion[-1].weight.data.mul_(100)  # codes other than zero
-    rebuilt, bpp, _ = model(crops, torch.tensor([-1.0, 10.0, 50.0, 90.0]))
+    rebuilt, bpp, *_ = model(crops, torch.tensor([-1.0, 10.0, 50.0, 90.0]))
     ((rebuilt - crops).abs().mean() + bpp.mean()).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()] == []
 
@@ -117,18 +117,18 @@ def test_a_share_of_the_crops_is_z_only(config: Make) -> None:
 
 def test_a_stream_continues_where_it_is_told_to(photographs: Path) -> None:
     pictures = open_pictures(str(photographs))
-    whole = list(islice(CropStream(pictures, 64, seed=3), 6))
-    rest = list(islice(CropStream(pictures, 64, seed=3, start=4), 2))
+    whole = list(islice(CropStream(pictures, Cropping(64), seed=3), 6))
+    rest = list(islice(CropStream(pictures, Cropping(64), seed=3, share=Share(2, start=2)), 2))
     assert all(torch.equal(a, b) for a, b in zip(whole[4:], rest, strict=True))
     assert whole[0].shape == (3, 64, 64) and whole[0].min() >= -1 and whole[0].max() <= 1
 
 
 def test_excluded_pictures_are_never_seen(photographs: Path) -> None:
-    stream = CropStream(open_pictures(str(photographs)), 64, 0, exclude=frozenset({"0.png", "2.png"}))
+    stream = CropStream(open_pictures(str(photographs)), Cropping(64), 0, exclude=frozenset({"0.png", "2.png"}))
     assert len(stream.indices) == 2
     with pytest.raises(ValueError, match="excluded"):
         names = frozenset(f"{i}.png" for i in range(4))
-        CropStream(open_pictures(str(photographs)), 64, 0, exclude=names)
+        CropStream(open_pictures(str(photographs)), Cropping(64), 0, exclude=names)
 
 
 def test_held_out_and_excluded_lists_do_not_overlap() -> None:
@@ -193,7 +193,7 @@ def test_the_exact_model_codes_in_training_as_in_files(tiny_folder: Path, photog
     model = load_model(str(tiny_folder), freeze=DECIDES_SYMBOLS)
     crops = _crops(photographs, 3)
     quality = torch.tensor([100.0, 0.0, -1.0])
-    rebuilt, bpp, _ = model(crops, quality)
+    rebuilt, bpp, *_ = model(crops, quality)
     pipe = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float32)
     for i, options in enumerate(({"quality": 100}, {"quality": 0}, {"z_only": True})):
         picture = ((crops[i].permute(1, 2, 0) + 1) * 127.5).round().to(torch.uint8).numpy()
@@ -286,7 +286,7 @@ def test_weights_learn_on_the_grid_of_the_exact_path(tiny_config: Path, photogra
     for exact in (False, True):
         model.exact_weights = exact
         model.zero_grad()
-        _, bpp, _ = model(crops, torch.tensor([50.0, 90.0]))
+        _, bpp, *_ = model(crops, torch.tensor([50.0, 90.0]))
         bpp.mean().backward()
         assert layer.weight.grad is not None and layer.weight.grad.abs().sum() > 0
     assert torch.equal(layer.weight, before)

@@ -4,33 +4,45 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from .config import TrainConfig, load_config
+from ..errors import OneDCError
+from .config import ALIASES, TrainConfig, load_config
 
 __all__ = ["main", "make_parser"]
+
+_KINDS: dict[str, Any] = {"int": int, "float": float, "str": str}
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The argument parser, made from the fields of `TrainConfig`."""
     parser = argparse.ArgumentParser(
         prog="onedc train",
-        description="Train a OneDC model (stage 1). Settings come from --config; arguments override them.",
+        description="Train a OneDC model. Settings come from --config; arguments override them.",
         epilog=TrainConfig.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", default="box-stage1", help="a config of the package or a JSON file")
+    parser.add_argument(
+        "--config", default="box-stage1", help="a config of the package, a JSON file, or org/repo/path.json on the Hub"
+    )
     for field in dataclasses.fields(TrainConfig):
+        names = [f"--{field.name}", *([f"--{ALIASES[field.name]}"] if field.name in ALIASES else [])]
         kind = str(field.type)
-        if kind.startswith("list"):
-            parser.add_argument(f"--{field.name}", nargs="*", default=None, metavar="NAME")
-        elif kind == "bool":
-            parser.add_argument(f"--{field.name}", action=argparse.BooleanOptionalAction, default=None)
+        options: dict[str, Any] = {"default": None, "dest": field.name}
+        if kind == "bool":
+            options["action"] = argparse.BooleanOptionalAction
+        elif kind.startswith("list"):
+            options |= {"nargs": "*", "type": _KINDS[kind[5:-1]], "metavar": kind[5:-1].upper()}
+        elif kind.startswith("dict"):
+            options |= {"type": json.loads, "metavar": "JSON"}
         else:
-            types = {"int": int, "float": float, "str": str}
-            parser.add_argument(f"--{field.name}", type=types[kind], default=None, metavar=kind.upper())
+            options |= {"type": _KINDS[kind], "metavar": kind.upper()}
+        parser.add_argument(*names, **options)
     return parser
 
 
@@ -41,13 +53,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = arguments.pop("config")
     try:
         config = load_config(name, {key: value for key, value in arguments.items() if value is not None})
-        from .stage1 import train  # torch only once the arguments are right
-
+        if config.hub_token and "wandb" in config.report_to:
+            raise ValueError(
+                "wandb would record the token with the arguments: log in with `hf auth login`, without --hub_token."
+            )
+        # torch only once the arguments are right
+        if config.stage == 1:
+            from .stage1 import train
+        else:
+            from .stage2 import train
         folder = train(config)
-    except (ValueError, FileNotFoundError, ImportError) as error:
+    except (ValueError, FileNotFoundError, ImportError, OneDCError) as error:
         print(f"onedc train: {error}", file=sys.stderr)
         return 2
-    print(f"Trained pipeline: {folder}")
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"Trained pipeline: {folder}")
     return 0
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import DDPMScheduler
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 
+from ..errors import ModelError
 from ..models import OneDCAutoencoder, OneDCCodec, OneDCCodecConfig, OneDCGenerator, OneDCGeneratorConfig
+from ..models.patch_attention import attend_in_patches
 from ..pipeline import OneDCPipeline
 from .config import model_settings
-from .model import TrainableOneDC
+from .model import TrainableOneDC, TrainableVAE
 
 # Prefixes of what decides symbols, given a picture.
 DECIDES_SYMBOLS = ("codec.entropy", "codec.enc", "codec.hyper_enc", "gain_anchors", "vae.encoder")
@@ -20,18 +23,68 @@ __all__ = ["DECIDES_SYMBOLS", "load_model", "make_model", "save_pipeline"]
 
 
 def make_model(name: str, rate_estimate: str = "straight_through") -> TrainableOneDC:
-    """A model with random weights from a model config of the package."""
+    """A model with random weights from a model config of the package, but for parts that the config loads.
+
+    A config may name pretrained parts, as the paper's model starts from Stable Diffusion's:
+    `"pretrained": {"unet": {"repository", "subfolder"}, "vae": {"repository", "subfolder"}}`. Of the U-Net everything
+    is taken that fits; its input convolution stays random, since it sees other channels.
+
+    Raises:
+        ModelError: if a pretrained part cannot be loaded or does not fit.
+    """
     settings = model_settings(name)
-    return TrainableOneDC(
-        OneDCCodec(OneDCCodecConfig(**settings["codec"])),
-        OneDCGenerator(OneDCGeneratorConfig(**settings["generator"])),
-        OneDCAutoencoder(**settings["vae"]),
-        DDPMScheduler(**settings["scheduler"]),
-        rate_estimate,
-    )
+    pretrained: dict[str, dict[str, str]] = settings.get("pretrained", {})
+    codec = OneDCCodec(OneDCCodecConfig(**settings["codec"]))
+    generator = OneDCGenerator(OneDCGeneratorConfig(**settings["generator"]))
+    vae: TrainableVAE
+    if "vae" in pretrained:
+        vae = _load_part(AutoencoderKL, pretrained["vae"])
+    elif settings["vae"].get("_class_name") == "AutoencoderKL":
+        vae = AutoencoderKL(**{key: value for key, value in settings["vae"].items() if key != "_class_name"})
+    else:
+        vae = OneDCAutoencoder(**settings["vae"])
+    if isinstance(vae, AutoencoderKL):
+        attend_in_patches(vae, codec.config.vae_attention_patch)
+    if "unet" in pretrained:
+        _take_unet(generator, _load_part(UNet2DConditionModel, pretrained["unet"]))
+    return TrainableOneDC(codec, generator, vae, DDPMScheduler(**settings["scheduler"]), rate_estimate)
 
 
-def load_model(source: str, rate_estimate: str = "straight_through", freeze: Sequence[str] = ()) -> TrainableOneDC:
+def _load_part(kind: Any, place: dict[str, str]) -> Any:
+    try:
+        return kind.from_pretrained(
+            place["repository"],
+            subfolder=place.get("subfolder"),
+            revision=place.get("revision"),
+            use_safetensors=True,
+            dtype=torch.float32,
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"The pretrained {kind.__name__} of this model config could not be loaded from {place}: {error}"
+        ) from error
+
+
+def _take_unet(generator: OneDCGenerator, source: UNet2DConditionModel) -> None:
+    """Copies a diffusion U-Net's weights into the generator, all but `conv_in`."""
+    weights = {name: tensor for name, tensor in source.state_dict().items() if not name.startswith("conv_in.")}
+    own = {name for name in generator.unet.state_dict() if not name.startswith("conv_in.")}
+    strange = sorted(own ^ set(weights)) or [
+        name for name, tensor in weights.items() if tensor.shape != generator.unet.state_dict()[name].shape
+    ]
+    if strange:
+        raise ModelError(f"The pretrained U-Net does not fit the generator's config: {', '.join(strange[:5])} ...")
+    generator.unet.load_state_dict(weights, strict=False)
+
+
+def load_model(
+    source: str,
+    rate_estimate: str = "straight_through",
+    freeze: Sequence[str] = (),
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+) -> TrainableOneDC:
     """The components of a saved pipeline, in float32, ready to train.
 
     An exact entropy model stays as it is, and with it every file's identity, if `freeze` covers everything that decides
@@ -41,8 +94,11 @@ def load_model(source: str, rate_estimate: str = "straight_through", freeze: Seq
         source (`str`): folder or Hub id; empty: the model in the box.
         rate_estimate (`str`): see `TrainableOneDC`.
         freeze (`Sequence[str]`): prefixes of parameters that will not learn.
+        revision (`str`, *optional*): of the pipeline.
+        variant (`str`, *optional*): of the pipeline's files.
     """
-    pipe = OneDCPipeline.from_pretrained(source or None, dtype=torch.float32)
+    options = {key: value for key, value in {"revision": revision, "variant": variant}.items() if value}
+    pipe = OneDCPipeline.from_pretrained(source or None, dtype=torch.float32, **options)
     if not all(part.startswith(tuple(freeze)) for part in DECIDES_SYMBOLS):
         pipe.codec.make_float()
     return TrainableOneDC(pipe.codec, pipe.generator, pipe.vae, pipe.scheduler, rate_estimate)
@@ -56,6 +112,9 @@ def save_pipeline(model: TrainableOneDC, folder: str | Path, *, variant: str | N
     """
     model.write_gains()
     model.codec.config.model_id = model.codec.entropy.digest().hex()
-    pipe = OneDCPipeline(model.vae, model.codec, model.generator, model.scheduler)
+    training = {name: module.training for name, module in model.named_children()}
+    pipe = OneDCPipeline(model.vae, model.codec, model.generator, model.scheduler)  # switches them to evaluation
     pipe.save_pretrained(folder, variant=variant)
+    for name, was in training.items():
+        getattr(model, name).train(was)
     return pipe

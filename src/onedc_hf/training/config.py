@@ -9,33 +9,61 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-__all__ = ["TrainConfig", "load_config", "model_settings"]
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+__all__ = ["ALIASES", "TrainConfig", "load_config", "model_settings", "package_file"]
+
+# Names of diffusers' training scripts for settings that have a name of their own here.
+ALIASES = {"init_from": "pretrained_model_name_or_path"}
+_MIXED_PRECISIONS = ("no", "fp16", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Settings of a stage-1 run (paper, section 3.3). Argument names follow diffusers' training scripts.
+    """Settings of a run (paper, section 3.3). Argument names follow diffusers' training scripts.
 
-    Model and data:
-        model (`str`): name of a model config in the package (`box-model`), used when nothing is loaded.
+    Model:
+        stage (`int`): 1: the whole model; 2: the generator alone, codec frozen (distribution matching, adversaries).
+        model (`str`): model config of the package (`box-model`, `sd15-model`) or JSON file, used when nothing is
+            loaded.
         init_from (`str`): folder or Hub id of a pipeline to start from: weights only, fresh optimiser, short warm-up.
-        train_data_dir, dataset_name, dataset_revision, image_column (`str`): where pictures come from.
+        revision, variant (`str`): of that pipeline.
+        freeze (`list[str]`): prefixes of parameters that do not learn (`codec.enc`, `vae.encoder`, ...).
+        train_lora (`bool`): of the generator's U-Net only a LoRA learns (peft), which is saved beside the pipeline.
+        rank, lora_alpha, lora_targets: of the adapter; no targets: those of the paper.
+        lora_train_also (`list[str]`): parts of the generator that learn whole beside the adapter.
+
+    Data:
+        train_data_dir (`str`): a folder of pictures; or
+        dataset_name, dataset_config_name, dataset_revision, dataset_split, image_column, caption_column, cache_dir: a
+            data set of the Hub.
+        streaming (`bool`): read the data set over the network while training, without storing it.
         exclude (`list[str]`): files (package data or paths) of picture names to leave out, one a line.
         max_train_samples (`int`): 0: all.
         resolution (`int`): side of a crop in pixels, a multiple of 64.
+        smallest_scale (`float`): pictures are reduced by a factor drawn from [smallest_scale, 1] before cropping.
+        center_crop, random_flip, image_interpolation_mode, dataloader_num_workers: as in diffusers' scripts.
 
     Run:
-        output_dir, seed, train_batch_size, max_train_steps, gradient_accumulation_steps, mixed_precision,
-        checkpointing_steps, checkpoints_total_limit, resume_from_checkpoint, validation_steps, report_to: as in
-        diffusers' scripts.
+        output_dir, logging_dir, seed, train_batch_size, num_train_epochs, max_train_steps, gradient_accumulation_steps,
+        gradient_checkpointing, mixed_precision, allow_tf32, checkpointing_steps, checkpoints_total_limit,
+        resume_from_checkpoint, tracker_project_name: as in diffusers' scripts. `num_train_epochs` above 0 takes the
+            place of `max_train_steps`.
+        report_to (`list[str]`): trackers (`tensorboard`, `trackio`, `wandb`), `all` or `none`.
+        logging_steps (`int`): between two lines of `log.jsonl`, which is written whatever `report_to` says.
         num_threads (`int`): CPU threads of this process; 0 leaves torch's own choice.
+        validation_images (`list[str]`): picture files or folders; empty: no validation.
+        validation_steps (`int`): between two validations; 0: only at the end.
+        validation_bpp (`list[float]`): rates at which real files are written, beside z-only.
+        push_to_hub, hub_model_id, hub_token, hub_private_repo: publish the result.
 
     Optimiser:
-        learning_rate, lr_scheduler, lr_warmup_steps, adam_beta1, adam_beta2, adam_weight_decay, max_grad_norm.
+        learning_rate, scale_lr, lr_scheduler, lr_warmup_steps, adam_beta1, adam_beta2, adam_epsilon,
+        adam_weight_decay, max_grad_norm: as in diffusers' scripts.
         ema_decay (`float`): of the averaged weights, which are the ones that are saved; 0 switches it off.
-        freeze (`list[str]`): prefixes of parameters that do not learn (`codec.enc`, `vae.encoder`, ...).
 
-    Objective: L1 + balanced losses + lambda(quality) x bpp:
+    Objective of stage 1: L1 + losses + lambda(quality) x bpp + distillation:
         lambda_low, lambda_high (`float`): lambda at quality 0 and at quality 100; geometric in between.
         lambda_ramp_steps (`int`): lambda grows from near zero by the square of step / lambda_ramp_steps.
         z_only_share (`float`): share of crops of which only `z` is sent.
@@ -44,48 +72,95 @@ class TrainConfig:
         exact_weights (`bool`): train the entropy model with weights on the exact path's grid (straight_through.py): for
             the last stretch before a release. Post-training quantisation costs 0.1 % of bytes, so there is little to
             win.
-        ms_ssim_weight, grid_weight, feature_weight, adversary_weight (`float`): strength against the pixel loss, as a
-            ratio of gradient norms at the picture; 0 switches a loss off.
+        distillation_weight (`float`): of cross-entropy + 0.01 x codebook distance (0.001 in the paper); 0: none.
+        tokenizer (`str`): whose codes are distilled: `box`, a folder or file, or a Hub id (training/tokenizers.py).
+        predictor (`dict`): settings of the code predictor (training/code_predictor.py).
+
+    Losses on pictures, of both stages:
+        balance_losses (`bool`): weights are ratios of gradient norms at the picture against the pixel loss; otherwise
+            they multiply the losses, as in the paper.
+        pixel_weight, ms_ssim_weight, grid_weight, feature_weight, lpips_weight, dists_weight, adversary_weight
+            (`float`): strengths; 0 switches a loss off. `pixel_weight` counts only where losses are not balanced.
         feature_network (`str`): `lite1` or `lite2`.
+        vgg_weights, lpips_heads, dists_weights (`str`): files of LPIPS and DISTS (training/perceptual.py).
         adversary_learning_rate (`float`), adversary_every (`int`): the discriminators' rate and how many steps apart
             they learn.
         adversary_warmup_steps (`int`): steps at the start in which only the discriminators learn, so that new ones do
             not mislead a model that is good already (`init_from`).
+
+    Objective of stage 2 (spec section 8 of the paper's recipe):
+        teacher (`str`): folder or Hub id of the diffusion model whose scores guide the generator; empty: none.
+        matching_weight, latent_gan_weight (`float`): of distribution matching and of the GAN on the fake network.
+        guidance_scale (`float`): of the real scores; 1: none.
+        generator_every (`int`): iterations of the guidance for each update of the generator.
+        guidance_learning_rate (`float`): of the fake network and its GAN head.
     """
 
+    stage: int = 1
     model: str = "box-model"
     init_from: str = ""
+    revision: str = ""
+    variant: str = ""
+    freeze: list[str] = dataclasses.field(default_factory=list)
+    train_lora: bool = False
+    rank: int = 64
+    lora_alpha: float = 8.0
+    lora_targets: list[str] = dataclasses.field(default_factory=list)
+    lora_train_also: list[str] = dataclasses.field(default_factory=list)
+
     train_data_dir: str = ""
     dataset_name: str = ""
+    dataset_config_name: str = ""
     dataset_revision: str = ""
+    dataset_split: str = "train"
     image_column: str = "image"
+    caption_column: str = ""
+    cache_dir: str = ""
+    streaming: bool = False
     exclude: list[str] = dataclasses.field(default_factory=list)
     max_train_samples: int = 0
     resolution: int = 128
     smallest_scale: float = 0.5
+    center_crop: bool = False
+    random_flip: bool = True
+    image_interpolation_mode: str = "lanczos"
+    dataloader_num_workers: int = 0
 
     output_dir: str = "onedc-stage1"
+    logging_dir: str = "logs"
     seed: int = 0
     train_batch_size: int = 8
+    num_train_epochs: int = 0
     max_train_steps: int = 100_000
     gradient_accumulation_steps: int = 1
+    gradient_checkpointing: bool = False
     mixed_precision: str = "no"
+    allow_tf32: bool = False
     checkpointing_steps: int = 1000
     checkpoints_total_limit: int = 2
     resume_from_checkpoint: str = ""
     logging_steps: int = 50
-    report_to: str = "none"
+    report_to: list[str] = dataclasses.field(default_factory=lambda: ["none"])
+    tracker_project_name: str = "onedc"
     num_threads: int = 0
+    validation_images: list[str] = dataclasses.field(default_factory=list)
+    validation_steps: int = 0
+    validation_bpp: list[float] = dataclasses.field(default_factory=lambda: [0.03, 0.1])
+    push_to_hub: bool = False
+    hub_model_id: str = ""
+    hub_token: str = ""
+    hub_private_repo: bool = False
 
     learning_rate: float = 5e-4
+    scale_lr: bool = False
     lr_scheduler: str = "constant_with_warmup"
     lr_warmup_steps: int = 200
     adam_beta1: float = 0.9
     adam_beta2: float = 0.98
+    adam_epsilon: float = 1e-8
     adam_weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     ema_decay: float = 0.999
-    freeze: list[str] = dataclasses.field(default_factory=list)
 
     lambda_low: float = 3.0
     lambda_high: float = 0.06
@@ -94,31 +169,68 @@ class TrainConfig:
     z_range_weight: float = 0.02
     rate_estimate: str = "straight_through"
     exact_weights: bool = False
+    distillation_weight: float = 0.0
+    tokenizer: str = "box"
+    predictor: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    balance_losses: bool = True
+    pixel_weight: float = 1.0
     ms_ssim_weight: float = 0.5
     grid_weight: float = 0.0
     feature_weight: float = 0.5
     feature_network: str = "lite1"
+    lpips_weight: float = 0.0
+    dists_weight: float = 0.0
+    vgg_weights: str = ""
+    lpips_heads: str = ""
+    dists_weights: str = ""
     adversary_weight: float = 0.0
     adversary_learning_rate: float = 2e-4
     adversary_every: int = 2
     adversary_warmup_steps: int = 0
 
+    teacher: str = ""
+    matching_weight: float = 1.0
+    latent_gan_weight: float = 1e-3
+    guidance_scale: float = 1.75
+    generator_every: int = 10
+    guidance_learning_rate: float = 1e-4
+
     def __post_init__(self) -> None:
+        if self.stage not in (1, 2):
+            raise ValueError(f"`stage` must be 1 or 2; got {self.stage}.")
+        if self.stage == 2 and not self.init_from:
+            raise ValueError("Stage 2 goes on from a model of stage 1: give its folder or Hub id as `init_from`.")
         if self.resolution <= 0 or self.resolution % 64:
             raise ValueError(f"`resolution` must be a positive multiple of 64; got {self.resolution}.")
         if bool(self.train_data_dir) == bool(self.dataset_name):
             raise ValueError("Give either `train_data_dir` (a folder of pictures) or `dataset_name` (a Hub data set).")
+        if self.streaming and not self.dataset_name:
+            raise ValueError("`streaming` is for data sets of the Hub (`dataset_name`); a folder is read as it is.")
+        if self.streaming and self.dataloader_num_workers:
+            raise ValueError("A streamed data set is read by the training process: leave `dataloader_num_workers` 0.")
         if not 0 <= self.z_only_share < 1:
             raise ValueError(f"`z_only_share` must lie in [0, 1); got {self.z_only_share}.")
         if min(self.lambda_low, self.lambda_high) <= 0:
             raise ValueError("`lambda_low` and `lambda_high` must be above 0.")
-        for name in ("train_batch_size", "max_train_steps", "gradient_accumulation_steps", "checkpointing_steps"):
+        if self.mixed_precision not in _MIXED_PRECISIONS:
+            raise ValueError(f"`mixed_precision` is one of {', '.join(_MIXED_PRECISIONS)}; got {self.mixed_precision}.")
+        for name in (
+            "train_batch_size",
+            "max_train_steps",
+            "gradient_accumulation_steps",
+            "checkpointing_steps",
+            "checkpoints_total_limit",
+            "logging_steps",
+            "rank",
+            "generator_every",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
 
     def to_json(self) -> str:
-        """The record as JSON, as it is kept beside the weights."""
-        return json.dumps(dataclasses.asdict(self), indent=2)
+        """The record as JSON, as it is kept beside the weights; without the token."""
+        return json.dumps(dataclasses.asdict(dataclasses.replace(self, hub_token="")), indent=2)
 
 
 def package_file(name: str) -> Path | None:
@@ -127,14 +239,29 @@ def package_file(name: str) -> Path | None:
     return path if path.is_file() else None
 
 
+def _hub_file(name: str) -> Path | None:
+    """A file of a Hub repository, named `org/repo/path/in/repo.json`; None if the name is not of that kind."""
+    parts = name.split("/", 2)
+    if len(parts) < 3 or not name.endswith(".json"):
+        return None
+    try:
+        return Path(hf_hub_download("/".join(parts[:2]), parts[2]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        raise ValueError(f"No config {name!r} on the Hub: {error}") from error
+
+
 def load_config(name: str, overrides: dict[str, Any]) -> TrainConfig:
-    """Reads a named config of the package, or a JSON file, and applies overrides.
+    """Reads a config and applies overrides.
+
+    Args:
+        name (`str`): of a config of the package (`box-stage1`), a JSON file, or `org/repo/path.json` on the Hub.
+        overrides (`dict`): settings that go before the config's.
 
     Raises:
         ValueError: for an unknown name or an unknown setting, naming it.
     """
-    path = package_file(f"{name}.json") or Path(name)
-    if not path.is_file():
+    path = package_file(f"{name}.json") or (Path(name) if Path(name).is_file() else _hub_file(name))
+    if path is None:
         known = sorted(p.stem for p in Path(str(resources.files(__package__) / "configs")).glob("*stage*.json"))
         raise ValueError(f"No config {name!r}: neither a file nor one of {', '.join(known)}.")
     values = json.loads(path.read_text(encoding="utf-8")) | overrides

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..pictures import load_picture
+from .config import TrainConfig, package_file
 
-__all__ = ["CropStream", "open_pictures", "read_names"]
+__all__ = ["CropStream", "Cropping", "Share", "StreamedCrops", "crop_batches", "open_pictures", "read_names"]
+
+_SHUFFLE_BUFFER = 200  # pictures of a streamed data set among which the next one is drawn
 
 
 def read_names(path: str | Path) -> frozenset[str]:
@@ -28,54 +32,150 @@ def read_names(path: str | Path) -> frozenset[str]:
 
 
 def open_pictures(
-    source: str, *, split: str = "train", image_column: str = "image", revision: str | None = None, limit: int = 0
+    source: str,
+    *,
+    split: str = "train",
+    image_column: str = "image",
+    caption_column: str = "",
+    name: str | None = None,
+    revision: str | None = None,
+    cache_dir: str | None = None,
+    streaming: bool = False,
+    limit: int = 0,
 ) -> Any:
-    """A `datasets.Dataset` of undecoded pictures from a local folder or the Hub.
+    """A `datasets.Dataset` (or `IterableDataset`) of undecoded pictures from a local folder or the Hub.
 
     Args:
         source (`str`): an existing folder of pictures (sub-folders included), or a data set's Hub id.
         split (`str`, *optional*): of the Hub data set.
         image_column (`str`, *optional*): of the Hub data set.
+        name (`str`, *optional*): configuration of the Hub data set.
         revision (`str`, *optional*): of the Hub data set.
+        caption_column (`str`, *optional*): a column of texts to keep, as `caption`; a folder may have one by a
+            `metadata.jsonl`, as `datasets` describes it.
+        cache_dir (`str`, *optional*): where `datasets` keeps what it downloads.
+        streaming (`bool`, *optional*): read a Hub data set while it is used, without storing it.
         limit (`int`, *optional*): keep this many pictures; 0 keeps all.
 
     Returns:
-        `datasets.Dataset`: with one column `image` of `{"bytes", "path"}`.
+        `datasets.Dataset`: with a column `image` of `{"bytes", "path"}` and, if asked for, `caption`.
 
     Raises:
-        ValueError: if the column is missing or there is no picture.
+        ValueError: if a column is missing or there is no picture.
     """
     import datasets
 
     if Path(source).is_dir():
-        data = datasets.load_dataset("imagefolder", data_dir=source, split="train", drop_labels=True)
+        data = datasets.load_dataset(
+            "imagefolder", data_dir=source, split="train", drop_labels=True, cache_dir=cache_dir
+        )
         image_column = "image"
     else:
-        data = datasets.load_dataset(source, split=split, revision=revision)
-    if image_column not in data.column_names:
-        raise ValueError(f"{source!r} has no column {image_column!r}; it has {data.column_names}.")
-    data = data.select_columns([image_column]).rename_columns(
-        {image_column: "image"} if image_column != "image" else {}
-    )
+        data = datasets.load_dataset(
+            source, name, split=split, revision=revision, cache_dir=cache_dir, streaming=streaming
+        )
+    wanted = {image_column: "image"} | ({caption_column: "caption"} if caption_column else {})
+    missing = [column for column in wanted if column not in (data.column_names or wanted)]
+    if missing:
+        raise ValueError(f"{source!r} has no column {missing[0]!r}; it has {data.column_names}.")
+    data = data.select_columns(list(wanted))
+    data = data.rename_columns({old: new for old, new in wanted.items() if old != new})
     data = data.cast_column("image", datasets.Image(decode=False))
     if limit:
-        data = data.select(range(min(limit, len(data))))
-    if not len(data):
+        data = data.take(limit) if streaming else data.select(range(min(limit, len(data))))
+    if not streaming and not len(data):
         raise ValueError(f"{source!r} holds no picture.")
     return data
+
+
+def _decode(record: dict[str, Any]) -> np.ndarray:
+    return load_picture(Image.open(io.BytesIO(record["bytes"])) if record["bytes"] else record["path"])
+
+
+@dataclass(frozen=True)
+class Cropping:
+    """How a crop is taken from a picture: reduced by a random factor, so that fine and coarse structure are both seen.
+
+    Args:
+        resolution (`int`): side S of a crop in pixels, a multiple of 64.
+        smallest_scale (`float`): pictures are reduced by a factor drawn from [smallest_scale, 1].
+        center (`bool`): crops lie in the middle, at the smallest reduction that fits: nothing is drawn.
+        flip (`bool`): half of the crops are mirrored.
+        interpolation (`str`): of Pillow's `Resampling`, in any case.
+    """
+
+    resolution: int
+    smallest_scale: float = 0.5
+    center: bool = False
+    flip: bool = True
+    interpolation: str = "lanczos"
+
+    def __post_init__(self) -> None:
+        if self.resolution <= 0 or self.resolution % 64:
+            raise ValueError(f"`resolution` must be a multiple of 64; got {self.resolution}.")
+        names = [one.name.lower() for one in Image.Resampling]
+        if self.interpolation.lower() not in names:
+            raise ValueError(f"`image_interpolation_mode` is one of {', '.join(names)}; got {self.interpolation!r}.")
+
+    def __call__(self, pixels: np.ndarray, rng: np.random.Generator) -> Tensor:
+        """A crop `[3, S, S]` in [-1, 1] of a picture, uint8 `[H, W, 3]`; pictures that are too small are enlarged."""
+        height, width, _ = pixels.shape
+        shorter = min(height, width)
+        scale = max(1.0 if self.center else rng.uniform(self.smallest_scale, 1.0), self.resolution / shorter)
+        side = min(round(self.resolution / scale), height, width)  # side of the region that becomes the crop
+        if self.center:
+            side = shorter
+            top, left = (height - side) // 2, (width - side) // 2
+        else:
+            top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+        region = pixels[top : top + side, left : left + side]
+        if side != self.resolution:
+            size = (self.resolution, self.resolution)
+            method = Image.Resampling[self.interpolation.upper()]
+            region = np.asarray(Image.fromarray(region).resize(size, method))
+        if self.flip and rng.random() < 0.5:
+            region = region[:, ::-1]
+        return torch.from_numpy(region.copy()).permute(2, 0, 1).float() / 127.5 - 1
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which crops of the stream are this process's: `batch` of every `batch x processes`, after `start` such rounds.
+
+    Two processes with half the batch see together, step by step, what one process with the whole batch sees.
+
+    Args:
+        batch (`int`): crops of a round for each process.
+        rank, processes (`int`): this process, and how many there are.
+        start (`int`): rounds to skip, for a run that continues.
+    """
+
+    batch: int = 1
+    rank: int = 0
+    processes: int = 1
+    start: int = 0
+
+    def positions(self) -> Iterator[int]:
+        """Positions in the stream, endless; a worker of a `DataLoader` takes every n-th round."""
+        worker = get_worker_info()
+        first, every = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        turn = self.start + first
+        while True:
+            begin = (turn * self.processes + self.rank) * self.batch
+            yield from range(begin, begin + self.batch)
+            turn += every
 
 
 class CropStream(IterableDataset):
     """An endless stream of random crops; reproducible for a seed and a position in the stream.
 
-    Each crop is taken from a picture reduced by a random factor, so that fine and coarse structure are both seen.
+    Yields crops, or with captions `{"pixels", "caption"}`.
 
     Args:
-        pictures: a data set from `open_pictures`.
-        resolution (`int`): side S of a crop in pixels, a multiple of 64.
-        seed (`int`): the stream's seed; ranks of a multi-process run take different ones.
-        smallest_scale (`float`): pictures are reduced by a factor drawn from [smallest_scale, 1].
-        start (`int`): number of crops to skip, for a run that continues.
+        pictures: a data set from `open_pictures`, not a streamed one.
+        cropping (`Cropping`): how crops are taken.
+        seed (`int`): the stream's seed, the same in every process.
+        share (`Share`): which of the crops.
         exclude (`frozenset[str]`): file names left out.
         cache (`bool`): keep decoded pictures in memory (about 1.2 MB for a 768x512 one).
     """
@@ -83,53 +183,115 @@ class CropStream(IterableDataset):
     def __init__(
         self,
         pictures: Any,
-        resolution: int,
+        cropping: Cropping,
         seed: int,
         *,
-        smallest_scale: float = 0.5,
-        start: int = 0,
+        share: Share | None = None,
         exclude: frozenset[str] = frozenset(),
         cache: bool = True,
     ):
         super().__init__()
-        if resolution % 64:
-            raise ValueError(f"`resolution` must be a multiple of 64; got {resolution}.")
         names = [Path(row["path"] or "").name for row in pictures["image"]] if exclude else []
         kept = [i for i, name in enumerate(names) if name not in exclude] if exclude else range(len(pictures))
         self.pictures, self.indices = pictures, list(kept)
         if not self.indices:
             raise ValueError("Every picture is excluded; nothing is left to train on.")
-        self.resolution, self.seed, self.start = resolution, seed, start
-        self.smallest_scale = smallest_scale
+        self.cropping, self.seed, self.share = cropping, seed, share or Share()
         self._cache: dict[int, np.ndarray] | None = {} if cache else None
+        self._captions = "caption" in pictures.column_names
 
     def _pixels(self, index: int) -> np.ndarray:
         if self._cache is not None and index in self._cache:
             return self._cache[index]
-        record = self.pictures[index]["image"]
-        source = Image.open(io.BytesIO(record["bytes"])) if record["bytes"] else record["path"]
-        pixels = load_picture(source)
+        pixels = _decode(self.pictures[index]["image"])
         if self._cache is not None:
             self._cache[index] = pixels
         return pixels
 
-    def _crop(self, position: int) -> Tensor:
-        rng = np.random.default_rng([self.seed, position])
-        pixels = self._pixels(self.indices[rng.integers(len(self.indices))])
-        height, width, _ = pixels.shape
-        scale = max(rng.uniform(self.smallest_scale, 1.0), self.resolution / min(height, width))
-        side = min(round(self.resolution / scale), height, width)  # side of the region that becomes the crop
-        top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
-        region = pixels[top : top + side, left : left + side]
-        if side != self.resolution:
-            size = (self.resolution, self.resolution)
-            region = np.asarray(Image.fromarray(region).resize(size, Image.Resampling.LANCZOS))
-        if rng.random() < 0.5:
-            region = region[:, ::-1]
-        return torch.from_numpy(region.copy()).permute(2, 0, 1).float() / 127.5 - 1  # [3, S, S] in [-1, 1]
+    def __iter__(self) -> Iterator[Any]:
+        for position in self.share.positions():
+            rng = np.random.default_rng([self.seed, position])
+            index = self.indices[rng.integers(len(self.indices))]
+            crop = self.cropping(self._pixels(index), rng)
+            yield {"pixels": crop, "caption": self.pictures[index]["caption"]} if self._captions else crop
 
-    def __iter__(self) -> Iterator[Tensor]:
-        position = self.start
+
+class StreamedCrops(IterableDataset):
+    """An endless stream of random crops from a data set that is read over the network, one from each picture.
+
+    Every process reads its own part. A run that continues skips what it has seen, which reads it again.
+
+    Args:
+        pictures: a streamed data set from `open_pictures`.
+        cropping (`Cropping`): how crops are taken.
+        seed (`int`): of order and crops.
+        share (`Share`): which of the crops.
+        exclude (`frozenset[str]`): file names left out.
+    """
+
+    def __init__(
+        self,
+        pictures: Any,
+        cropping: Cropping,
+        seed: int,
+        *,
+        share: Share | None = None,
+        exclude: frozenset[str] = frozenset(),
+    ):
+        super().__init__()
+        from datasets.distributed import split_dataset_by_node
+
+        self.share, self.cropping, self.seed, self.exclude = share or Share(), cropping, seed, exclude
+        shuffled = pictures.shuffle(seed=seed, buffer_size=_SHUFFLE_BUFFER)
+        self.pictures = split_dataset_by_node(shuffled, rank=self.share.rank, world_size=self.share.processes)
+
+    def __iter__(self) -> Iterator[Any]:
+        position, epoch, skip = 0, 0, self.share.start * self.share.batch
         while True:
-            yield self._crop(position)
-            position += 1
+            self.pictures.set_epoch(epoch)
+            found = 0
+            for record in self.pictures:
+                if Path(record["image"]["path"] or "").name in self.exclude:
+                    continue
+                found += 1
+                position += 1
+                if position <= skip:
+                    continue
+                rng = np.random.default_rng([self.seed, self.share.rank, position])
+                crop = self.cropping(_decode(record["image"]), rng)
+                yield {"pixels": crop, "caption": record["caption"]} if "caption" in record else crop
+            if not found:
+                raise ValueError("The streamed data set gave this process no picture.")
+            epoch += 1
+
+
+def crop_batches(config: TrainConfig, share: Share) -> DataLoader[Any]:
+    """Endless batches of crops `[B, 3, S, S]` in [-1, 1] (or `{"pixels", "caption"}`) of a run's data.
+
+    Raises:
+        ValueError: if there is nothing to train on.
+    """
+    pictures = open_pictures(
+        config.train_data_dir or config.dataset_name,
+        split=config.dataset_split,
+        image_column=config.image_column,
+        caption_column=config.caption_column,
+        name=config.dataset_config_name or None,
+        revision=config.dataset_revision or None,
+        cache_dir=config.cache_dir or None,
+        streaming=config.streaming,
+        limit=config.max_train_samples,
+    )
+    exclude: frozenset[str] = frozenset()
+    for name in config.exclude:
+        exclude |= read_names(package_file(name) or name)
+    cropping = Cropping(
+        config.resolution,
+        config.smallest_scale,
+        config.center_crop,
+        config.random_flip,
+        config.image_interpolation_mode,
+    )
+    kind = StreamedCrops if config.streaming else CropStream
+    stream = kind(pictures, cropping, config.seed, share=share, exclude=exclude)
+    return DataLoader(stream, batch_size=share.batch, num_workers=config.dataloader_num_workers)

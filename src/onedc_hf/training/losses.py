@@ -107,6 +107,9 @@ class BalancedLosses:
         weights (`Mapping[str, float]`): strength of each named loss; those of weight 0 or without one are only logged.
         every (`int`): norms are measured this many steps apart (each costs a backward pass).
         momentum (`float`): of the running norms.
+        balance (`bool`): without it weights simply multiply the losses (paper, section 3.3).
+        pixel_weight (`float`): of L1 where losses are not balanced.
+        reduce (`Callable`): makes of this process's gradient norm that of all processes together.
     """
 
     def __init__(
@@ -115,8 +118,13 @@ class BalancedLosses:
         weights: Mapping[str, float],
         every: int = 25,
         momentum: float = 0.7,
+        *,
+        balance: bool = True,
+        pixel_weight: float = 1.0,
+        reduce: Callable[[float], float] = lambda norm: norm,
     ):
         self.functions, self.every, self.momentum = functions, every, momentum
+        self.balance, self.pixel_weight, self.reduce = balance, pixel_weight, reduce
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
         self.norms: dict[str, float] = {}
         self._calls = 0
@@ -124,7 +132,7 @@ class BalancedLosses:
     def _measure(self, losses: Mapping[str, Tensor], leaf: Tensor) -> None:
         for name in ("pixel", *self.weights):
             (gradient,) = torch.autograd.grad(losses[name], leaf, retain_graph=True)
-            norm = float(gradient.norm())
+            norm = self.reduce(float(gradient.norm()))
             self.norms[name] = self.momentum * self.norms.get(name, norm) + (1 - self.momentum) * norm
 
     def __call__(self, rebuilt: Tensor, original: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -133,12 +141,17 @@ class BalancedLosses:
         losses: dict[str, Tensor] = {"pixel": l1_loss(leaf, original)}
         for function in self.functions:
             losses.update(function(leaf, original))
-        if self._calls % self.every == 0 or not self.weights.keys() <= self.norms.keys():  # a loss may join later
-            self._measure(losses, leaf)
-        self._calls += 1
         total = losses["pixel"]
-        for name, weight in self.weights.items():
-            total = total + losses[name] * (weight * self.norms["pixel"] / max(self.norms[name], 1e-12))
+        if self.balance:
+            if self._calls % self.every == 0 or not self.weights.keys() <= self.norms.keys():  # a loss may join later
+                self._measure(losses, leaf)
+            for name, weight in self.weights.items():
+                total = total + losses[name] * (weight * self.norms["pixel"] / max(self.norms[name], 1e-12))
+        else:
+            total = self.pixel_weight * total
+            for name, weight in self.weights.items():
+                total = total + weight * losses[name]
+        self._calls += 1
         (gradient,) = torch.autograd.grad(total, leaf)
         return gradient, {name: float(loss.detach()) for name, loss in losses.items()}
 

@@ -5,12 +5,14 @@ Shapes: B batch, S side of a crop, N channels of `y`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import torch
-from diffusers import DDPMScheduler
+from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..models import OneDCAutoencoder, OneDCCodec, OneDCGenerator
 from ..models.codec import semantic_tokens
@@ -19,12 +21,34 @@ from ..models.exact import CodingUnit, ExactEntropyModel
 from .rate import SCALE_FLOOR, gaussian_bits, round_through
 from .straight_through import exact_weights
 
-__all__ = ["TrainableOneDC"]
+__all__ = ["Rebuilt", "TrainableOneDC", "TrainableVAE"]
+
+TrainableVAE = AutoencoderKL | AutoencoderTiny | OneDCAutoencoder
 
 _GAIN_ANCHORS = 6
 # Anchors are kept in hundreds of steps of the scale table, so that a usual learning rate moves them at a usual pace.
 _STEPS_PER_UNIT = 100
 _Z_RANGE = 2.0  # beyond it FSQ's tanh is nearly flat
+
+
+class Rebuilt(NamedTuple):
+    """What `TrainableOneDC` makes of a batch of crops.
+
+    Args:
+        picture (`torch.Tensor` of shape `[B, 3, S, S]`): the rebuilt crops, about [-1, 1].
+        bpp (`torch.Tensor` of shape `[B]`): bits per pixel of `y` for each crop.
+        z_excess (`torch.Tensor`): how far `z` lies outside FSQ's range, a scalar to be kept small (beyond the range FSQ
+            passes no gradient).
+        latent (`torch.Tensor` of shape `[B, L, S/8, S/8]`): the generator's clean latent, scaled as the generator sees
+            latents.
+        distilled (`dict`): losses of the semantic distillation, where there is one.
+    """
+
+    picture: Tensor
+    bpp: Tensor
+    z_excess: Tensor
+    latent: Tensor
+    distilled: dict[str, Tensor]
 
 
 class TrainableOneDC(nn.Module):
@@ -38,13 +62,19 @@ class TrainableOneDC(nn.Module):
         rate_estimate (`str`): `noise` (additive uniform, the paper's) or `straight_through` (rounded symbols: a dead
             symbol then costs what it really costs, not the 0.14 bit that noise makes of it).
         exact_weights (`bool`): the entropy model computes with weights on the exact path's grid (straight_through.py).
+
+    Attributes:
+        distillation (`SemanticDistillation`, *optional*): the code predictor on the semantic map; set by stage 1.
+        gradient_checkpointing (`bool`): networks are computed again on the way back instead of being kept.
     """
+
+    distillation: nn.Module | None
 
     def __init__(
         self,
         codec: OneDCCodec,
         generator: OneDCGenerator,
-        vae: OneDCAutoencoder,
+        vae: TrainableVAE,
         scheduler: DDPMScheduler,
         rate_estimate: str = "straight_through",
         exact_weights: bool = False,
@@ -54,6 +84,7 @@ class TrainableOneDC(nn.Module):
         if rate_estimate not in ("noise", "straight_through"):
             raise ValueError(f"`rate_estimate` must be 'noise' or 'straight_through'; got {rate_estimate!r}.")
         self.codec, self.generator, self.vae, self.scheduler = codec, generator, vae, scheduler
+        self.distillation, self.gradient_checkpointing = None, False
         self.rate_estimate = rate_estimate
         steps = codec.entropy.gain_steps.float()  # [R, N]
         positions = torch.linspace(0, len(steps) - 1, _GAIN_ANCHORS).round().long()
@@ -84,28 +115,66 @@ class TrainableOneDC(nn.Module):
             qualities = torch.linspace(0, 100, rows, device=self.gain_anchors.device)
             self.codec.entropy.gain_steps.copy_(self.gain_steps(qualities).round().to(torch.int32))
 
-    def forward(self, pixels: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def enable_gradient_checkpointing(self) -> None:
+        """Keeps only the borders of networks in memory, for about a third more time."""
+        self.gradient_checkpointing = True
+        self.generator.unet.enable_gradient_checkpointing()
+        if not isinstance(self.vae, OneDCAutoencoder):
+            self.vae.enable_gradient_checkpointing()
+
+    def _apart(self, network: Callable[..., Any], *inputs: Tensor) -> Any:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(network, *inputs, use_reentrant=False)
+        return network(*inputs)
+
+    @property
+    def latent_scale(self) -> float:
+        """What latents of the VAE are multiplied by before anything else sees them."""
+        return self.vae.config.scaling_factor  # type: ignore[union-attr]
+
+    def encode_latent(self, pixels: Tensor) -> Tensor:
+        """The VAE's latent of pictures, scaled, `[B, L, S/8, S/8]`: the posterior's mean, where there is a posterior.
+
+        Always in float32, as in the paper: a latent is the finest thing that the model works on.
+        """
+        with torch.autocast(pixels.device.type, enabled=False):
+            encoded: Any = self.vae.encode(pixels.to(self.vae.dtype))
+        latent = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+        return latent * self.latent_scale
+
+    def decode_latent(self, latent: Tensor) -> Tensor:
+        """Pictures `[B, 3, S, S]` of scaled latents, in float32."""
+        with torch.autocast(latent.device.type, enabled=False):
+            decoded: Any = self.vae.decode((latent / self.latent_scale).to(self.vae.dtype))
+        return decoded.sample
+
+    def forward(self, pixels: Tensor, quality: Tensor, tokens: Any = None) -> Rebuilt:
         """Rebuilds crops at given qualities.
 
         Args:
             pixels (`torch.Tensor` of shape `[B, 3, S, S]`): in [-1, 1].
             quality (`torch.Tensor` of shape `[B]`): 0 to 100, or -1 for a crop of which only `z` is sent.
-
-        Returns:
-            `tuple`: rebuilt pictures `[B, 3, S, S]`; bits per pixel of `y` for each crop, `[B]`; and how far `z` lies
-            outside FSQ's range, a scalar to be kept small (beyond the range FSQ passes no gradient).
+            tokens (`Tokens`, *optional*): the tokenizer's view of the crops, for the distillation.
         """
-        codec, factor = self.codec, self.vae.config.scaling_factor
-        y, semantic = codec.enc(pixels, self.vae.encode(pixels).latents * factor)
+        codec = self.codec
+        y, semantic = self._apart(codec.enc, pixels, self._encode(pixels))
         z = codec.hyper_enc(y, semantic)
         excess = (z.abs() - _Z_RANGE).clamp_min(0).square().mean()
         coded = self._code_exactly if isinstance(codec.entropy, ExactEntropyModel) else self._code
-        with exact_weights(codec.entropy) if self.exact_weights else nullcontext():
-            y_hat, seed, bits = coded(y, codec.z_vq(z), quality)
+        gridded = exact_weights(codec.entropy) if self.exact_weights else nullcontext()
+        with gridded, torch.autocast(y.device.type, enabled=False):  # rates in bfloat16 would be wrong by percents
+            y_hat, seed, bits = coded(y.float(), codec.z_vq(z.float()), quality)
         semantic = codec.adapt(seed)
-        latent = self.generator(codec.synthesise(y_hat, semantic), semantic_tokens(semantic), quality)
-        picture = self.vae.decode((latent / factor).to(self.vae.dtype)).sample
-        return picture, bits / (pixels.shape[-1] * pixels.shape[-2]), excess
+        detail = self._apart(codec.synthesise, y_hat, semantic)
+        latent = self.generator(detail, semantic_tokens(semantic), quality)
+        distilled = {} if self.distillation is None or tokens is None else self.distillation(semantic, tokens)
+        bpp = bits / (pixels.shape[-1] * pixels.shape[-2])
+        return Rebuilt(self.decode_latent(latent), bpp, excess, latent, distilled)
+
+    def _encode(self, pixels: Tensor) -> Tensor:
+        learns = any(parameter.requires_grad for parameter in self.vae.parameters())
+        with nullcontext() if learns else torch.no_grad():
+            return self.encode_latent(pixels)
 
     def _code(self, y: Tensor, codes: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The float entropy model, differentiable: rebuilt latent, semantic seed, bits of each crop `[B]`."""

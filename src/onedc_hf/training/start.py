@@ -166,7 +166,7 @@ def start_hyper_analysis(model: TrainableOneDC, crops: Tensor) -> None:
 
     From random weights its scale drifts until FSQ saturates; no gradient comes back from there.
     """
-    codec, factor = model.codec, model.vae.config.scaling_factor
+    codec = model.codec
     hyper, n = codec.hyper_enc, codec.config.y_channels
     first, halve, second, halve_again = hyper.y_trans_coding
     for block in (first, second):
@@ -181,7 +181,7 @@ def start_hyper_analysis(model: TrainableOneDC, crops: Tensor) -> None:
         elif isinstance(layer, AttentionBlock):
             layer.proj_out.weight.zero_()
             layer.proj_out.bias.zero_()
-    y, semantic = codec.enc(crops, model.vae.encode(crops).latents * factor)
+    y, semantic = codec.enc(crops, model.encode_latent(crops))
     features = hyper.fusion[:-1](torch.cat([hyper.y_trans_coding(y), semantic], dim=1))[:, :n]
     flat = features.permute(0, 2, 3, 1).reshape(-1, n).double()
     mean = flat.mean(0)
@@ -197,7 +197,7 @@ def start_hyper_analysis(model: TrainableOneDC, crops: Tensor) -> None:
 @torch.no_grad()
 def _start_entropy(model: TrainableOneDC, crops: Tensor) -> None:
     """Scales begin at the deviations found."""
-    y, _ = model.codec.enc(crops, model.vae.encode(crops).latents * model.vae.config.scaling_factor)
+    y, _ = model.codec.enc(crops, model.encode_latent(crops))
     scales = y.std(dim=(0, 2, 3))
     for block in (model.codec.entropy.y_prior_fusion[-1], model.codec.entropy.y_spatial_prior[-1]):
         layer = block.block[1].conv_out

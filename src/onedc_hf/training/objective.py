@@ -1,0 +1,81 @@
+"""The losses on pictures that a run's settings ask for, with the adversary that may be among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from .adversary import Adversary
+from .config import TrainConfig
+from .features import LiteFeatures
+from .losses import BalancedLosses, PerceptualLosses, PictureLosses, grid_loss, ms_ssim_loss
+from .run import TrainingRun
+
+__all__ = ["RunLosses", "picture_losses"]
+
+
+class RunLosses:
+    """`BalancedLosses` and the adversary's own learning.
+
+    Args:
+        config (`TrainConfig`): which losses, how strong.
+        losses (`BalancedLosses`): their gradient at the picture.
+        perceptual (`PerceptualLosses`, *optional*): the one that the adversary is part of.
+    """
+
+    def __init__(self, config: TrainConfig, losses: BalancedLosses, perceptual: PerceptualLosses | None):
+        self.config, self.losses = config, losses
+        self.perceptual = perceptual if perceptual is not None and perceptual.adversary is not None else None
+
+    def __call__(self, rebuilt: Tensor, original: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """The gradient to send back from `rebuilt`, and each loss's value for the log."""
+        return self.losses(rebuilt, original)
+
+    def warming_up(self, step: int) -> bool:
+        """Whether only the discriminators learn in this step."""
+        return self.perceptual is not None and step < self.config.adversary_warmup_steps
+
+    def learn(self, step: int) -> Mapping[str, float]:
+        """One step of the discriminators on the crops of the last call, if it is their turn."""
+        if self.perceptual is None or not (self.warming_up(step) or step % self.config.adversary_every == 0):
+            return {}
+        return self.perceptual.learn()
+
+
+def picture_losses(config: TrainConfig, run: TrainingRun) -> RunLosses:
+    """Makes the losses of a run and has their state in its checkpoints.
+
+    Raises:
+        ImportError, ValueError: if the packages or files of a loss are missing.
+    """
+    functions: list[PictureLosses] = [ms_ssim_loss] if config.ms_ssim_weight else []
+    if config.grid_weight:
+        functions.append(grid_loss)
+    perceptual = None
+    if config.feature_weight or config.adversary_weight:
+        features = LiteFeatures(config.feature_network).to(run.device)
+        adversary = None
+        if config.adversary_weight:
+            adversary = Adversary(features.channels, config.adversary_learning_rate, run.device)
+            run.keep(adversary)
+        perceptual = PerceptualLosses(features, adversary)
+        functions.append(perceptual)
+    for name, weight in (("lpips", config.lpips_weight), ("dists", config.dists_weight)):
+        if weight:
+            from .perceptual import make_perceptual
+
+            functions.append(make_perceptual(name, config).to(run.device))
+    weights = {
+        "ms_ssim": config.ms_ssim_weight,
+        "grid": config.grid_weight,
+        "features": config.feature_weight,
+        "lpips": config.lpips_weight,
+        "dists": config.dists_weight,
+        "adversary": config.adversary_weight,
+    }
+    balance = BalancedLosses(
+        functions, weights, pixel_weight=config.pixel_weight, balance=config.balance_losses, reduce=run.norm_over_all
+    )
+    run.keep(balance)
+    return RunLosses(config, balance, perceptual)

@@ -1,0 +1,336 @@
+"""A training run without its objective: where it stands, optimisers, averaged weights, logs, checkpoints, signals.
+
+A stage's loop reads
+
+    with TrainingRun(config) as run:
+        ...                                      # models, losses
+        optimizer, scheduler = run.optimise(parameters)
+        model = run.wrap(model)
+        run.begin(save)                          # from a checkpoint, if asked to
+        for batch in run.batches():
+            ...
+            run.record({"pixel": 0.1})
+
+and is the same on one process and on several (`accelerate launch`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration, set_seed
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+
+from .config import TrainConfig
+from .data import Share, crop_batches
+
+__all__ = ["TrainingRun"]
+
+logger = logging.getLogger(__name__)
+
+
+def _checkpoints(output: Path) -> list[Path]:
+    """Whole checkpoints, oldest first; what a killed run was writing has another name."""
+    return sorted(output.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
+class TrainingRun:
+    """The state of a run and what is done around each step.
+
+    SIGTERM and SIGINT end the run after the step at hand, in every process after the same one, with everything saved.
+
+    Args:
+        config (`TrainConfig`): settings.
+
+    Attributes:
+        step (`int`): steps done.
+        output (`Path`): the run's folder: `log.jsonl`, `checkpoint-*`, `pipeline`.
+        accelerator (`Accelerator`): accelerate's.
+    """
+
+    def __init__(self, config: TrainConfig):
+        self.config = config
+        if config.num_threads:
+            torch.set_num_threads(config.num_threads)
+        if config.allow_tf32:
+            torch.backends.cuda.matmul.allow_tf32 = True
+        self.output = Path(config.output_dir)
+        self.output.mkdir(parents=True, exist_ok=True)
+        self.accelerator = Accelerator(
+            gradient_accumulation_steps=config.gradient_accumulation_steps,
+            mixed_precision=config.mixed_precision,
+            project_config=ProjectConfiguration(str(self.output), logging_dir=str(self.output / config.logging_dir)),
+        )
+        set_seed(config.seed)
+        self.step = 0
+        self.max_steps = config.max_train_steps
+        self._trainable: list[nn.Parameter] = []
+        self._ema: EMAModel | None = None
+        self._save: Callable[[Path], object] | None = None
+        self._validate: Callable[[int], Mapping[str, float]] | None = None
+        self._logged: dict[str, list[float]] = defaultdict(list)  # since the last line; some are not of every step
+        self._since, self._started = 0, time.monotonic()
+        self._stop = False
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> TrainingRun:
+        def ask_to_stop(*_: object) -> None:
+            self._stop = True
+
+        self._handlers = {sig: signal.signal(sig, ask_to_stop) for sig in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sig, handler in self._handlers.items():
+            signal.signal(sig, handler)
+
+    # Before the first step -----------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where models and batches live."""
+        return self.accelerator.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files."""
+        return self.accelerator.is_main_process
+
+    def optimise(
+        self, parameters: Iterable[nn.Parameter], learning_rate: float | None = None, every: int = 1
+    ) -> tuple[Any, Any]:
+        """AdamW and its schedule for parameters, as the settings say, prepared by accelerate.
+
+        Args:
+            parameters: what learns.
+            learning_rate (`float`, *optional*): in place of the settings'.
+            every (`int`): the optimiser takes a step in one of so many steps of the run.
+        """
+        config, processes = self.config, self.accelerator.num_processes
+        rate = config.learning_rate if learning_rate is None else learning_rate
+        if config.scale_lr:
+            rate *= config.train_batch_size * config.gradient_accumulation_steps * processes
+        optimizer = torch.optim.AdamW(
+            parameters,
+            lr=rate,
+            betas=(config.adam_beta1, config.adam_beta2),
+            eps=config.adam_epsilon,
+            weight_decay=config.adam_weight_decay,
+        )
+        # accelerate steps a prepared scheduler once per process: counts are given in those steps.
+        scheduler = get_scheduler(
+            config.lr_scheduler,
+            optimizer,
+            num_warmup_steps=math.ceil(config.lr_warmup_steps / every) * processes,
+            num_training_steps=math.ceil(self.max_steps / every) * processes,
+        )
+        return self.accelerator.prepare(optimizer), self.accelerator.prepare(scheduler)
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module on this process's device, its gradients averaged over processes."""
+        return self.accelerator.prepare(module)
+
+    def average(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Keeps a running average of parameters, which is what is saved."""
+        self._trainable = list(parameters)
+        if self.config.ema_decay:
+            self._ema = EMAModel(self._trainable, decay=self.config.ema_decay)
+            self._ema.to(self.device)
+            self.keep(self._ema)
+
+    def keep(self, *objects: Any) -> None:
+        """Has objects with `state_dict` and `load_state_dict` in every checkpoint."""
+        self.accelerator.register_for_checkpointing(*objects)
+
+    def state_dict(self) -> dict[str, int]:
+        """The position in the run, for checkpoints."""
+        return {"step": self.step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Inverse of `state_dict`."""
+        self.step = state["step"]
+
+    def begin(
+        self,
+        save: Callable[[Path], object],
+        validate: Callable[[int], Mapping[str, float]] | None = None,
+    ) -> None:
+        """Takes up a checkpoint, if asked to, and opens the logs; once everything learns and is registered.
+
+        Args:
+            save: writes the model as a pipeline to a folder.
+            validate (*optional*): looks at the model after a number of steps and returns values to log.
+
+        Raises:
+            FileNotFoundError: if there is no such checkpoint.
+        """
+        self._save, self._validate = save, validate
+        self.keep(self)
+        if self.config.resume_from_checkpoint:
+            # A checkpoint is a pickle in part: only this run's own folder is looked into.
+            wanted, found = self.config.resume_from_checkpoint, _checkpoints(self.output)
+            if wanted != "latest":
+                found = [path for path in found if path.name == Path(wanted).name]
+            if not found:
+                raise FileNotFoundError(
+                    f"No checkpoint {wanted!r} in {self.output}; start without --resume_from_checkpoint."
+                )
+            self.accelerator.load_state(str(found[-1]))
+        if self.is_main:
+            (self.output / "train_config.json").write_text(self.config.to_json(), encoding="utf-8")
+
+    # The steps -----------------------------------------------------------------------------------------------------
+
+    def batches(self) -> Iterator[list[Any]]:
+        """One list of micro-batches for each step, from where the run stands to its end.
+
+        Before each step torch's random numbers are seeded anew, so that a run that continues draws what the unbroken
+        run would have drawn; after it come averaging, log, checkpoint and validation.
+        """
+        config, accelerator = self.config, self.accelerator
+        accumulated = config.gradient_accumulation_steps
+        if config.num_train_epochs and config.streaming:
+            raise ValueError("The length of a streamed data set is unknown: give `max_train_steps`, not epochs.")
+        share = Share(
+            config.train_batch_size,
+            accelerator.process_index,
+            accelerator.num_processes,
+            self.step * accumulated,
+        )
+        loader = crop_batches(config, share)
+        batches = iter(loader)
+        self._since, self._started = 0, time.monotonic()
+        while self.step < self.max_steps and not self._asked_to_stop():
+            torch.manual_seed(config.seed + 7919 * self.step + 104729 * accelerator.process_index)
+            yield [next(batches) for _ in range(accumulated)]
+            self.step += 1
+            self._since += 1
+            if self.step % config.logging_steps == 0:
+                self._write_log()
+            if self.step % config.checkpointing_steps == 0:
+                self._save_checkpoint()
+                self.save_weights()
+            if self._validate is not None and config.validation_steps and self.step % config.validation_steps == 0:
+                self._look()
+
+    def shared_draws(self) -> torch.Generator:
+        """Random numbers of this step that are the same in every process."""
+        return torch.Generator().manual_seed(self.config.seed + 7919 * self.step)
+
+    def my_part(self, values: Tensor) -> Tensor:
+        """This process's rows of what was drawn for the batches of all."""
+        return values.chunk(self.accelerator.num_processes)[self.accelerator.process_index]
+
+    def norm_over_all(self, norm: float) -> float:
+        """The gradient norm of the batches of all processes together, of this process's."""
+        if self.accelerator.num_processes == 1:
+            return norm
+        # Each process's loss is a mean over its own crops: the whole gradient is theirs side by side, divided by their
+        # number.
+        squares = self.accelerator.reduce(torch.tensor([norm**2], device=self.device))
+        return float(squares) ** 0.5 / self.accelerator.num_processes  # type: ignore[arg-type]
+
+    def update_average(self) -> None:
+        """Takes the weights at hand into the running average; after an optimiser's step."""
+        if self._ema is not None:
+            self._ema.step(self._trainable)
+
+    def record(self, values: Mapping[str, float]) -> None:
+        """Values of a step for the next line of the log, which has the mean of each."""
+        for name, value in values.items():
+            self._logged[name].append(value)
+
+    def end(self) -> Path:
+        """Writes what is not written yet and returns the folder of the pipeline."""
+        self.accelerator.wait_for_everyone()
+        if not (self.output / f"checkpoint-{self.step}").is_dir():
+            self._save_checkpoint()
+        self.save_weights()
+        if self._validate is not None:
+            self._look()
+        self.accelerator.wait_for_everyone()
+        return self.output / "pipeline"
+
+    def save_weights(self) -> None:
+        """Writes the averaged weights as a pipeline to `output/pipeline`."""
+        if not self.is_main or self._save is None:
+            return
+        with self.averaged():
+            self._save(self.output / "pipeline")
+
+    def averaged(self) -> _Averaged:
+        """A context in which the model has its averaged weights."""
+        return _Averaged(self._ema, self._trainable)
+
+    def _asked_to_stop(self) -> bool:
+        """Whether any process was asked to: all must stop after the same step, or the others wait for ever."""
+        if self.accelerator.num_processes == 1:
+            return self._stop
+        asked = torch.tensor([float(self._stop)], device=self.device)
+        return bool(self.accelerator.reduce(asked).item() > 0)  # type: ignore[union-attr]
+
+    def _write_log(self) -> None:
+        log = {name: fmean(found) for name, found in self._logged.items()}
+        crops = self._since * self.config.train_batch_size * self.config.gradient_accumulation_steps
+        log["crops_per_second"] = crops * self.accelerator.num_processes / (time.monotonic() - self._started)
+        self.log(log)
+        self._logged.clear()
+        self._since, self._started = 0, time.monotonic()
+
+    def log(self, values: Mapping[str, float]) -> None:
+        """One line of `log.jsonl`, and the trackers."""
+        self.accelerator.log(dict(values), step=self.step)
+        if self.is_main:
+            with (self.output / "log.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": self.step} | {k: round(v, 5) for k, v in values.items()}) + "\n")
+
+    def _look(self) -> None:
+        if self.is_main and self._validate is not None:
+            with self.averaged():
+                self.log(self._validate(self.step))
+        self.accelerator.wait_for_everyone()
+        self._since, self._started = 0, time.monotonic()
+
+    def _save_checkpoint(self) -> None:
+        """Writes under another name first: a killed run leaves no half checkpoint behind that looks whole."""
+        unfinished = self.output / "unfinished-checkpoint"
+        if self.is_main:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(unfinished))
+        self.accelerator.wait_for_everyone()
+        if self.is_main:
+            final = self.output / f"checkpoint-{self.step}"
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(unfinished, final)
+            for old in _checkpoints(self.output)[: -self.config.checkpoints_total_limit]:
+                shutil.rmtree(old)
+
+
+class _Averaged:
+    def __init__(self, ema: EMAModel | None, parameters: list[nn.Parameter]):
+        self._ema, self._parameters = ema, parameters
+
+    def __enter__(self) -> None:
+        if self._ema is not None:
+            self._ema.store(self._parameters)
+            self._ema.copy_to(self._parameters)
+
+    def __exit__(self, *_: object) -> None:
+        if self._ema is not None:
+            self._ema.restore(self._parameters)
