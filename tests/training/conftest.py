@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from onedc_hf.training.config import TrainConfig
 from tests.conftest import TINY_MODEL
 
 SCHEDULER = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -38,3 +39,25 @@ def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("config") / "tiny.json"
     path.write_text(json.dumps(model))
     return path
+
+
+@pytest.fixture
+def config(photographs: Path, tiny_config: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
+    """Makes the settings of a run of two steps on the tiny model, with changes."""
+
+    def make(**changes: object) -> TrainConfig:
+        settings: dict[str, object] = {
+            "model": str(tiny_config),
+            "train_data_dir": str(photographs),
+            "output_dir": str(tmp_path / "run"),
+            "resolution": 64,
+            "train_batch_size": 2,
+            "max_train_steps": 2,
+            "feature_weight": 0.0,
+            "ms_ssim_weight": 0.0,
+            "logging_steps": 1,
+            "lr_warmup_steps": 0,
+        }
+        return TrainConfig(**(settings | changes))  # type: ignore[arg-type]
+
+    return make

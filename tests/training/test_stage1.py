@@ -38,26 +38,6 @@ def fresh_accelerator() -> Iterator[None]:
     PartialState._reset_state()
 
 
-@pytest.fixture
-def config(photographs: Path, tiny_config: Path, tmp_path: Path) -> Make:
-    def make(**changes: object) -> TrainConfig:
-        settings: dict[str, object] = {
-            "model": str(tiny_config),
-            "train_data_dir": str(photographs),
-            "output_dir": str(tmp_path / "run"),
-            "resolution": 64,
-            "train_batch_size": 2,
-            "max_train_steps": 2,
-            "feature_weight": 0.0,
-            "ms_ssim_weight": 0.0,
-            "logging_steps": 1,
-            "lr_warmup_steps": 0,
-        }
-        return TrainConfig(**(settings | changes))  # type: ignore[arg-type]
-
-    return make
-
-
 def _crops(photographs: Path, count: int = 32, resolution: int = 64) -> torch.Tensor:
     return torch.stack(list(islice(CropStream(open_pictures(str(photographs)), Cropping(resolution), 0), count)))
 

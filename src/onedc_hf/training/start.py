@@ -27,10 +27,10 @@ __all__ = ["start_as_transform_codec", "start_hyper_analysis"]
 _LATENT_SCALE = 0.25
 # `y` in units of the quantiser at gain 1: the lowest rates, where one step is about 0.8 of a picture's contrast.
 _Y_SCALE = 1.2 / _LATENT_SCALE
-# Gain steps of the first and last quality row: steps of 0.8 and 0.09 of a picture's contrast.
 # Middle and spread of the hyper-latent that use the four levels of FSQ alike.
 _Z_CENTRE, _Z_DEVIATION = -0.35, 1.1
-_FIRST_GAIN_STEPS, _LAST_GAIN_STEPS = -10, 80
+# Gain steps of the first and last quality row: from about 0.01 to 0.3 bpp once the entropy model has learned.
+_FIRST_GAIN_STEPS, _LAST_GAIN_STEPS = -25, 90
 
 
 def _patch_basis(crops: Tensor, channels: int) -> Tensor:

@@ -1,0 +1,178 @@
+"""What surrounds an objective: shares of the data, several processes, checkpoints, number formats, memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from torch.utils.data import DataLoader
+
+from onedc_hf import OneDCPipeline
+from onedc_hf.training.components import make_model
+from onedc_hf.training.config import TrainConfig
+from onedc_hf.training.data import Cropping, CropStream, Share, StreamedCrops, open_pictures
+from onedc_hf.training.stage1 import train
+
+Make = Callable[..., TrainConfig]
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    yield
+    AcceleratorState._reset_state(True)
+    PartialState._reset_state()
+
+
+def _stream(photographs: Path, share: Share) -> CropStream:
+    return CropStream(open_pictures(str(photographs)), Cropping(64), 5, share=share)
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    pipe = OneDCPipeline.from_pretrained(folder, dtype=torch.float32)
+    parts = {"codec": pipe.codec, "generator": pipe.generator, "vae": pipe.vae}
+    return {f"{part}.{name}": t for part, module in parts.items() for name, t in module.state_dict().items()}
+
+
+def test_processes_share_the_batch_of_one(photographs: Path) -> None:
+    whole = list(islice(_stream(photographs, Share(batch=4, start=1)), 8))  # two rounds
+    halves = [list(islice(_stream(photographs, Share(2, rank, 2, 1)), 4)) for rank in range(2)]
+    together = [*halves[0][:2], *halves[1][:2], *halves[0][2:], *halves[1][2:]]
+    assert all(torch.equal(a, b) for a, b in zip(whole, together, strict=True))
+
+
+def test_workers_of_a_loader_take_turns(photographs: Path) -> None:
+    alone, workers = (
+        list(islice(DataLoader(_stream(photographs, Share(2)), batch_size=2, num_workers=count), 3)) for count in (0, 2)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(alone, workers, strict=True))
+
+
+def test_a_crop_in_the_middle_is_always_the_same(photographs: Path) -> None:
+    picture = np.arange(96 * 112 * 3, dtype=np.uint32).reshape(96, 112, 3).astype(np.uint8)
+    crop = Cropping(64, center=True, flip=False, interpolation="nearest")
+    first, second = (crop(picture, np.random.default_rng(seed)) for seed in (0, 1))
+    assert torch.equal(first, second) and first.shape == (3, 64, 64)
+    with pytest.raises(ValueError, match="lanczos"):
+        Cropping(64, interpolation="best")
+
+
+def test_a_streamed_data_set_continues_where_it_stood(photographs: Path) -> None:
+    data = open_pictures(str(photographs)).to_iterable_dataset(num_shards=2)
+    whole = list(islice(StreamedCrops(data, Cropping(64), 3), 9))  # four pictures: more than two epochs
+    rest = list(islice(StreamedCrops(data, Cropping(64), 3, share=Share(2, start=3)), 3))
+    assert all(torch.equal(a, b) for a, b in zip(whole[6:], rest, strict=True))
+    ranks = [list(islice(StreamedCrops(data, Cropping(64), 3, share=Share(1, rank, 2)), 2)) for rank in range(2)]
+    assert not any(torch.equal(a, b) for a in ranks[0] for b in ranks[1])  # each has pictures of its own
+
+
+def test_captions_come_with_the_crops(photographs: Path, tmp_path: Path) -> None:
+    for path in photographs.glob("*.png"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    rows = [{"file_name": f"{i}.png", "text": f"picture {i}"} for i in range(4)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = open_pictures(str(tmp_path), caption_column="text")
+    batch = next(iter(DataLoader(CropStream(data, Cropping(64), 0, share=Share(2)), batch_size=2)))
+    assert batch["pixels"].shape == (2, 3, 64, 64) and all(text.startswith("picture") for text in batch["caption"])
+    with pytest.raises(ValueError, match="no column 'words'"):
+        open_pictures(str(tmp_path), caption_column="words")
+
+
+def test_two_processes_equal_one_with_twice_the_batch(config: Make, tmp_path: Path) -> None:
+    common = {"ms_ssim_weight": 0.5, "resolution": 128, "num_threads": 1, "lambda_ramp_steps": 0, "ema_decay": 0.0}
+    one = train(config(**common, train_batch_size=4, output_dir=str(tmp_path / "one"), max_train_steps=3))
+    two = config(**common, train_batch_size=2, output_dir=str(tmp_path / "two"), max_train_steps=3)
+    (tmp_path / "two.json").write_text(two.to_json())
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*command, "-m", "onedc_hf.training.cli", "--config", str(tmp_path / "two.json")],
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Trained pipeline") == 1
+    expected, found = _weights(one), _weights(tmp_path / "two" / "pipeline")
+    start = make_model(two.model).state_dict()
+    for name, tensor in expected.items():
+        if tensor.is_floating_point():
+            assert torch.allclose(found[name], tensor, atol=2e-4), name
+    assert set(expected) <= {*start, *expected}
+    logs = [json.loads((tmp_path / run / "log.jsonl").read_text().splitlines()[0]) for run in ("one", "two")]
+    # The first process logs its own crops: the same size of loss, not the same number.
+    assert logs[0]["pixel"] == pytest.approx(logs[1]["pixel"], rel=0.5)
+
+
+def test_memory_for_time_changes_no_gradient(photographs: Path, tiny_config: Path) -> None:
+    crops = torch.stack(list(islice(_stream(photographs, Share()), 2)))
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = make_model(str(tiny_config))
+        if checkpointing:
+            model.enable_gradient_checkpointing()
+        model.train()
+        rebuilt = model(crops, torch.tensor([20.0, 80.0]))
+        (rebuilt.picture.abs().mean() + rebuilt.bpp.mean()).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    assert all(torch.allclose(gradients[0][name], gradients[1][name], atol=1e-6) for name in gradients[0])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mixed_precision": "bf16"},
+        {"gradient_accumulation_steps": 2, "gradient_checkpointing": True},
+        {"dataloader_num_workers": 1},
+        {"scale_lr": True, "learning_rate": 1e-5, "lr_scheduler": "cosine"},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_settings_of_a_run_work(config: Make, changes: dict, picture: Callable[..., np.ndarray]) -> None:
+    folder = train(config(**changes))
+    log = [json.loads(line) for line in (folder.parent / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in log] == [1, 2] and all(np.isfinite(row["pixel"]) for row in log)
+    assert OneDCPipeline.from_pretrained(folder).compress(picture(64, 64), quality=50)
+
+
+def test_accumulated_batches_equal_a_larger_one(config: Make, tmp_path: Path) -> None:
+    common = {"ema_decay": 0.0, "max_train_steps": 1, "lambda_ramp_steps": 0}
+    one = train(config(**common, train_batch_size=4, output_dir=str(tmp_path / "one")))
+    AcceleratorState._reset_state(True)
+    two = train(config(**common, gradient_accumulation_steps=2, output_dir=str(tmp_path / "two")))
+    expected, found = _weights(one), _weights(two)
+    for name, tensor in expected.items():
+        if tensor.is_floating_point():
+            assert torch.allclose(found[name], tensor, atol=2e-4), name
+
+
+def test_a_half_written_checkpoint_is_not_taken_up(config: Make, tmp_path: Path) -> None:
+    train(config())
+    (tmp_path / "run" / "checkpoint-2").rename(tmp_path / "run" / "unfinished-checkpoint")
+    AcceleratorState._reset_state(True)
+    with pytest.raises(FileNotFoundError, match="latest"):
+        train(config(resume_from_checkpoint="latest"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"stage": 3}, "stage"),
+        ({"stage": 2}, "init_from"),
+        ({"streaming": True}, "dataset_name"),
+        ({"mixed_precision": "bf8"}, "mixed_precision"),
+        ({"freeze": ["codec", "generator", "vae", "gain_anchors"]}, "frozen"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(config: Make, changes: dict, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        train(config(**changes))
