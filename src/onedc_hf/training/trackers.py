@@ -49,17 +49,17 @@ def tracker_names(report_to: str | Sequence[str], hub_token: str = "") -> list[s
     installed = [name for name in TRACKERS if importlib.util.find_spec(name) is not None]
     if names == ["all"]:
         names = installed
+    if hub_token and "wandb" in names:
+        raise ValueError(
+            "wandb would record `hub_token` with the command line, for all who see the run: log in with "
+            "`hf auth login`, and leave it out."
+        )
     if missing := [name for name in names if name not in installed]:
         raise ImportError(
             f"`report_to` has {missing[0]!r}, which is not installed: pip install {' '.join(missing)}", name=missing[0]
         )
     if not names:
         raise ImportError("`report_to` is 'all', but no tracker is installed: pip install 'onedc-hf[trackers]'")
-    if hub_token and "wandb" in names:
-        raise ValueError(
-            "wandb would record `hub_token` with the command line, for all who see the run: log in with "
-            "`hf auth login`, and leave it out."
-        )
     return names
 
 
