@@ -141,7 +141,8 @@ def test_the_script_validates_and_publishes(
         "step-000001.png", "step-000002.png",
     ]  # fmt: skip
     (tmp_path / "sheet.png").write_bytes(files["validation.png"])
-    assert Image.open(tmp_path / "sheet.png").width > 300
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 300
 
     accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     (project,) = (path for path in (alone / "run").rglob("holiday") if path.is_dir())
@@ -159,20 +160,13 @@ def test_the_script_validates_and_publishes(
     assert pipe.codec.config.entropy_path == "exact" and pipe.model_id in card.text
 
 
-@pytest.mark.parametrize(
-    ("wanted", "text"),
-    [
-        (["--report_to", "wandb", "--hub_token", "hf_x"], "hf auth login"),
-        (["--push_to_hub", "--hub_model_id", "bob/there", "--hub_token", "hf_alice"], "published as 'bob/there'"),
-    ],
-)
-def test_what_cannot_end_well_is_refused_before_the_first_step(
-    hub: LoopbackHub, alone: Path, arguments: list[str], tmp_path: Path, wanted: list[str], text: str
+def test_a_run_that_cannot_be_published_is_refused_before_the_first_step(
+    hub: LoopbackHub, alone: Path, arguments: list[str], tmp_path: Path
 ) -> None:
     hub.upload("bob/there", SCRIPTS[0].parent)
     done = subprocess.run(
-        [sys.executable, *arguments, "--max_train_steps", "2", *wanted],
+        [sys.executable, *arguments, "--push_to_hub", "--hub_model_id", "bob/there"],
         cwd=alone, env=hub.environment(tmp_path / "home"), capture_output=True, text=True, timeout=240,
     )  # fmt: skip
-    assert done.returncode == 2 and text in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "published as 'bob/there'" in done.stderr and "Traceback" not in done.stderr
     assert _logged(alone) == [] and not list(alone.rglob("checkpoint-*"))
