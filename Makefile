@@ -27,7 +27,7 @@ help: ## list the commands
 $(ready): pyproject.toml constraints/newest.txt
 	$(PYTHON) -m venv $(VENV)
 	$(bin)/python -m pip install $(QUIET) "$(TORCH)"
-	$(bin)/python -m pip install $(QUIET) -c constraints/newest.txt -e '.[train,eval,space,test]'
+	$(bin)/python -m pip install $(QUIET) -c constraints/newest.txt -e '.[train,trackers,eval,space,test]'
 	touch $@
 
 $(oldest_ready): pyproject.toml constraints/oldest.txt

@@ -16,6 +16,10 @@ from .classical import CODECS, Ladder, available_codecs, decode
 __all__ = ["Cell", "Row", "comparison_rows", "comparison_sheet"]
 
 DEFAULT_CODECS = ("jpeg", "webp", "avif")
+_EXPLANATION = (
+    "Every picture is decoded from a file of the size below it. "
+    "The classical codecs are at the size nearest to OneDC's that they can reach."
+)
 
 PAPER, INK, FAINT, _LINE, _ACCENT, _WARM = "#fbfaf7", "#1c1b19", "#77736b", "#dedad1", "#0b6e69", "#a3470f"
 _MARGIN, _GUTTER = 40, 16
@@ -86,12 +90,18 @@ def _times(ratio: float) -> str:
     return f"{ratio:.0f} x" if ratio >= 9.5 else f"{ratio:.1f} x"
 
 
-def comparison_sheet(rows: Sequence[Row], title: str = "OneDC and classical codecs", width: int = 2400) -> Image.Image:
+def comparison_sheet(
+    rows: Sequence[Row],
+    title: str = "OneDC and classical codecs",
+    width: int = 2400,
+    explanation: str = _EXPLANATION,
+) -> Image.Image:
     """Draw the sheet.
 
     Args:
         rows (`Sequence[Row]`): with equally many cells each; rows of the same name are drawn as one group.
         title (`str`, *optional*): its heading.
+        explanation (`str`, *optional*): a line below the heading.
         width (`int`, *optional*): of the sheet in pixels, at most; it shrinks where the pictures are small.
 
     Returns:
@@ -110,7 +120,7 @@ def comparison_sheet(rows: Sequence[Row], title: str = "OneDC and classical code
     size = max(15, min(24, column // 19))
     draw_row = _row_painter(column, tall, size)
 
-    blocks = [_heading(title, width, size)]
+    blocks = [_heading(title, explanation, width, size)]
     for index, row in enumerate(rows):
         new_group = index == 0 or rows[index - 1].name != row.name
         blocks.append(draw_row(row, width, new_group))
@@ -122,14 +132,10 @@ def comparison_sheet(rows: Sequence[Row], title: str = "OneDC and classical code
     return sheet
 
 
-def _heading(title: str, width: int, size: int) -> Image.Image:
+def _heading(title: str, explanation: str, width: int, size: int) -> Image.Image:
     block = Image.new("RGB", (width, _MARGIN + size * 4), PAPER)
     draw = ImageDraw.Draw(block)
     draw.text((_MARGIN, _MARGIN), title, INK, font(size * 1.6))
-    explanation = (
-        "Every picture is decoded from a file of the size below it. "
-        "The classical codecs are at the size nearest to OneDC's that they can reach."
-    )
     draw.text((_MARGIN, _MARGIN + size * 2.3), explanation, FAINT, font(size))
     return block
 

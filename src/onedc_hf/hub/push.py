@@ -5,6 +5,8 @@
 """
 
 import json
+import shutil
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,6 +33,7 @@ def push_pipeline(
     create_pr: bool = False,
     variant: str | None = None,
     subfolder: str | None = None,
+    beside: Mapping[str, Path] | None = None,
 ) -> CommitInfo:
     """Save a pipeline and upload it in one commit.
 
@@ -46,6 +49,8 @@ def push_pipeline(
         create_pr (`bool`, *optional*, defaults to `False`): open a pull request instead of committing.
         variant (`str`, *optional*): label in the names of the weight files, for instance `"fp16"`. It casts nothing.
         subfolder (`str`, *optional*): folder inside the repository. No card is written then.
+        beside (`Mapping[str, Path]`, *optional*): further files and folders for the same commit: path in the repository
+            -> where it lies now.
 
     Returns:
         `CommitInfo`: the commit; `pr_url` and `pr_revision` are set for a pull request.
@@ -60,6 +65,10 @@ def push_pipeline(
             if card.data.get("library_name") is None:
                 card.data["library_name"] = "onedc_hf"
             card.save(Path(folder) / "README.md")
+        for name, source in (beside or {}).items():
+            target = Path(folder, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)
         return upload_folder(
             repo_id=repo_id,
             folder_path=folder,

@@ -1,0 +1,207 @@
+"""Publishing a run: the repository is opened before the first step, filled in one commit after the last.
+
+A token that may not write is found at the start, not after hours of work. What is pushed is a pipeline that is ready to
+code (exact entropy path), a card with the facts of the training and what validation found, the settings and the log.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.utils import httpx
+
+from ..errors import OneDCError
+from ..hub.card import build_card
+from ..hub.push import push_pipeline
+from ..pipeline import OneDCPipeline
+from .validation import ValidationResult
+
+__all__ = ["PublishError", "open_repository", "public_settings", "publish", "training_text"]
+
+# Settings that say where something lies on the machine of the run.
+_PATHS = (
+    "cache_dir",
+    "exclude",
+    "init_from",
+    "logging_dir",
+    "model",
+    "output_dir",
+    "resume_from_checkpoint",
+    "teacher",
+    "tokenizer",
+    "train_data_dir",
+    "validation_images",
+    "vgg_weights",
+    "lpips_heads",
+    "dists_weights",
+)
+_SECRETS = frozenset({"hub_token"})
+# Rows of the card's table, where the run has them.
+_SHOWN = (
+    "stage",
+    "resolution",
+    "train_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "lr_scheduler",
+    "mixed_precision",
+    "ema_decay",
+    "freeze",
+    "lambda_low",
+    "lambda_high",
+    "seed",
+)
+
+
+class PublishError(OneDCError):
+    """A repository that cannot be created or written to."""
+
+
+def open_repository(hub_model_id: str, output_dir: str | Path, token: str = "", private: bool | None = None) -> str:
+    """Creates the repository if there is none, and makes sure that it can be written to.
+
+    Args:
+        hub_model_id (`str`): `org/name` or `name`; empty: the name of `output_dir`.
+        output_dir (`str` or `Path`): of the run.
+        token (`str`, *optional*): by default the one that `hf auth login` or `HF_TOKEN` gave.
+        private (`bool`, *optional*): of a new repository.
+
+    Returns:
+        `str`: its full id, `org/name`.
+
+    Raises:
+        PublishError: if it cannot be created or written to; the text names the cause.
+    """
+    wanted = hub_model_id or Path(output_dir).resolve().name
+    api = HfApi(token=token or None)
+    try:
+        repo_id = api.create_repo(wanted, private=private, exist_ok=True).repo_id
+        # Whoever may read an existing repository "creates" it without an error. Asking how a file would have to be
+        # uploaded needs the right to write, and uploads nothing.
+        probe = CommitOperationAdd("train_config.json", b"{}")
+        api.preupload_lfs_files(repo_id, additions=[probe])
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, httpx.HTTPError, OSError) as error:
+        raise PublishError(
+            f"The run cannot be published as {wanted!r}: {error} Check `hub_model_id`, log in with `hf auth login` (or "
+            "set HF_TOKEN) with a token that may write there, or leave out `push_to_hub`."
+        ) from error
+    return repo_id
+
+
+def publish(
+    output: Path,
+    repo_id: str,
+    settings: Mapping[str, Any],
+    step: int,
+    validation: ValidationResult | None = None,
+    *,
+    token: str = "",
+    license: str | None = None,
+    with_checkpoints: bool = False,
+) -> CommitInfo:
+    """Pushes what a run made, in one commit with a filled card. A card that is there is replaced.
+
+    Args:
+        output (`Path`): the run's folder, with `pipeline`; `log.jsonl` and checkpoints are taken from it, too.
+        repo_id (`str`): from `open_repository`.
+        settings (`Mapping[str, Any]`): of the run.
+        step (`int`): steps done.
+        validation (`ValidationResult`, *optional*): the last one.
+        token (`str`, *optional*): as for `open_repository`.
+        license (`str`, *optional*): of the weights, see `build_card`; nothing is claimed by default.
+        with_checkpoints (`bool`): also push `checkpoint-*`, optimiser states and all. They are pickles in part: nobody
+            should load a stranger's.
+
+    Raises:
+        PublishError: if the upload fails; everything is still in `output`.
+    """
+    pipe = OneDCPipeline.from_pretrained(output / "pipeline", dtype=torch.float32)
+    if pipe.codec.config.entropy_path == "float":
+        pipe.quantize_entropy()  # files of a published model decode everywhere
+    shown = public_settings(settings)
+    base, data = shown.get("init_from"), shown.get("dataset_name")
+    card = build_card(
+        pipe,
+        repo_id=repo_id,
+        license=license,
+        base_model=base if base and base == settings["init_from"] and not Path(base).exists() else None,
+        datasets=[data] if data else None,
+        training=training_text(shown, step),
+        results=None if validation is None else _results(validation),
+    )
+    with TemporaryDirectory() as temporary:
+        written = Path(temporary)
+        (written / "train_config.json").write_text(json.dumps(shown, indent=2) + "\n", encoding="utf-8")
+        beside = {"train_config.json": written / "train_config.json"}
+        if validation is not None:
+            validation.sheet.save(written / "validation.png")
+            beside["validation.png"] = written / "validation.png"
+        if (output / "log.jsonl").is_file():
+            beside["log.jsonl"] = output / "log.jsonl"
+        if with_checkpoints:
+            beside |= {path.name: path for path in sorted(output.glob("checkpoint-*"))}
+        try:
+            return push_pipeline(
+                pipe, repo_id, card=card, commit_message="End of training", token=token or None, beside=beside
+            )
+        except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+            raise PublishError(
+                f"The run is done, but could not be pushed to {repo_id!r}: {error} Everything is in {str(output)!r}: "
+                "run the same command once more with `--resume_from_checkpoint latest` to push it."
+            ) from error
+
+
+def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as strangers may see them: no token, and of paths only the last part."""
+    return {
+        name: _without_folders(value) if name in _PATHS else value
+        for name, value in settings.items()
+        if name not in _SECRETS
+    }
+
+
+def _without_folders(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_without_folders(one) for one in value]
+    text = str(value)
+    local = text.startswith(("/", ".", "~", "\\")) or Path(text).exists() or "\\" in text
+    return PurePath(text.replace("\\", "/")).name if local else value
+
+
+def training_text(settings: Mapping[str, Any], step: int) -> str:
+    """The card's section "Training".
+
+    Args:
+        settings (`Mapping[str, Any]`): from `public_settings`.
+        step (`int`): steps done.
+    """
+    if settings.get("dataset_name"):
+        revision = settings.get("dataset_revision")
+        pictures = f"`{settings['dataset_name']}`" + (f" (revision `{revision}`)" if revision else "")
+    else:
+        pictures = f"a folder of pictures (`{settings.get('train_data_dir')}`)"
+    start = f"`{settings['init_from']}`" if settings.get("init_from") else f"nothing (`{settings.get('model')}`)"
+    rows = [("Start", start), ("Pictures", pictures), ("Steps", f"{step:,}")]
+    rows += [(f"`{name}`", _cell(settings[name])) for name in _SHOWN if settings.get(name) not in (None, [], "")]
+    lines = ["Trained with `onedc train` of `onedc-hf`:", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in rows]
+    return "\n".join([*lines, "", "Every setting is in `train_config.json`, the curves in `log.jsonl`."])
+
+
+def _cell(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
+
+
+def _results(validation: ValidationResult) -> str:
+    plural = "picture" if validation.pictures == 1 else "pictures"
+    return (
+        f"Means over {validation.pictures} validation {plural}, from real files that were really decoded, headers "
+        f"included:\n\n{validation.table()}\n\n![Originals and what was rebuilt from the files](validation.png)"
+    )

@@ -1,0 +1,140 @@
+"""Publishing a run: refused at once where it must fail, and one commit with a filled card at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from onedc_hf.training.config import TrainConfig
+from onedc_hf.training.publish import public_settings, training_text
+from tests.hub.conftest import client, hub
+from tests.hub.loopback import LoopbackHub
+
+__all__ = ["client", "hub"]  # fixtures
+
+OPEN = """
+import json
+from onedc_hf.errors import OneDCError
+from onedc_hf.training.publish import open_repository
+for arguments in json.loads(calls):
+    try:
+        print(open_repository(*arguments))
+    except OneDCError as error:
+        print("refused:", str(error).replace("\\n", " "))
+"""
+PUBLISH = """
+import json
+from pathlib import Path
+from onedc_hf import OneDCPipeline
+from onedc_hf.training.publish import open_repository, publish
+from onedc_hf.training.validation import validate, validation_pictures
+output = Path(folder)
+repo_id = open_repository("", output)
+pipe = OneDCPipeline.from_pretrained(output / "pipeline")
+result = validate(pipe, validation_pictures([pictures]), [0.5])
+publish(output, repo_id, json.loads(settings), 1234, result)
+print(result.table())
+publish(output, repo_id, json.loads(settings), 1235, with_checkpoints=True)
+"""
+
+
+def _open(run: Callable[..., str], *calls: tuple[object, ...]) -> list[str]:
+    """Opens one repository after the other: id, folder of the run, token, private. What came of each."""
+    return run(OPEN, calls=json.dumps(calls)).splitlines()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> dict[str, object]:
+    config = TrainConfig(train_data_dir=str(tmp_path / "holiday"), init_from="org/base", output_dir=str(tmp_path))
+    return dataclasses.asdict(config) | {"hub_token": "hf_secret", "freeze": ["codec.enc", "vae.encoder"]}
+
+
+@pytest.fixture
+def output(tmp_path: Path, tiny_folder: Path) -> Iterator[Path]:
+    """The folder of a run that has ended."""
+    folder = tmp_path / "my-run"
+    folder.mkdir()
+    (folder / "pipeline").symlink_to(tiny_folder)
+    (folder / "log.jsonl").write_text('{"step": 1}\n')
+    (folder / "checkpoint-1234" / "deeper").mkdir(parents=True)
+    (folder / "checkpoint-1234" / "deeper" / "optimizer.bin").write_bytes(b"state")
+    yield folder
+
+
+def test_a_repository_is_named_after_the_folder_and_opened_before_any_work(
+    hub: LoopbackHub, client: Callable[..., str], tmp_path: Path
+) -> None:
+    run = str(tmp_path / "my-run")
+    again = ("", run)  # as a resumed run does
+    assert _open(client, ("", run), ("alice/other", run, "", True), again) == [
+        "alice/my-run", "alice/other", "alice/my-run",
+    ]  # fmt: skip
+    assert [hub.repos["models", f"alice/{name}"].private for name in ("my-run", "other")] == [False, True]
+    assert len(hub.repos["models", "alice/my-run"].commits) == 1  # nothing is written yet
+
+
+def test_a_token_that_may_not_write_is_refused_at_the_start(hub: LoopbackHub, client: Callable[..., str]) -> None:
+    # Nobody's; one that may read what is there, but not write; a name that cannot be.
+    calls = [
+        ("alice/there", "x"),
+        ("alice/there", "x", "hf_wrong"),
+        ("alice/there", "x", "hf_bob"),
+        ("no/such/one", "x"),
+    ]
+    first, *refused = _open(client, *calls)
+    assert first == "alice/there"
+    for call, said in zip(calls[1:], refused, strict=True):
+        assert said.startswith("refused:") and str(call[0]) in said and "hf auth login" in said
+        assert call[-1] == "x" or str(call[-1]) not in said
+
+
+def test_a_run_becomes_one_commit_with_a_filled_card(
+    hub: LoopbackHub, client: Callable[..., str], output: Path, settings: dict[str, object], photographs: Path
+) -> None:
+    table = client(PUBLISH, folder=output, settings=json.dumps(settings), pictures=photographs)
+    repo = hub.repos["models", "alice/my-run"]
+    first, pushed, with_checkpoints = (repo.commits[sha] for sha in repo.commits)
+    assert pushed.parent == first.sha and pushed.title == "End of training"
+    files = hub.files("alice/my-run", revision=pushed.sha)
+    assert {"model_index.json", "config.json", "log.jsonl", "train_config.json", "validation.png"} <= set(files)
+    assert not [name for name in files if name.startswith("checkpoint-")]
+    card = ModelCard(files["README.md"].decode())
+    assert table in card.text and "](validation.png)" in card.text
+    assert "| Steps | 1,234 |" in card.text and "`holiday`" in card.text and "codec.enc vae.encoder" in card.text
+    assert card.data.base_model == "org/base" and card.data.license is None
+    assert 'OneDCPipeline.from_pretrained("alice/my-run")' in card.text
+    assert json.loads(files["train_config.json"])["train_data_dir"] == "holiday"
+    private = (b"hf_secret", str(output.parent).encode())
+    assert not [name for name, content in files.items() if any(text in content for text in private)]
+    # Checkpoints go along only when asked for.
+    files = hub.files("alice/my-run", revision=with_checkpoints.sha)
+    assert files["checkpoint-1234/deeper/optimizer.bin"] == b"state"
+
+
+def test_strangers_see_no_paths_and_no_token(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    shown = public_settings(
+        {
+            "train_data_dir": str(tmp_path / "pictures"),
+            "init_from": str(tmp_path / "base"),
+            "teacher": "org/teacher",
+            "validation_images": ["~/a.png", "./b/c.png"],
+            "hub_token": "hf_secret",
+            "seed": 3,
+        }
+    )
+    assert shown == {
+        "train_data_dir": "pictures", "init_from": "base", "teacher": "org/teacher",
+        "validation_images": ["a.png", "c.png"], "seed": 3,
+    }  # fmt: skip
+
+
+def test_the_card_says_what_was_trained_on() -> None:
+    text = training_text({"dataset_name": "org/photos", "dataset_revision": "abc", "model": "box-model", "seed": 0}, 5)
+    for line in ("| Start | nothing (`box-model`) |", "| Pictures | `org/photos` (revision `abc`) |", "| `seed` | 0 |"):
+        assert line in text
