@@ -53,10 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = arguments.pop("config")
     try:
         config = load_config(name, {key: value for key, value in arguments.items() if value is not None})
-        if config.hub_token and "wandb" in config.report_to:
-            raise ValueError(
-                "wandb would record the token with the arguments: log in with `hf auth login`, without --hub_token."
-            )
         # torch only once the arguments are right
         if config.stage == 1:
             from .stage1 import train

@@ -6,7 +6,7 @@ A stage's loop reads
         ...                                      # models, losses
         optimizer, scheduler = run.optimise(parameters)
         model = run.wrap(model)
-        run.begin(save)                          # from a checkpoint, if asked to
+        run.begin(model, save)                   # from a checkpoint, if asked to
         for batch in run.batches():
             ...
             run.record({"pixel": 0.1})
@@ -16,6 +16,7 @@ and is the same on one process and on several (`accelerate launch`).
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -36,8 +37,12 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from .config import TrainConfig
-from .data import Share, crop_batches
+from .config import TrainConfig, package_file
+from .data import Share, crop_batches, open_pictures, read_names
+from .model import TrainableOneDC
+from .publish import open_repository, publish
+from .trackers import Trackers, tracker_names
+from .validation import Validator, named_pictures, validation_pictures
 
 __all__ = ["TrainingRun"]
 
@@ -57,6 +62,9 @@ class TrainingRun:
     Args:
         config (`TrainConfig`): settings.
 
+    Raises:
+        ValueError, ImportError, PublishError: for trackers or a repository that cannot work, before any work is done.
+
     Attributes:
         step (`int`): steps done.
         output (`Path`): the run's folder: `log.jsonl`, `checkpoint-*`, `pipeline`.
@@ -70,19 +78,26 @@ class TrainingRun:
         if config.allow_tf32:
             torch.backends.cuda.matmul.allow_tf32 = True
         self.output = Path(config.output_dir)
+        names = tracker_names(config.report_to, config.hub_token)
         self.output.mkdir(parents=True, exist_ok=True)
         self.accelerator = Accelerator(
+            log_with=names,  # type: ignore[arg-type]
             gradient_accumulation_steps=config.gradient_accumulation_steps,
             mixed_precision=config.mixed_precision,
             project_config=ProjectConfiguration(str(self.output), logging_dir=str(self.output / config.logging_dir)),
         )
+        self._repository = ""
+        if config.push_to_hub and self.is_main:
+            private = config.hub_private_repo or None
+            self._repository = open_repository(config.hub_model_id, self.output, config.hub_token, private)
         set_seed(config.seed)
         self.step = 0
         self.max_steps = config.max_train_steps
         self._trainable: list[nn.Parameter] = []
         self._ema: EMAModel | None = None
         self._save: Callable[[Path], object] | None = None
-        self._validate: Callable[[int], Mapping[str, float]] | None = None
+        self._trackers: Trackers | None = None
+        self._validator: Validator | None = None
         self._logged: dict[str, list[float]] = defaultdict(list)  # since the last line; some are not of every step
         self._since, self._started = 0, time.monotonic()
         self._stop = False
@@ -165,21 +180,17 @@ class TrainingRun:
         """Inverse of `state_dict`."""
         self.step = state["step"]
 
-    def begin(
-        self,
-        save: Callable[[Path], object],
-        validate: Callable[[int], Mapping[str, float]] | None = None,
-    ) -> None:
-        """Takes up a checkpoint, if asked to, and opens the logs; once everything learns and is registered.
+    def begin(self, model: TrainableOneDC, save: Callable[[Path], object]) -> None:
+        """Takes up a checkpoint, if asked to, and opens logs and validation; once everything is registered.
 
         Args:
+            model (`TrainableOneDC`): what learns, not wrapped; validation looks at it.
             save: writes the model as a pipeline to a folder.
-            validate (*optional*): looks at the model after a number of steps and returns values to log.
 
         Raises:
-            FileNotFoundError: if there is no such checkpoint.
+            FileNotFoundError: if there is no such checkpoint, or no such validation picture.
         """
-        self._save, self._validate = save, validate
+        self._save = save
         self.keep(self)
         if self.config.resume_from_checkpoint:
             # A checkpoint is a pickle in part: only this run's own folder is looked into.
@@ -193,6 +204,29 @@ class TrainingRun:
             self.accelerator.load_state(str(found[-1]))
         if self.is_main:
             (self.output / "train_config.json").write_text(self.config.to_json(), encoding="utf-8")
+        if self.accelerator.log_with:
+            self._trackers = Trackers(
+                self.accelerator, self.config.tracker_project_name, dataclasses.asdict(self.config)
+            )
+        if self.config.validation_images:
+            pictures = validation_pictures(self.config.validation_images)
+        else:
+            pictures = self._left_out_pictures() if self.config.validation_steps else {}
+        if pictures:
+            self._validator = Validator(model, pictures, self.config.validation_bpp, self.output, self._trackers)
+
+    def _left_out_pictures(self) -> dict[str, Any]:
+        """Pictures of the run's own folder that it does not train on."""
+        names = frozenset[str]().union(*(read_names(package_file(name) or name) for name in self.config.exclude))
+        pictures = {}
+        if names and self.config.train_data_dir:
+            pictures = named_pictures(open_pictures(self.config.train_data_dir), names)
+        if not pictures:
+            raise ValueError(
+                "`validation_steps` is set, but there is nothing to look at: name files or folders as "
+                "`validation_images`."
+            )
+        return pictures
 
     # The steps -----------------------------------------------------------------------------------------------------
 
@@ -225,7 +259,7 @@ class TrainingRun:
             if self.step % config.checkpointing_steps == 0:
                 self._save_checkpoint()
                 self.save_weights()
-            if self._validate is not None and config.validation_steps and self.step % config.validation_steps == 0:
+            if config.validation_steps and self.step % config.validation_steps == 0:
                 self._look()
 
     def shared_draws(self) -> torch.Generator:
@@ -256,14 +290,20 @@ class TrainingRun:
             self._logged[name].append(value)
 
     def end(self) -> Path:
-        """Writes what is not written yet and returns the folder of the pipeline."""
+        """Writes what is not written yet, validates, publishes; returns the folder of the pipeline."""
         self.accelerator.wait_for_everyone()
         if not (self.output / f"checkpoint-{self.step}").is_dir():
             self._save_checkpoint()
         self.save_weights()
-        if self._validate is not None:
+        if not (self.config.validation_steps and self.step % self.config.validation_steps == 0):
             self._look()
+        if self._repository:
+            result = None if self._validator is None else self._validator.last
+            settings = dataclasses.asdict(self.config)
+            publish(self.output, self._repository, settings, self.step, result, token=self.config.hub_token)
         self.accelerator.wait_for_everyone()
+        if self._trackers is not None:
+            self._trackers.finish()
         return self.output / "pipeline"
 
     def save_weights(self) -> None:
@@ -294,15 +334,18 @@ class TrainingRun:
 
     def log(self, values: Mapping[str, float]) -> None:
         """One line of `log.jsonl`, and the trackers."""
-        self.accelerator.log(dict(values), step=self.step)
+        if self._trackers is not None:
+            self._trackers.log(values, self.step)
         if self.is_main:
             with (self.output / "log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": self.step} | {k: round(v, 5) for k, v in values.items()}) + "\n")
 
     def _look(self) -> None:
-        if self.is_main and self._validate is not None:
+        if self._validator is None:
+            return
+        if self.is_main:
             with self.averaged():
-                self.log(self._validate(self.step))
+                self.log(self._validator(self.step))
         self.accelerator.wait_for_everyone()
         self._since, self._started = 0, time.monotonic()
 

@@ -101,7 +101,7 @@ def train(config: TrainConfig) -> Path:
         optimizer, scheduler = run.optimise(trainable)
         run.average(trainable)
         model = run.wrap(bare)
-        run.begin(save=lambda folder: save_pipeline(bare, folder))
+        run.begin(bare, save=lambda folder: save_pipeline(bare, folder))
 
         for micro_batches in run.batches():
             everywhere = config.train_batch_size * run.accelerator.num_processes
