@@ -6,6 +6,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,29 @@ def test_half_precision_and_tiles_have_the_adapter_too(
     assert np.abs(pixels(half, data) - whole).mean() < 4
     pipe.enable_tiling(128, 64)
     assert np.abs(pixels(pipe, data) - whole).max() <= 1
+
+
+def test_a_model_that_is_offloaded_takes_an_adapter(
+    pipe: OneDCPipeline, trained: OneDCPipeline, adapter: Path, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = pixels(pipe, data)
+    # diffusers takes the hooks off and asks for them again without a device, which works only with an accelerator.
+    monkeypatch.setattr(pipe, "enable_model_cpu_offload", partial(pipe.enable_model_cpu_offload, device="cpu"))
+    pipe.enable_model_cpu_offload()
+    hook = type(pipe.generator._hf_hook)
+    pipe.load_lora_weights(adapter)
+    assert type(pipe.generator._hf_hook) is hook
+    assert np.array_equal(pixels(pipe, data), pixels(trained, data))
+    pipe.unload_lora_weights()
+    assert np.array_equal(pixels(pipe, data), before)
+
+
+def test_weights_that_are_not_at_hand_are_not_changed(pipe: OneDCPipeline, adapter: Path) -> None:
+    pipe.load_lora_weights(adapter)
+    pipe.enable_sequential_cpu_offload(device="cpu")
+    for change in (pipe.unload_lora_weights, lambda: pipe.load_lora_weights(adapter, adapter_name="second")):
+        with pytest.raises(ModelError, match="not at hand"):
+            change()
 
 
 def test_the_file_is_diffusers_own(adapter: Path, pipe: OneDCPipeline, tmp_path: Path) -> None:

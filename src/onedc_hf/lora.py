@@ -119,6 +119,7 @@ def load_adapter(
     """
     config_of_none = make_lora_config()  # without peft nothing is downloaded
     _check_name(generator, adapter_name)
+    _check_at_hand(generator)
     path = fetch_weights(os.fspath(source), weight_name or WEIGHTS_NAME, **hub)
     tensors, settings = _read(path)
     layers = {name: tensor for name, tensor in tensors.items() if name.endswith((_A, _B))}
@@ -134,10 +135,10 @@ def load_adapter(
     try:
         with beside_others():
             unet.load_lora_adapter(
-                {name.removeprefix(_UNET): tensor for name, tensor in layers.items()},
-                prefix=None,
+                layers,
+                prefix=_UNET.rstrip("."),
                 adapter_name=adapter_name,
-                metadata=settings,
+                metadata=None if settings is None else {f"{_UNET}{name}": value for name, value in settings.items()},
                 _pipeline=pipeline,
             )
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
@@ -174,6 +175,14 @@ def _check_name(generator: OneDCGenerator, name: str) -> None:
         )
 
 
+def _check_at_hand(generator: OneDCGenerator) -> None:
+    if any(parameter.is_meta for parameter in generator.parameters()):
+        raise ModelError(
+            "The generator's weights are not at hand (offloaded one by one): load and unload adapters before "
+            "`enable_sequential_cpu_offload`."
+        )
+
+
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     """Tensors of an adapter's file, and its `LoraConfig` as a dictionary (`None`: other programs may not write it)."""
     try:
@@ -198,11 +207,6 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
 
 def _check_fit(generator: OneDCGenerator, layers: dict[str, Tensor], parts: dict[str, Tensor], path: Path) -> None:
     """Raises `ModelError` with everything that is in the file and not in the model, or in another shape."""
-    if any(parameter.is_meta for parameter in generator.parameters()):
-        raise ModelError(
-            "The generator's weights are not at hand (offloaded one by one): load adapters before "
-            "`enable_sequential_cpu_offload`."
-        )
     problems = []
     inside = {f"{_UNET}{name}": layer.weight.shape for name, layer in wrappable_layers(generator.unet)}
     for name in sorted({name.removesuffix(_A).removesuffix(_B) for name in layers}):
@@ -253,7 +257,10 @@ def _set(generator: OneDCGenerator, values: dict[str, Tensor]) -> None:
 
 def unload_adapters(generator: OneDCGenerator) -> None:
     """Takes every added adapter off and restores what they replaced: the generator is then what it was, bit for bit."""
-    for name, adapter in added_adapters(generator).items():
+    if not (added := added_adapters(generator)):
+        return
+    _check_at_hand(generator)
+    for name, adapter in added.items():
         others = [other for other in generator.unet.peft_config if other != name]
         if others:
             generator.unet.set_adapters(others)
