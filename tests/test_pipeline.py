@@ -435,11 +435,11 @@ def test_a_saved_folder_does_not_say_where_the_model_came_from(tiny_folder: Path
 def test_the_layout_of_weights_is_exact_in_float32_and_quick_in_half_precision(norm, dtype, last):
     from types import SimpleNamespace
 
-    from onedc_hf.pipeline import _settle
+    from onedc_hf.memory_layout import settle
 
     module = torch.nn.Conv2d(4, 8, 3).to(dtype)
     module.config = SimpleNamespace(norm=norm)
     before = module.weight.clone()
-    _settle(module)
+    settle(module)
     assert module.weight.is_contiguous(memory_format=torch.channels_last) == last
     assert torch.equal(module.weight, before)

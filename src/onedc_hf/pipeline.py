@@ -44,7 +44,15 @@ from .coding import (
 )
 from .coding.order import Y_PER_Z
 from .errors import BitstreamError, Corrupt, EncodeError, ModelError, PictureError, TargetError, TooLarge, WrongModel
-from .identity import decoder_digest, pack_decoder, warn_of_another_decoder
+from .identity import (
+    decoder_digest,
+    pack_adapter,
+    pack_decoder,
+    warn_of_another_adapter,
+    warn_of_another_decoder,
+)
+from .lora import adapter_id, load_adapter, refuse_adapters, save_adapter, unload_adapters
+from .memory_layout import settle
 from .models import OneDCAutoencoder, OneDCCodec, OneDCGenerator
 from .models.codec import semantic_tokens
 from .models.exact import CodingUnit, ExactEntropyModel, ExactHyper
@@ -54,6 +62,7 @@ from .precision import default_dtype
 from .provenance import provenance_info
 from .rate_search import search_row
 from .saving import forget_origin
+from .sources import looks_like_path
 from .tiling import POSITION, Canvas, Tiling, assemble, part_of, spans
 
 __all__ = ["OneDCPipeline", "OneDCPipelineOutput"]
@@ -146,7 +155,7 @@ class OneDCPipeline(DiffusionPipeline):
         self.register_modules(vae=vae, codec=codec, generator=generator, scheduler=scheduler)
         self._check_components()
         for part in (vae, codec, generator):
-            _settle(part.eval())
+            settle(part.eval())
         if isinstance(vae, AutoencoderKL):
             attend_in_patches(vae, codec.config.vae_attention_patch)
         self._symbol_model: SymbolModel | None = None
@@ -175,7 +184,7 @@ class OneDCPipeline(DiffusionPipeline):
             if not (_BOX / "model_index.json").is_file():
                 raise ModelError(f"This installation has no model in the box ({_BOX}); name a folder or repository.")
             source = str(_BOX)
-        elif _looks_like_path(source) and not Path(source, "model_index.json").is_file():
+        elif looks_like_path(source) and not Path(source, "model_index.json").is_file():
             there = "holds no model_index.json" if Path(source).is_dir() else "does not exist"
             raise ModelError(
                 f"{source!r} {there}: give the folder that `save_pretrained` wrote, or a repository id `org/name`."
@@ -198,7 +207,12 @@ class OneDCPipeline(DiffusionPipeline):
         return pipe
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Saves the pipeline to a folder, which `from_pretrained` reads; arguments are those of `DiffusionPipeline`."""
+        """Saves the pipeline to a folder, which `from_pretrained` reads; arguments are those of `DiffusionPipeline`.
+
+        Raises:
+            ModelError: if an adapter is loaded, which is no part of the model.
+        """
+        refuse_adapters(self.generator)
         super().save_pretrained(save_directory, *args, **kwargs)
         forget_origin(save_directory)
 
@@ -213,6 +227,45 @@ class OneDCPipeline(DiffusionPipeline):
         from .hub import push_pipeline
 
         return push_pipeline(self, repo_id, **kwargs)
+
+    def load_lora_weights(
+        self,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        weight_name: str | None = None,
+        adapter_name: str = "default",
+        **kwargs: Any,
+    ) -> None:
+        """Loads a LoRA adapter of the generator; adapters that are loaded already stay and add up.
+
+        It changes how files look, not which files can be read. Files that are written while it is loaded name it
+        (`adapter_id`), and a pipeline without it says so when it decodes them. Needs peft.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): folder, `.safetensors` file, or repository id.
+            weight_name (`str`, *optional*): the file's name, if it is not `pytorch_lora_weights.safetensors`.
+            adapter_name (`str`): what to call it.
+            kwargs: `subfolder`, `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`.
+
+        Raises:
+            ModelError: if there is no such file, it does not fit this model, or the name is taken.
+        """
+        load_adapter(self.generator, pretrained_model_name_or_path, weight_name, adapter_name, pipeline=self, **kwargs)
+
+    def unload_lora_weights(self) -> None:
+        """Takes all loaded adapters off: the model is then what it was before, bit for bit."""
+        unload_adapters(self.generator)
+
+    def save_lora_weights(self, save_directory: str | os.PathLike[str], adapter_name: str | None = None) -> None:
+        """Saves a loaded or trained adapter as `pytorch_lora_weights.safetensors`, which `load_lora_weights` reads.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): made if it does not exist.
+            adapter_name (`str`, *optional*): which one, where there are several.
+
+        Raises:
+            ModelError: if there is no such adapter.
+        """
+        save_adapter(self.generator, save_directory, adapter_name)
 
     def _check_components(self) -> None:
         vae, codec, generator = self.vae.config, self.codec.config, self.generator.config
@@ -257,10 +310,15 @@ class OneDCPipeline(DiffusionPipeline):
 
     @property
     def decoder_id(self) -> str:
-        """SHA-256 of the decoder side's weights, 64 hex digits (`identity.py`); computed once."""
+        """SHA-256 of the decoder side's weights, 64 hex digits (`identity.py`), without adapters; computed once."""
         if self._decoder_id is None:
             self._decoder_id = decoder_digest(self.components)
         return self._decoder_id
+
+    @property
+    def adapter_id(self) -> str | None:
+        """SHA-256 of the LoRA adapters that act, 64 hex digits; `None` without one."""
+        return adapter_id(self.generator)
 
     def _symbols(self) -> SymbolModel:
         """The integers that coding needs; made once."""
@@ -380,8 +438,10 @@ class OneDCPipeline(DiffusionPipeline):
         # 2. Analysis: latent and hyper-latent. Neither depends on the rate.
         extensions = pack_beside(opened, keep_metadata)
         if name_decoder:
-            extensions = tuple(sorted((*extensions, pack_decoder(self.decoder_id))))
-        analysed = replace(self._analyse(rgb), extensions=extensions)
+            extensions = (*extensions, pack_decoder(self.decoder_id))
+        if (adapter := self.adapter_id) is not None:
+            extensions = (*extensions, pack_adapter(adapter))
+        analysed = replace(self._analyse(rgb), extensions=tuple(sorted(extensions)))
         # 3. The rate: a row of gains.
         if target_bpp is not None:
             target_bytes = int(target_bpp * width * height / 8)
@@ -542,6 +602,8 @@ class OneDCPipeline(DiffusionPipeline):
         symbols = self.read_symbols(cast(DataInput, data), allow_partial, preview)
         if (named := dict(symbols.extensions).get(Tag.IDENTITY)) is not None:
             warn_of_another_decoder(named, self.decoder_id)
+        if (named := dict(symbols.extensions).get(Tag.ADAPTER)) is not None:
+            warn_of_another_adapter(named, self.adapter_id)
         # 2. The picture: detail features, one step of diffusion, pixels.
         pixels = self._rebuild(symbols)  # [height, width, 3] uint8
         self.maybe_free_model_hooks()
@@ -742,32 +804,6 @@ class OneDCPipeline(DiffusionPipeline):
             raise ValueError(f"`target_bpp` must be a positive number; got {target_bpp!r}.")
 
 
-@torch.no_grad()
-def _settle(module: torch.nn.Module) -> None:
-    """Puts CPU weights into fresh memory, in the layout that suits them.
-
-    Weights read from a memory-mapped file lie at odd addresses, and CPU kernels then add in another order: without
-    this a loaded model's pictures differ in the last bit from those of the model that was saved.
-
-    Channels last is faster, but torch's GroupNorm for it sums without care: errors of 1e-4 of the largest magnitude in
-    a VAE where the other layout keeps to 3e-6. So in float32 only models that were made for a CPU, with LayerNorms,
-    have it. Half precision is coarser than that anyway, and on a processor without it the other layout takes 30 times
-    as long (a 3x3 convolution of 128 channels on 64x64 positions in bfloat16: 4.3 s against 0.14 s on one AVX2 core).
-    """
-    config = module.config
-    made_for_cpu = (
-        isinstance(module, OneDCAutoencoder)
-        or getattr(config, "trunk", "") == "lite"
-        or getattr(config, "norm", "") == "channel"
-    )
-    for parameter in module.parameters():
-        if parameter.device.type == "cpu":
-            half = parameter.dtype in (torch.bfloat16, torch.float16)
-            channels_last = (made_for_cpu or half) and parameter.dim() == 4
-            layout = torch.channels_last if channels_last else torch.contiguous_format
-            parameter.data = parameter.data.clone(memory_format=layout)
-
-
 def _where_to_get(model_id: str) -> str:
     """Advice for a file of another model: the models in the box are known; empty for others."""
     for released in json.loads((_BOX.parent / "released.json").read_text(encoding="utf-8")):
@@ -777,11 +813,6 @@ def _where_to_get(model_id: str) -> str:
                 "`OneDCPipeline.from_pretrained()` (on the command line, without --model) of that release."
             )
     return ""
-
-
-def _looks_like_path(source: str) -> bool:
-    """Whether somebody meant a folder: `org/name` is a repository unless such a folder exists."""
-    return Path(source).exists() or source.startswith((".", "/", "~", "\\")) or source.count("/") > 1
 
 
 def _read(data: DataInput) -> bytes | bytearray | memoryview:

@@ -11,7 +11,7 @@ import argparse
 from typing import Any
 
 from .files import Job, add_output_arguments, complain, find_inputs, is_picture, plan, run_all, say, write_output
-from .models import add_model_arguments, load_pipeline
+from .models import add_lora_argument, add_model_arguments, load_pipeline
 from .text import count
 
 
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep-metadata", action="store_true", help="keep EXIF, XMP and colour profile")
     parser.add_argument("--name-decoder", action="store_true", help="note which decoder was at hand (7 bytes)")
     add_model_arguments(parser)
+    add_lora_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

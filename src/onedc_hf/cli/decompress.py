@@ -23,7 +23,7 @@ from .files import (
     run_all,
     write_output,
 )
-from .models import add_model_arguments, load_pipeline
+from .models import add_lora_argument, add_model_arguments, load_pipeline
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-provenance", action="store_true", help="leave out the note (XMP) that detail was synthesised"
     )
     add_model_arguments(parser)
+    add_lora_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

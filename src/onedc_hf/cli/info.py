@@ -12,6 +12,8 @@ from ..errors import OneDCError
 from .files import complain, find_inputs, is_odc, read
 from .text import table
 
+_NAMED = {"identity": "decoder id", "adapter": "adapter id"}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
@@ -69,6 +71,7 @@ def _lines(fact: dict[str, Any]) -> list[tuple[str, str]]:
         ("quality", _quality(fact)),
         ("model id", fact["model_id"]),
         ("version", f"{fact['version']}"),
+        *((_NAMED.get(found["name"], found["name"]), found["id"]) for found in fact["extensions"] if "id" in found),
         ("sections", f"{sections} bytes"),
         ("checksum", "holds" if fact["valid"] else "does not hold"),
     ]

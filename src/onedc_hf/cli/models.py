@@ -11,7 +11,7 @@ from .files import UsageError
 if TYPE_CHECKING:
     from ..pipeline import OneDCPipeline
 
-__all__ = ["add_model_arguments", "load_model", "load_pipeline"]
+__all__ = ["add_lora_argument", "add_model_arguments", "load_model", "load_pipeline"]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -37,8 +37,15 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_lora_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--lora`."""
+    parser.add_argument(
+        "--lora", metavar="FOLDER|REPO", help="a LoRA adapter for the model: a folder, a file, or a repository (peft)"
+    )
+
+
 def load_pipeline(arguments: argparse.Namespace) -> "OneDCPipeline":
-    """Load what `add_model_arguments` asked for."""
+    """Load what `add_model_arguments` and `add_lora_argument` asked for."""
     options = {}
     if arguments.dtype != "auto":
         import torch
@@ -46,6 +53,8 @@ def load_pipeline(arguments: argparse.Namespace) -> "OneDCPipeline":
         options["dtype"] = getattr(torch, arguments.dtype)
     try:
         pipeline = load_model(arguments.model, **options)
+        if getattr(arguments, "lora", None) is not None:
+            pipeline.load_lora_weights(arguments.lora)
         if arguments.max_pixels is not None:
             pipeline.max_pixels = arguments.max_pixels or None
         _set_tiling(pipeline, arguments.tile_size)

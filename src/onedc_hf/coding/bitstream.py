@@ -142,7 +142,14 @@ Each of these is a zlib stream (RFC 1950):
     4  EXIF    as in a JPEG's APP1 segment, from "Exif" on; 6 XMP: the packet; 8 ICC: the profile the picture had. The
                picture itself is sRGB and upright. Together they inflate to at most 2^22 bytes.
 
-Reserved, and not defined yet: 10 identity of the generator, 12 restart points.
+These name, in 4 bytes each, what was at hand when the file was written. They are for a warning only: a decoder with
+something else at hand rebuilds the picture all the same, from the same symbols, and its synthesised detail may differ.
+
+    10  decoder  the first bytes of a digest of the networks that act after the symbols (of those as they were trained,
+                 without an adapter)
+    14  adapter  the first bytes of a digest of the LoRA adapter, or adapters, on those networks
+
+Reserved, and not defined yet: 12 restart points.
 
 
 5. What is not promised

@@ -65,7 +65,7 @@ class Kind(enum.IntEnum):
 
 
 class Tag(enum.IntEnum):
-    """Numbers reserved for extensions. None is interpreted by this version; an odd number would be critical."""
+    """Numbers of extensions (bitstream.py, section 4). An odd number would be critical."""
 
     ALPHA = 2
     EXIF = 4
@@ -73,9 +73,11 @@ class Tag(enum.IntEnum):
     ICC = 8
     IDENTITY = 10
     RESTART_POINTS = 12
+    ADAPTER = 14
 
 
 KNOWN_CRITICAL_TAGS: frozenset[int] = frozenset()
+_NAMING_TAGS = frozenset({Tag.IDENTITY, Tag.ADAPTER})
 
 
 @dataclass(frozen=True)
@@ -361,8 +363,8 @@ def inspect(data: bytes | bytearray | memoryview) -> dict[str, Any]:
     Returns:
         `dict`: `width`, `height`, `bytes`, `bpp`, `kind` (name in lower case), `quality_row`, `model_id`, `version`,
         `z_coded`, `sections` (bytes of `header`, `stream`, `extensions`, `crc`, as far as they are known), `extensions`
-        (list of `tag`, `name`, `bytes`), `valid` (the file is whole and its CRC-32 holds), `problem` (what is wrong, or
-        `None`).
+        (list of `tag`, `name`, `bytes`, and of those that name something `id`, in hex digits), `valid` (the file is
+        whole and its CRC-32 holds), `problem` (what is wrong, or `None`).
 
     Raises:
         `NotOneDC`, `Truncated`, `UnsupportedVersion`, `Corrupt`: the header itself cannot be read.
@@ -391,11 +393,13 @@ def inspect(data: bytes | bytearray | memoryview) -> dict[str, Any]:
         "version": header.version,
         "z_coded": header.z_coded,
         "sections": {name: sections[name] for name in ("header", "stream", "extensions", "crc") if name in sections},
-        "extensions": [{"tag": tag, "name": _tag_name(tag), "bytes": len(content)} for tag, content in extensions],
+        "extensions": [_extension_facts(tag, content) for tag, content in extensions],
         "valid": problem is None,
         "problem": problem,
     }
 
 
-def _tag_name(tag: int) -> str:
-    return next((known.name.lower() for known in Tag if known == tag), "unknown")
+def _extension_facts(tag: int, content: bytes) -> dict[str, Any]:
+    name = next((known.name.lower() for known in Tag if known == tag), "unknown")
+    facts: dict[str, Any] = {"tag": tag, "name": name, "bytes": len(content)}
+    return facts | {"id": content.hex()} if tag in _NAMING_TAGS else facts

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import ModelError
+from .adapters import Adapter
 from .blocks import ChannelNorm, Float32Conv2d, keep_float32
 
 __all__ = ["OneDCGenerator", "OneDCGeneratorConfig"]
@@ -118,6 +119,7 @@ class OneDCGenerator(PreTrainedModel):
 
     def __init__(self, config: OneDCGeneratorConfig):
         super().__init__(config)
+        self.adapters: dict[str, Adapter] = {}  # what was put onto the U-Net since (lora.py), beside `config.lora`
         extra = {"class_embed_type": "timestep"} if config.quality_embedding else {}
         self.unet = UNet2DConditionModel(
             in_channels=config.detail_channels, out_channels=config.latent_channels, **config.unet, **extra

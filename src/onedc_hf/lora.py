@@ -1,0 +1,375 @@
+"""LoRA adapters of the generator: load, unload, save, and their id.
+
+File: diffusers' `pytorch_lora_weights.safetensors`. `unet.X.lora_A.weight` and `unet.X.lora_B.weight` for each wrapped
+layer X of the U-Net, peft's `LoraConfig` as JSON in the metadata; beside them whole, where they were trained with the
+adapter (spec section 4), `unet.conv_in.*` and `vae_reduction.*`.
+
+An adapter changes pixels and never symbols: with it and without it a pipeline reads the same files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .errors import ModelError
+from .identity import update_digest
+from .memory_layout import settle
+from .models import OneDCGenerator
+from .models.adapters import OWN_ADAPTER, Adapter, added_adapters, wrappable_layers
+from .sources import fetch_weights
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+__all__ = [
+    "PARTS",
+    "WEIGHTS_NAME",
+    "adapter_id",
+    "beside_others",
+    "load_adapter",
+    "make_lora_config",
+    "part_names",
+    "refuse_adapters",
+    "save_adapter",
+    "unload_adapters",
+]
+
+WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
+PARTS = {"conv_in": "unet.conv_in.", "vae_reduction": "vae_reduction."}
+"""Parts that may be trained whole beside the adapter, and their prefixes in the generator's state dict."""
+
+_UNET = "unet."
+_A, _B = ".lora_A.weight", ".lora_B.weight"
+_METADATA_KEY = "lora_adapter_metadata"  # diffusers' name
+# Fields of peft's `LoraConfig` that say where an adapter acts and how strongly.
+_FIELDS = (
+    "r", "lora_alpha", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "use_rslora",
+    "layers_to_transform", "layers_pattern",
+)  # fmt: skip
+# Fields that mean nothing for an adapter that is loaded and only used.
+_IDLE_FIELDS = (
+    "auto_mapping", "base_model_name_or_path", "inference_mode", "init_lora_weights", "lora_dropout", "peft_type",
+    "peft_version", "revision", "task_type",
+)  # fmt: skip
+
+
+def make_lora_config(**options: Any) -> LoraConfig:
+    """A `LoraConfig` of peft.
+
+    Raises:
+        ModelError: if peft is not installed, or does not know an option.
+    """
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise ModelError("LoRA adapters need peft: pip install 'onedc-hf[train]'.") from error
+    try:
+        return LoraConfig(**options)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"This is no LoRA that peft can make: {error}") from error
+
+
+@contextmanager
+def beside_others() -> Iterator[None]:
+    """Several adapters at once are meant; peft warns of the second one."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
+        yield
+
+
+def part_names(generator: OneDCGenerator, part: str) -> list[str]:
+    """Names, in the generator's state dict, of the tensors of one of `PARTS`."""
+    return [name for name, _ in generator.named_parameters() if name.startswith(PARTS[part])]
+
+
+# Loading --------------------------------------------------------------------------------------------------------------
+
+
+def load_adapter(
+    generator: OneDCGenerator,
+    source: str | os.PathLike[str],
+    weight_name: str | None = None,
+    adapter_name: str = "default",
+    pipeline: Any = None,
+    **hub: Any,
+) -> None:
+    """Puts an adapter from a file onto a generator; with others that are there, it adds up.
+
+    Args:
+        generator (`OneDCGenerator`): changed in place.
+        source (`str` or `os.PathLike`): folder, file, or repository id.
+        weight_name (`str`, *optional*): the file's name, if it is not `pytorch_lora_weights.safetensors`.
+        adapter_name (`str`): what to call it.
+        pipeline (`OneDCPipeline`, *optional*): whose hooks (CPU offload) diffusers takes off and puts on again.
+        hub: `subfolder`, `revision`, `token` and other arguments of `hf_hub_download`.
+
+    Raises:
+        ModelError: if there is no such file, it is no adapter, or it does not fit; the generator is then as it was.
+    """
+    config_of_none = make_lora_config()  # without peft nothing is downloaded
+    _check_name(generator, adapter_name)
+    _check_at_hand(generator)
+    path = fetch_weights(os.fspath(source), weight_name or WEIGHTS_NAME, **hub)
+    tensors, settings = _read(path)
+    layers = {name: tensor for name, tensor in tensors.items() if name.endswith((_A, _B))}
+    parts = {name: tensor for name, tensor in tensors.items() if name not in layers}
+    _check_fit(generator, layers, parts, path)
+    if settings is not None:
+        settings = _known_settings(settings, config_of_none.to_dict(), path)
+        ranks = {len(tensor) for name, tensor in layers.items() if name.endswith(_A)}
+        if not settings.get("rank_pattern") and ranks != {settings.get("r")}:
+            raise ModelError(f"{path}: this adapter has rank {sorted(ranks)}, its settings say {settings.get('r')}.")
+    learning = [parameter for parameter in generator.parameters() if parameter.requires_grad]
+    unet, others = generator.unet, list(getattr(generator.unet, "peft_config", {}))
+    try:
+        with beside_others():
+            unet.load_lora_adapter(
+                layers,
+                prefix=_UNET.rstrip("."),
+                adapter_name=adapter_name,
+                metadata=None if settings is None else {f"{_UNET}{name}": value for name, value in settings.items()},
+                _pipeline=pipeline,
+            )
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        if adapter_name in getattr(unet, "peft_config", {}):
+            unet.delete_adapters(adapter_name)
+        if others:
+            unet.set_adapters(others)
+        _unwrap(generator)
+        said = str(error.__context__ or error).strip().splitlines()  # diffusers' own clean-up may fail, too
+        raise ModelError(f"{path}: peft cannot put this adapter onto the model: {' '.join(said[:2])}") from error
+    else:
+        unet.set_adapters([*others, adapter_name])
+    finally:  # peft lets adapters learn and nothing else: what learned goes on learning, what is only loaded does not
+        generator.requires_grad_(False)
+        for parameter in learning:
+            parameter.requires_grad_(True)
+    settle(generator, (p for name, p in unet.named_parameters() if f".{adapter_name}." in name))
+    state = generator.state_dict()
+    replaced = {name: state[name].detach().clone() for name in parts}
+    _set(generator, parts)
+    generator.adapters[adapter_name] = Adapter(_digest(tensors), replaced)
+
+
+def _check_name(generator: OneDCGenerator, name: str) -> None:
+    if name in "lora_" or "." in name:  # peft finds an adapter's tensors by their names
+        raise ModelError(f"`adapter_name` must be a word without dots, other than parts of 'lora_'; got {name!r}.")
+    if name in getattr(generator.unet, "peft_config", {}):
+        if generator.config.lora is not None and name == OWN_ADAPTER:
+            raise ModelError(
+                f"This model has an adapter {name!r} of its own, beside its weights: give yours another `adapter_name`."
+            )
+        raise ModelError(
+            f"An adapter {name!r} is loaded already: give another `adapter_name`, or `unload_lora_weights()` first."
+        )
+
+
+def _check_at_hand(generator: OneDCGenerator) -> None:
+    if any(parameter.is_meta for parameter in generator.parameters()):
+        raise ModelError(
+            "The generator's weights are not at hand (offloaded one by one): load and unload adapters before "
+            "`enable_sequential_cpu_offload`."
+        )
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """Tensors of an adapter's file, and its `LoraConfig` as a dictionary (`None`: other programs may not write it)."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+        settings = json.loads(metadata[_METADATA_KEY]) if _METADATA_KEY in metadata else None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{path} is no whole safetensors file ({error}). Get it again.") from error
+    if settings is not None:
+        settings = {key.removeprefix(_UNET): value for key, value in settings.items() if key.startswith(_UNET)}
+    known = tuple(PARTS.values())
+    strange = [n for n in tensors if not n.startswith(known) and not (n.startswith(_UNET) and n.endswith((_A, _B)))]
+    if strange or not any(name.endswith(_B) for name in tensors):
+        what = f"{len(strange)} tensors such as {strange[0]!r}" if strange else "no `unet.*.lora_B.weight`"
+        raise ModelError(
+            f"{path} holds {what}: it is no adapter of a OneDC generator. `save_lora_weights` writes one, and so does "
+            "training with LoRA."
+        )
+    return tensors, settings
+
+
+def _check_fit(generator: OneDCGenerator, layers: dict[str, Tensor], parts: dict[str, Tensor], path: Path) -> None:
+    """Raises `ModelError` with everything that is in the file and not in the model, or in another shape."""
+    problems = []
+    inside = {f"{_UNET}{name}": layer.weight.shape for name, layer in wrappable_layers(generator.unet)}
+    for name in sorted({name.removesuffix(_A).removesuffix(_B) for name in layers}):
+        a, b = layers.get(name + _A), layers.get(name + _B)
+        if a is None or b is None:
+            problems.append(f"{name} has only one half of its adapter")
+        elif name not in inside:
+            problems.append(f"the model has no layer {name}")
+        elif a.shape[1:] != inside[name][1:] or b.shape[:2] != (inside[name][0], a.shape[0]):
+            problems.append(f"{name} is {list(inside[name])}, its adapter {list(a.shape)} and {list(b.shape)}")
+    state = generator.state_dict()
+    for name, tensor in parts.items():
+        if name not in state:
+            problems.append(f"the model has no {name}")
+        elif state[name].shape != tensor.shape:
+            problems.append(f"{name} is {list(state[name].shape)}, in the file {list(tensor.shape)}")
+        for other, adapter in added_adapters(generator).items():
+            if name in adapter.replaced:
+                problems.append(f"{name} was replaced by the adapter {other!r} already")
+    if problems:
+        more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ModelError(
+            f"{path} is an adapter of another model, or does not go with what is loaded: {'; '.join(problems[:3])}"
+            f"{more}. Load the model that it was trained for."
+        )
+
+
+def _known_settings(settings: dict[str, Any], defaults: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The fields of a `LoraConfig` that count; one that would do something else to the model is refused."""
+    for name, value in settings.items():
+        if name not in _FIELDS + _IDLE_FIELDS and value and value != defaults.get(name):
+            raise ModelError(
+                f"{path}: this adapter uses `{name}` = {value!r} of peft, which is not supported here. A plain LoRA is."
+            )
+    return {name: settings[name] for name in _FIELDS if name in settings}
+
+
+@torch.no_grad()
+def _set(generator: OneDCGenerator, values: dict[str, Tensor]) -> None:
+    """Writes tensors into the generator, in place: layout, device and number format stay."""
+    state = generator.state_dict()
+    for name, value in values.items():
+        state[name].copy_(value)
+
+
+# Unloading ------------------------------------------------------------------------------------------------------------
+
+
+def unload_adapters(generator: OneDCGenerator) -> None:
+    """Takes every added adapter off and restores what they replaced: the generator is then what it was, bit for bit."""
+    if not (added := added_adapters(generator)):
+        return
+    _check_at_hand(generator)
+    for name, adapter in added.items():
+        others = [other for other in generator.unet.peft_config if other != name]
+        if others:
+            generator.unet.set_adapters(others)
+        generator.unet.delete_adapters(name)
+        _set(generator, adapter.replaced)
+        generator.adapters.pop(name, None)
+    _unwrap(generator)
+
+
+def _unwrap(generator: OneDCGenerator) -> None:
+    """Puts layers that no adapter acts on any more back in their place."""
+    from peft.tuners.lora import LoraLayer
+
+    empty = [(name, layer) for name, layer in generator.unet.named_modules() if isinstance(layer, LoraLayer)]
+    for name, layer in empty:
+        if not layer.r:
+            generator.unet.set_submodule(name, layer.get_base_layer())
+    if not getattr(generator.unet, "peft_config", None):
+        generator.unet._hf_peft_config_loaded = False
+
+
+def refuse_adapters(generator: OneDCGenerator) -> None:
+    """Raises `ModelError` if adapters are on a generator that is about to be saved whole."""
+    if added := list(added_adapters(generator)):
+        raise ModelError(
+            f"The adapter {', '.join(map(repr, added))} is on the generator, and no part of a saved model: keep it "
+            "with `save_lora_weights`, and call `unload_lora_weights()` before saving the model."
+        )
+
+
+# Saving ---------------------------------------------------------------------------------------------------------------
+
+
+def save_adapter(generator: OneDCGenerator, folder: str | os.PathLike[str], adapter_name: str | None = None) -> Path:
+    """Writes an adapter, and the parts that were trained whole with it, to `folder/pytorch_lora_weights.safetensors`.
+
+    Args:
+        generator (`OneDCGenerator`): that carries it.
+        folder (`str` or `os.PathLike`): made if it does not exist.
+        adapter_name (`str`, *optional*): which one, where there are several.
+
+    Returns:
+        `Path`: of the file.
+
+    Raises:
+        ModelError: if there is no such adapter, or several and no name.
+    """
+    added = added_adapters(generator)
+    if adapter_name is None and len(added) == 1:
+        adapter_name = next(iter(added))
+    if adapter_name not in added:
+        there = ", ".join(map(repr, added)) or "none"
+        raise ModelError(f"There is no adapter {adapter_name!r} to save; this generator carries: {there}.")
+    from diffusers.loaders.lora_base import LoraBaseMixin
+
+    # Sets become sorted lists: what is written must not depend on the order of hashes.
+    settings = json.loads(json.dumps(generator.unet.peft_config[adapter_name].to_dict(), default=sorted))
+    tensors = _tensors(generator, adapter_name)
+    LoraBaseMixin.write_lora_layers(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        os.fspath(folder),
+        is_main_process=True,
+        weight_name=WEIGHTS_NAME,
+        save_function=None,  # type: ignore[arg-type]  # None: diffusers' own
+        safe_serialization=True,
+        lora_adapter_metadata={f"{_UNET}{name}": value for name, value in settings.items()},
+    )
+    return Path(folder, WEIGHTS_NAME)
+
+
+def _tensors(generator: OneDCGenerator, adapter_name: str) -> dict[str, Tensor]:
+    """Everything that an adapter's file holds, by its name there."""
+    from peft.utils import get_peft_model_state_dict
+
+    layers = get_peft_model_state_dict(generator.unet, adapter_name=adapter_name)
+    state = generator.state_dict()
+    parts = added_adapters(generator)[adapter_name].replaced
+    return {f"{_UNET}{name}": tensor for name, tensor in layers.items()} | {name: state[name] for name in parts}
+
+
+# Identity -------------------------------------------------------------------------------------------------------------
+
+
+def adapter_id(generator: OneDCGenerator) -> str | None:
+    """SHA-256 of the added adapters that act, and of how strongly: 64 hex digits; `None` where there are none."""
+    sha, acting = hashlib.sha256(), False
+    for name, adapter in sorted(added_adapters(generator).items(), key=lambda item: item[0]):
+        strengths = _strengths(generator, name)
+        if adapter.replaced or any(strength for _, strength in strengths):
+            acting = True
+            sha.update((adapter.weights_digest or _digest(_tensors(generator, name))).encode())
+            for layer, strength in strengths:
+                sha.update(f"{layer}={strength!r}\n".encode())
+    return sha.hexdigest() if acting else None
+
+
+def _strengths(generator: OneDCGenerator, adapter_name: str) -> list[tuple[str, float]]:
+    """By layer, the factor alpha / rank by which an adapter acts now."""
+    from peft.tuners.lora import LoraLayer
+
+    found = []
+    for name, layer in generator.unet.named_modules():
+        if isinstance(layer, LoraLayer) and adapter_name in layer.scaling:
+            active = adapter_name in layer.active_adapters and not layer.disable_adapters
+            found.append((name, float(layer.scaling[adapter_name]) if active else 0.0))
+    return sorted(found)
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    sha = hashlib.sha256()
+    update_digest(sha, sorted(tensors.items()))
+    return sha.hexdigest()

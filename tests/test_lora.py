@@ -1,0 +1,457 @@
+"""LoRA adapters from a user's side: load, unload, save; what files say of them; errors; the command line; the Hub."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from onedc_hf import Corrupt, ModelError, OneDCGenerator, OneDCGeneratorConfig, OneDCPipeline
+from onedc_hf.coding import Tag, inspect
+from onedc_hf.identity import warn_of_another_adapter
+from onedc_hf.lora import adapter_id, load_adapter, unload_adapters
+from onedc_hf.models.adapters import base_state
+from onedc_hf.training.lora import add_adapter
+
+from .conftest import TINY_MODEL
+from .hub.conftest import client, hub  # noqa: F401
+
+Picture = Callable[..., np.ndarray]
+NAME = "pytorch_lora_weights.safetensors"
+PARTS = ("conv_in", "vae_reduction")
+
+
+def learn(generator: OneDCGenerator, steps: int = 3) -> None:
+    """Steps on random features, large enough to be seen."""
+    parameters = [p for p in generator.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=0.05)
+    draw = torch.Generator().manual_seed(1)
+    detail, tokens = torch.randn(2, 8, 16, 16, generator=draw), torch.randn(2, 4, 16, generator=draw)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        generator(detail, tokens, torch.tensor([50.0, -1.0])).square().mean().backward()
+        optimizer.step()
+
+
+@pytest.fixture
+def pipe(tiny_folder: Path) -> OneDCPipeline:
+    """The tiny model, for changing."""
+    return OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_folder: Path) -> OneDCPipeline:
+    """The tiny model with an adapter that learned on it, and with it both parts; read-only."""
+    pipe = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float32)
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        add_adapter(pipe.generator, rank=4, alpha=2.0, train_also=PARTS)
+    learn(pipe.generator)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def adapter(trained: OneDCPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its folder; read-only."""
+    folder = tmp_path_factory.mktemp("adapter")
+    trained.save_lora_weights(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain_adapter(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of another adapter, without further parts."""
+    pipe = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float32)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        add_adapter(pipe.generator, rank=2, alpha=2.0, targets=["to_q", "conv1"])
+    learn(pipe.generator)
+    folder = tmp_path_factory.mktemp("plain")
+    pipe.save_lora_weights(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tiny_pipeline: OneDCPipeline, picture: Picture) -> bytes:
+    """A file that was written without an adapter."""
+    return tiny_pipeline.compress(picture(70, 90))
+
+
+def contents(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and settings of an adapter's file."""
+    with safe_open(folder / NAME, framework="pt") as file:
+        return load_file(folder / NAME), json.loads(file.metadata()["lora_adapter_metadata"])
+
+
+def pixels(pipe: OneDCPipeline, data: bytes) -> np.ndarray:
+    return np.asarray(pipe.decompress(data))
+
+
+def test_what_was_trained_is_loaded_to_the_last_bit(
+    trained: OneDCPipeline, adapter: Path, pipe: OneDCPipeline, data: bytes
+) -> None:
+    before = pixels(pipe, data)
+    pipe.load_lora_weights(adapter)
+    assert np.array_equal(pixels(pipe, data), pixels(trained, data))
+    assert np.abs(pixels(pipe, data).astype(int) - before).max() > 2
+    assert pipe.adapter_id == trained.adapter_id
+    assert not any(p.requires_grad for name, p in pipe.generator.named_parameters() if "lora" in name)
+    assert pipe.generator.unet.conv_out.weight.requires_grad  # loading freezes nothing
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_unloading_restores_every_bit(
+    tiny_folder: Path, adapter: Path, plain_adapter: Path, data: bytes, dtype: torch.dtype
+) -> None:
+    pipe = OneDCPipeline.from_pretrained(tiny_folder, dtype=dtype)
+    state = {name: tensor.clone() for name, tensor in pipe.generator.state_dict().items()}
+    modules = [type(module) for module in pipe.generator.modules()]
+    before = pixels(pipe, data)
+    pipe.load_lora_weights(adapter)
+    pipe.load_lora_weights(plain_adapter, adapter_name="second")
+    assert not np.array_equal(pixels(pipe, data), before)
+    without = base_state(pipe.generator)
+    pipe.unload_lora_weights()
+    found = pipe.generator.state_dict()
+    for restored in (found, without):
+        assert restored.keys() == state.keys()
+        assert all(torch.equal(restored[name], state[name]) for name in state)
+        assert all(restored[name].dtype == state[name].dtype for name in state)
+    assert all(found[name].stride() == state[name].stride() for name in state)
+    assert [type(module) for module in pipe.generator.modules()] == modules
+    assert np.array_equal(pixels(pipe, data), before)
+    assert pipe.adapter_id is None and not pipe.generator.adapters
+    pipe.unload_lora_weights()  # nothing to do
+    pipe.load_lora_weights(adapter)  # the name is free again
+
+
+def test_a_model_is_saved_without_adapters(pipe: OneDCPipeline, adapter: Path, tmp_path: Path) -> None:
+    pipe.load_lora_weights(adapter)
+    with pytest.raises(ModelError, match="unload_lora_weights"):
+        pipe.save_pretrained(tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+    pipe.unload_lora_weights()
+    pipe.save_pretrained(tmp_path / "yes")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        OneDCPipeline.from_pretrained(tmp_path / "yes")
+
+
+def test_half_precision_and_tiles_have_the_adapter_too(
+    tiny_folder: Path, adapter: Path, pipe: OneDCPipeline, data: bytes
+) -> None:
+    half = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.bfloat16)
+    half.load_lora_weights(adapter)
+    pipe.load_lora_weights(adapter)
+    assert half.adapter_id == pipe.adapter_id
+    assert half.generator.vae_reduction.short_cut.weight.dtype == torch.float32
+    lora = {p.dtype for name, p in half.generator.named_parameters() if "lora" in name}
+    assert lora == {torch.bfloat16}
+    whole = pixels(pipe, data).astype(int)
+    assert np.abs(pixels(half, data) - whole).mean() < 4
+    pipe.enable_tiling(128, 64)
+    assert np.abs(pixels(pipe, data) - whole).max() <= 1
+
+
+def test_a_model_that_is_offloaded_takes_an_adapter(
+    pipe: OneDCPipeline, trained: OneDCPipeline, adapter: Path, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = pixels(pipe, data)
+    # diffusers takes the hooks off and asks for them again without a device, which works only with an accelerator.
+    monkeypatch.setattr(pipe, "enable_model_cpu_offload", partial(pipe.enable_model_cpu_offload, device="cpu"))
+    pipe.enable_model_cpu_offload()
+    hook = type(pipe.generator._hf_hook)
+    pipe.load_lora_weights(adapter)
+    assert type(pipe.generator._hf_hook) is hook
+    assert np.array_equal(pixels(pipe, data), pixels(trained, data))
+    pipe.unload_lora_weights()
+    assert np.array_equal(pixels(pipe, data), before)
+
+
+def test_weights_that_are_not_at_hand_are_not_changed(pipe: OneDCPipeline, adapter: Path) -> None:
+    pipe.load_lora_weights(adapter)
+    pipe.enable_sequential_cpu_offload(device="cpu")
+    for change in (pipe.unload_lora_weights, lambda: pipe.load_lora_weights(adapter, adapter_name="second")):
+        with pytest.raises(ModelError, match="not at hand"):
+            change()
+
+
+def test_the_file_is_diffusers_own(adapter: Path, pipe: OneDCPipeline, tmp_path: Path) -> None:
+    tensors, settings = contents(adapter)
+    names = tensors.keys()
+    assert (settings["unet.r"], settings["unet.lora_alpha"]) == (4, 2.0)
+    assert {"to_q", "conv1", "time_emb_proj"} <= set(settings["unet.target_modules"])
+    assert {
+        "unet.conv_in.weight",
+        "vae_reduction.short_cut.bias",
+        "unet.mid_block.resnets.0.conv1.lora_A.weight",
+    } <= names
+    unet = pipe.generator.unet
+    unet.load_lora_adapter(adapter, prefix="unet", adapter_name="theirs", weight_name=NAME)
+    assert unet.peft_config["theirs"].r == 4 and unet.mid_block.resnets[0].conv1.scaling["theirs"] == 0.5
+    pipe.unload_lora_weights()
+    pipe.load_lora_weights(adapter)
+    pipe.save_lora_weights(tmp_path)
+    again, same_settings = contents(tmp_path)
+    assert same_settings == settings and again.keys() == names
+    assert all(torch.equal(again[name], tensors[name]) for name in names)
+
+
+def test_adapters_add_up_and_one_of_them_can_be_saved(
+    pipe: OneDCPipeline, adapter: Path, plain_adapter: Path, data: bytes, tmp_path: Path
+) -> None:
+    pipe.load_lora_weights(plain_adapter, adapter_name="plain")
+    one, name = pixels(pipe, data), pipe.adapter_id
+    pipe.load_lora_weights(adapter)
+    assert not np.array_equal(pixels(pipe, data), one) and pipe.adapter_id != name
+    with pytest.raises(ModelError, match="'plain', 'default'"):
+        pipe.save_lora_weights(tmp_path)
+    pipe.save_lora_weights(tmp_path, "plain")
+    assert load_file(tmp_path / NAME).keys() == load_file(plain_adapter / NAME).keys()
+
+
+def test_a_single_file_and_another_name_are_found(pipe: OneDCPipeline, adapter: Path, tmp_path: Path) -> None:
+    (tmp_path / "water.safetensors").write_bytes((adapter / NAME).read_bytes())
+    pipe.load_lora_weights(tmp_path / "water.safetensors")
+    pipe.unload_lora_weights()
+    pipe.load_lora_weights(str(tmp_path.parent), "water.safetensors", subfolder=tmp_path.name)
+
+
+def test_without_metadata_the_strength_is_one(pipe: OneDCPipeline, plain_adapter: Path, tmp_path: Path) -> None:
+    save_file(load_file(plain_adapter / NAME), tmp_path / NAME)
+    pipe.load_lora_weights(tmp_path)
+    assert pipe.generator.unet.mid_block.resnets[0].conv1.scaling["default"] == 1.0
+
+
+# A model that owns an adapter -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def owner() -> OneDCGenerator:
+    """A generator with an adapter as part of the model."""
+    torch.manual_seed(0)
+    own = {"r": 2, "lora_alpha": 2, "target_modules": ["to_q", "to_k"]}
+    generator = OneDCGenerator(OneDCGeneratorConfig(**TINY_MODEL["generator"], lora=own)).eval()
+    for name, parameter in generator.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    return generator
+
+
+def test_the_models_own_adapter_stays_active_and_in_place(
+    owner: OneDCGenerator, adapter: Path, plain_adapter: Path
+) -> None:
+    state = {name: tensor.clone() for name, tensor in owner.state_dict().items()}
+    inputs = (torch.randn(1, 8, 8, 8), torch.randn(1, 1, 16), torch.tensor([5.0]))
+    with torch.no_grad():
+        before = owner(*inputs)
+        with pytest.raises(ModelError, match="of its own"):
+            load_adapter(owner, adapter)
+        load_adapter(owner, plain_adapter, adapter_name="second")
+        with_both = owner(*inputs)
+        owner.unet.set_adapters("second")
+        assert not torch.equal(owner(*inputs), with_both)
+        assert not torch.equal(with_both, before)
+    without = base_state(owner)
+    assert adapter_id(owner) is not None
+    unload_adapters(owner)
+    assert adapter_id(owner) is None
+    assert owner.state_dict().keys() == state.keys() == without.keys()
+    with torch.no_grad():
+        assert torch.equal(owner(*inputs), before)
+
+
+# What files say ---------------------------------------------------------------------------------------------------
+
+
+def test_a_file_names_the_adapter_and_another_one_says_so(
+    pipe: OneDCPipeline, tiny_folder: Path, picture: Picture, adapter: Path, plain_adapter: Path, data: bytes
+) -> None:
+    decoder = pipe.decoder_id
+    pipe.load_lora_weights(adapter)
+    named = pipe.compress(picture(70, 90))
+    assert 5 <= len(named) - len(data) <= 7  # tag, length, 4 bytes; the checks change, and with them the tail
+    assert inspect(named)["extensions"] == [{"tag": 14, "name": "adapter", "bytes": 4, "id": pipe.adapter_id[:8]}]
+    both = inspect(pipe.compress(picture(70, 90), name_decoder=True))["extensions"]
+    assert [extension["id"] for extension in both] == [decoder[:8], pipe.adapter_id[:8]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        expected = pixels(pipe, named)
+        pixels(pipe, data)  # a file that names none is for everybody
+    other = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float32)
+    with pytest.warns(UserWarning, match=f"the adapter {pipe.adapter_id[:8]}, this pipeline has none"):
+        bare = pixels(other, named)
+    assert bare.shape == expected.shape and not np.array_equal(bare, expected)
+    other.load_lora_weights(plain_adapter)
+    with pytest.warns(UserWarning, match=f"{pipe.adapter_id[:8]}, this one is {other.adapter_id[:8]}"):
+        pixels(other, named)
+    assert other.decoder_id == decoder  # of the model, whether it is asked before an adapter is loaded or after
+
+
+def test_the_id_is_of_weights_and_strength_and_not_of_the_format(
+    tiny_folder: Path, pipe: OneDCPipeline, adapter: Path
+) -> None:
+    half = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float16)
+    half.load_lora_weights(adapter, adapter_name="another-name")
+    pipe.load_lora_weights(adapter)
+    name = pipe.adapter_id
+    assert half.adapter_id == name
+    pipe.generator.unet.set_adapters("default", 0.5)
+    assert pipe.adapter_id not in (name, None)
+    pipe.generator.unet.set_adapters("default")
+    assert pipe.adapter_id == name
+
+
+def test_a_silent_adapter_is_none(pipe: OneDCPipeline, plain_adapter: Path) -> None:
+    pipe.load_lora_weights(plain_adapter)
+    pipe.generator.unet.disable_adapters()
+    assert pipe.adapter_id is None
+
+
+def test_a_damaged_name_of_an_adapter_is_a_typed_error() -> None:
+    with pytest.raises(Corrupt, match="3 bytes"):
+        warn_of_another_adapter(bytes(3), None)
+    assert Tag.ADAPTER % 2 == 0  # others may pass over it
+
+
+# Errors -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_name_that_is_taken_or_cannot_be_is_refused(pipe: OneDCPipeline, adapter: Path, plain_adapter: Path) -> None:
+    pipe.load_lora_weights(adapter)
+    with pytest.raises(ModelError, match="loaded already"):
+        pipe.load_lora_weights(plain_adapter)
+    for name in ("", "a.b", "lora"):
+        with pytest.raises(ModelError, match="adapter_name"):
+            pipe.load_lora_weights(plain_adapter, adapter_name=name)
+    with pytest.raises(ModelError, match="replaced by the adapter 'default' already"):
+        pipe.load_lora_weights(adapter, adapter_name="second")
+
+
+@pytest.mark.parametrize("change", ["wide", "layer", "part", "half", "rank", "kind", "text", "config"])
+def test_an_adapter_of_another_model_is_named_and_changes_nothing(
+    pipe: OneDCPipeline, adapter: Path, tmp_path: Path, change: str
+) -> None:
+    tensors, settings = contents(adapter)
+    layer = "unet.mid_block.resnets.0.conv1"
+    a, b = f"{layer}.lora_A.weight", f"{layer}.lora_B.weight"
+    if change == "wide":
+        tensors[a] = torch.zeros(4, 99, 3, 3)
+        said = rf"{layer} is \[16, 16, 3, 3\], its adapter \[4, 99, 3, 3\]"
+    elif change == "layer":
+        tensors["unet.up_blocks.9.conv1.lora_A.weight"] = tensors[a].clone()
+        tensors["unet.up_blocks.9.conv1.lora_B.weight"] = tensors[b].clone()
+        said = "no layer unet.up_blocks.9.conv1"
+    elif change == "part":
+        tensors["vae_reduction.short_cut.bias"] = torch.zeros(5)
+        said = r"vae_reduction.short_cut.bias is \[4\], in the file \[5\]"
+    elif change == "half":
+        del tensors[a]
+        said = f"{layer} has only one half"
+    elif change == "rank":
+        settings["unet.r"] = 3
+        said = r"rank \[4\], its settings say 3"
+    elif change == "kind":
+        tensors[f"{layer}.lora_magnitude_vector"] = torch.zeros(16)
+        said = "lora_magnitude_vector"
+    elif change == "text":
+        tensors = {"text_encoder.lora_A.weight": torch.zeros(2, 2)}
+        said = "no adapter of a OneDC generator"
+    else:
+        settings["unet.layer_replication"] = [[0, 1]]
+        said = "layer_replication"
+    save_file(tensors, tmp_path / NAME, {"lora_adapter_metadata": json.dumps(settings)})
+    state = {name: tensor.clone() for name, tensor in pipe.generator.state_dict().items()}
+    with pytest.raises(ModelError, match=said):
+        pipe.load_lora_weights(tmp_path)
+    found = pipe.generator.state_dict()
+    assert found.keys() == state.keys() and all(torch.equal(found[name], state[name]) for name in state)
+    assert all(parameter.requires_grad for parameter in pipe.generator.parameters())
+    pipe.load_lora_weights(adapter)
+
+
+def test_files_that_are_not_there_or_hold_code_are_named(pipe: OneDCPipeline, adapter: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="does not exist"):
+        pipe.load_lora_weights("./nowhere")
+    (tmp_path / "other.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match="the folder holds other.safetensors"):
+        pipe.load_lora_weights(tmp_path)
+    with pytest.raises(ModelError, match="no whole safetensors file"):
+        pipe.load_lora_weights(tmp_path, "other.safetensors")
+    torch.save({}, tmp_path / "adapter.bin")
+    for arguments in ((tmp_path, "adapter.bin"), (tmp_path / "adapter.bin",)):
+        with pytest.raises(ModelError, match=r"no \.safetensors file"):
+            pipe.load_lora_weights(*arguments)
+    torch.save({}, tmp_path / NAME)
+    with pytest.raises(ModelError, match="no whole safetensors file"):
+        pipe.load_lora_weights(tmp_path)
+    for name in ("nobody/nothing", "not a name"):
+        with pytest.raises(ModelError, match=f"repository '{name}'"):
+            pipe.load_lora_weights(name)
+    with pytest.raises(ModelError, match="carries: none"):
+        pipe.save_lora_weights(tmp_path)
+
+
+def test_without_peft_the_error_says_what_to_install(
+    pipe: OneDCPipeline, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    assert pipe.adapter_id is None
+    pipe.unload_lora_weights()
+    with pytest.raises(ModelError, match=r"pip install 'onedc-hf\[train\]'"):
+        pipe.load_lora_weights(adapter)
+
+
+# Command line and Hub ---------------------------------------------------------------------------------------------
+
+
+def test_the_command_line_loads_an_adapter(
+    tiny_folder: Path, adapter: Path, picture: Picture, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from onedc_hf.cli.main import main
+
+    photo, odc = tmp_path / "a.png", tmp_path / "a.odc"
+    Image.fromarray(picture(40, 60)).save(photo)
+    model, lora = ["--model", str(tiny_folder), "--dtype", "float32"], ["--lora", str(adapter)]
+    assert main(["compress", str(photo), *model, *lora]) == 0
+    assert main(["decompress", str(odc), "-o", str(tmp_path / "with.png"), *model, *lora]) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert main(["decompress", str(odc), "-o", str(tmp_path / "without.png"), *model]) == 0
+    assert "this pipeline has none" in capsys.readouterr().err
+    assert not np.array_equal(*(np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("with", "without")))
+    assert main(["info", str(odc)]) == 0
+    name = inspect(odc.read_bytes())["extensions"][0]["id"]
+    assert f"adapter id:  {name}" in capsys.readouterr().out
+    assert main(["compress", str(photo), "--force", *model, "--lora", str(tmp_path)]) != 0
+    assert NAME in capsys.readouterr().err
+
+
+LOAD = """
+from onedc_hf import ModelError, OneDCPipeline
+pipe = OneDCPipeline.from_pretrained(folder)
+pipe.load_lora_weights("alice/water", revision="main")
+print(pipe.adapter_id)
+for repo, name in (("alice/water", "other.safetensors"), ("alice/air", None)):
+    try:
+        pipe.load_lora_weights(repo, name, adapter_name="second")
+    except ModelError as error:
+        assert repo in str(error) and "Check both names" in str(error), error
+    else:
+        raise AssertionError(repo)
+"""
+
+
+def test_an_adapter_comes_from_a_hub(hub, client, tiny_folder: Path, adapter: Path, trained: OneDCPipeline) -> None:  # noqa: F811
+    hub.upload("alice/water", adapter)
+    assert client(LOAD, folder=tiny_folder) == trained.adapter_id
