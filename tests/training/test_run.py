@@ -176,3 +176,27 @@ def test_a_half_written_checkpoint_is_not_taken_up(config: Make, tmp_path: Path)
 def test_settings_that_cannot_work_are_refused(config: Make, changes: dict, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         train(config(**changes))
+
+
+def test_a_lora_run_gives_an_adapter_and_leaves_the_model_alone(
+    config: Make, tiny_folder: Path, tmp_path: Path, picture: Callable[..., np.ndarray]
+) -> None:
+    frozen = ["codec", "gain_anchors", "vae"]
+    settings = {"init_from": str(tiny_folder), "train_lora": True, "rank": 2, "lora_alpha": 2.0, "freeze": frozen}
+    folder = train(config(**settings, learning_rate=0.1, ema_decay=0.0))
+    assert folder == tmp_path / "run" and not (folder / "pipeline").exists()
+    pipe = OneDCPipeline.from_pretrained(tiny_folder)
+    data = pipe.compress(picture(64, 64), quality=50)
+    before = np.asarray(pipe.decompress(data))
+    pipe.load_lora_weights(folder)
+    assert not np.array_equal(before, np.asarray(pipe.decompress(data)))
+    pipe.unload_lora_weights()
+    assert np.array_equal(before, np.asarray(pipe.decompress(data)))
+
+
+def test_a_lora_that_trains_with_the_codec_is_a_part_of_the_model(config: Make, tmp_path: Path) -> None:
+    folder = train(config(train_lora=True, rank=2, lora_train_also=["conv_in"], ema_decay=0.5))
+    assert folder == tmp_path / "run" / "pipeline"
+    pipe = OneDCPipeline.from_pretrained(folder)
+    assert pipe.generator.config.lora is not None and pipe.generator.config.lora["r"] == 2
+    assert any(".lora_A." in name for name in pipe.generator.state_dict())

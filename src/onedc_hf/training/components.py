@@ -8,18 +8,19 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from torch import nn
 
 from ..errors import ModelError
 from ..models import OneDCAutoencoder, OneDCCodec, OneDCCodecConfig, OneDCGenerator, OneDCGeneratorConfig
 from ..models.patch_attention import attend_in_patches
 from ..pipeline import OneDCPipeline
-from .config import model_settings
+from .config import TrainConfig, model_settings
 from .model import TrainableOneDC, TrainableVAE
 
 # Prefixes of what decides symbols, given a picture.
 DECIDES_SYMBOLS = ("codec.entropy", "codec.enc", "codec.hyper_enc", "gain_anchors", "vae.encoder")
 
-__all__ = ["DECIDES_SYMBOLS", "load_model", "make_model", "save_pipeline"]
+__all__ = ["DECIDES_SYMBOLS", "choose_what_learns", "load_model", "make_model", "save_pipeline", "save_result"]
 
 
 def make_model(name: str, rate_estimate: str = "straight_through") -> TrainableOneDC:
@@ -102,6 +103,57 @@ def load_model(
     if not all(part.startswith(tuple(freeze)) for part in DECIDES_SYMBOLS):
         pipe.codec.make_float()
     return TrainableOneDC(pipe.codec, pipe.generator, pipe.vae, pipe.scheduler, rate_estimate)
+
+
+def choose_what_learns(model: TrainableOneDC, config: TrainConfig) -> list[nn.Parameter]:
+    """Freezes what the settings freeze and returns what is left.
+
+    With `train_lora`, of the generator only a new adapter learns, and what `lora_train_also` names. If nothing else
+    does, the adapter stands for itself and is saved alone; otherwise it becomes a part of the model
+    (`OneDCGeneratorConfig.lora`), as in the paper's training from Stable Diffusion.
+
+    Raises:
+        ValueError: if nothing is left.
+    """
+    if config.train_lora:
+        from .lora import add_adapter  # peft is needed for nothing else
+
+        add_adapter(
+            model.generator,
+            config.rank,
+            config.lora_alpha,
+            config.lora_targets or None,
+            train_also=config.lora_train_also,
+        )
+    for name, parameter in model.named_parameters():
+        if name.startswith(tuple(config.freeze)):
+            parameter.requires_grad_(False)
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if not trainable:
+        raise ValueError("Everything is frozen: nothing would learn. Look at `freeze`.")
+    if config.train_lora and not all(name.startswith("generator.") for name in trainable):
+        settings = model.generator.unet.peft_config["default"]
+        model.generator.config.lora = {
+            "r": settings.r,
+            "lora_alpha": settings.lora_alpha,
+            "target_modules": sorted(settings.target_modules),
+        }
+    return list(trainable.values())
+
+
+def save_result(model: TrainableOneDC, output: Path, config: TrainConfig) -> Path:
+    """Writes what a run trained: a pipeline to `output/pipeline`, or an adapter alone to `output`.
+
+    Returns:
+        `Path`: the folder that `from_pretrained` or `load_lora_weights` reads.
+    """
+    if config.train_lora and model.generator.config.lora is None:
+        from .lora import save_adapter
+
+        save_adapter(model.generator, output)
+        return output
+    save_pipeline(model, output / "pipeline")
+    return output / "pipeline"
 
 
 def save_pipeline(model: TrainableOneDC, folder: str | Path, *, variant: str | None = None) -> OneDCPipeline:

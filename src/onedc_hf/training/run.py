@@ -67,7 +67,7 @@ class TrainingRun:
 
     Attributes:
         step (`int`): steps done.
-        output (`Path`): the run's folder: `log.jsonl`, `checkpoint-*`, `pipeline`.
+        output (`Path`): the run's folder: `log.jsonl`, `checkpoint-*`, and `pipeline` or an adapter's file.
         accelerator (`Accelerator`): accelerate's.
     """
 
@@ -95,7 +95,8 @@ class TrainingRun:
         self.max_steps = config.max_train_steps
         self._trainable: list[nn.Parameter] = []
         self._ema: EMAModel | None = None
-        self._save: Callable[[Path], object] | None = None
+        self._save: Callable[[Path], Path] | None = None
+        self._result = self.output
         self._trackers: Trackers | None = None
         self._validator: Validator | None = None
         self._logged: dict[str, list[float]] = defaultdict(list)  # since the last line; some are not of every step
@@ -180,12 +181,12 @@ class TrainingRun:
         """Inverse of `state_dict`."""
         self.step = state["step"]
 
-    def begin(self, model: TrainableOneDC, save: Callable[[Path], object]) -> None:
+    def begin(self, model: TrainableOneDC, save: Callable[[Path], Path]) -> None:
         """Takes up a checkpoint, if asked to, and opens logs and validation; once everything is registered.
 
         Args:
             model (`TrainableOneDC`): what learns, not wrapped; validation looks at it.
-            save: writes the model as a pipeline to a folder.
+            save: writes what was trained into the run's folder, and says where.
 
         Raises:
             FileNotFoundError: if there is no such checkpoint, or no such validation picture.
@@ -290,7 +291,7 @@ class TrainingRun:
             self._logged[name].append(value)
 
     def end(self) -> Path:
-        """Writes what is not written yet, validates, publishes; returns the folder of the pipeline."""
+        """Writes what is not written yet, validates, publishes; returns the folder of what was trained."""
         self.accelerator.wait_for_everyone()
         if not (self.output / f"checkpoint-{self.step}").is_dir():
             self._save_checkpoint()
@@ -304,14 +305,14 @@ class TrainingRun:
         self.accelerator.wait_for_everyone()
         if self._trackers is not None:
             self._trackers.finish()
-        return self.output / "pipeline"
+        return self._result
 
     def save_weights(self) -> None:
-        """Writes the averaged weights as a pipeline to `output/pipeline`."""
+        """Writes the averaged weights into the run's folder."""
         if not self.is_main or self._save is None:
             return
         with self.averaged():
-            self._save(self.output / "pipeline")
+            self._result = self._save(self.output)
 
     def averaged(self) -> _Averaged:
         """A context in which the model has its averaged weights."""

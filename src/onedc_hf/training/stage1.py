@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .components import load_model, make_model, save_pipeline
+from .components import choose_what_learns, load_model, make_model, save_result
 from .config import TrainConfig
 from .data import Share, crop_batches
 from .model import Rebuilt, TrainableOneDC
@@ -55,23 +55,6 @@ def _starting_model(config: TrainConfig) -> TrainableOneDC:
     return model
 
 
-def _choose_what_learns(model: TrainableOneDC, config: TrainConfig) -> list[torch.nn.Parameter]:
-    """Freezes what the settings freeze; with a LoRA, of the generator only the adapter and what goes with it learns."""
-    if config.train_lora:
-        from .lora import add_adapter
-
-        add_adapter(
-            model.generator, config.rank, config.lora_alpha, config.lora_targets or None, config.lora_train_also
-        )
-    for name, parameter in model.named_parameters():
-        if name.startswith(tuple(config.freeze)):
-            parameter.requires_grad_(False)
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not trainable:
-        raise ValueError("Everything is frozen: nothing would learn. Look at `freeze`.")
-    return trainable
-
-
 def _pixels(batch: Tensor | dict[str, Tensor]) -> Tensor:
     return batch["pixels"] if isinstance(batch, dict) else batch
 
@@ -89,7 +72,7 @@ def train(config: TrainConfig) -> Path:
             from .distillation import make_distillation
 
             bare.distillation = make_distillation(config, bare.codec.config)
-        trainable = _choose_what_learns(bare, config)
+        trainable = choose_what_learns(bare, config)
         if bare.codec.hyper_enc.fusion[-1].weight.requires_grad:
             bare.codec.entropy.z_counts.zero_()  # tables of another hyper-latent; a release fits new ones
         if config.gradient_checkpointing:
@@ -101,7 +84,7 @@ def train(config: TrainConfig) -> Path:
         optimizer, scheduler = run.optimise(trainable)
         run.average(trainable)
         model = run.wrap(bare)
-        run.begin(bare, save=lambda folder: save_pipeline(bare, folder))
+        run.begin(bare, save=lambda output: save_result(bare, output, config))
 
         for micro_batches in run.batches():
             everywhere = config.train_batch_size * run.accelerator.num_processes
