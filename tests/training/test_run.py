@@ -167,7 +167,6 @@ def test_a_half_written_checkpoint_is_not_taken_up(config: Make, tmp_path: Path)
     ("changes", "text"),
     [
         ({"stage": 3}, "stage"),
-        ({"stage": 2}, "init_from"),
         ({"streaming": True}, "dataset_name"),
         ({"mixed_precision": "bf8"}, "mixed_precision"),
         ({"freeze": ["codec", "generator", "vae", "gain_anchors"]}, "frozen"),
