@@ -133,6 +133,7 @@ def test_memory_for_time_changes_no_gradient(photographs: Path, tiny_config: Pat
         {"mixed_precision": "bf16"},
         {"gradient_accumulation_steps": 2, "gradient_checkpointing": True},
         {"dataloader_num_workers": 1},
+        {"num_train_epochs": 1, "max_train_steps": 9},  # four pictures, two a step
         {"scale_lr": True, "learning_rate": 1e-5, "lr_scheduler": "cosine"},
     ],
     ids=lambda changes: next(iter(changes)),
