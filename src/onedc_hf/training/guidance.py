@@ -1,0 +1,316 @@
+"""What tells the generator of stage 2 where to go, and keeps learning itself: one interface for two ways.
+
+- `PictureGuidance`: losses on the picture, with an adversary on pretrained features among them if there is one.
+- `LatentGuidance`: distribution matching and a GAN on the fake score network's middle (paper, section 3.3).
+
+Shapes: B batch, L latent channels, h w rows and columns of a latent, S side of a crop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from .config import TrainConfig
+from .latent_gan import DiffusionDiscriminator, discriminator_loss, fitting_layers, generator_loss
+from .losses import l1_loss
+from .matching import distribution_matching_loss, fake_score_loss
+from .model import TrainableOneDC
+from .objective import RunLosses
+from .run import TrainingRun
+from .scores import Teacher, load_teacher
+
+__all__ = ["Guidance", "LatentGuidance", "PictureGuidance", "Update", "View", "make_latent_guidance"]
+
+
+class View(NamedTuple):
+    """What a guidance looks at.
+
+    Args:
+        latent (`torch.Tensor` of shape `[B, L, h, w]`): rebuilt, scaled as the generator gives it.
+        picture (`torch.Tensor` of shape `[B, 3, S, S]`): rebuilt, about [-1, 1].
+        original (`torch.Tensor` of shape `[B, 3, S, S]`): in [-1, 1].
+        captions (`list[str]`, *optional*): of the originals.
+    """
+
+    latent: Tensor
+    picture: Tensor
+    original: Tensor
+    captions: Sequence[str] | None = None
+
+    def detach(self) -> View:
+        """The same, without a way back to the generator."""
+        return self._replace(latent=self.latent.detach(), picture=self.picture.detach())
+
+
+class Guidance(Protocol):
+    """What stage 2 does with a guidance: now and then `generator_loss`, and in every iteration `learn`."""
+
+    def generator_loss(self, view: View) -> tuple[Tensor, dict[str, float]]:
+        """What to send back from a view with gradient, weighted; and each loss's own value, for the log.
+
+        The networks of the guidance are done with when it returns: no gradient reaches them, and only one at the
+        latent or the picture is kept.
+        """
+        ...
+
+    def learn(self, view: View, step: int) -> dict[str, float]:
+        """Its own update on the (detached) view of the same iteration; values for the log."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold, beside prepared optimisers."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        ...
+
+
+class PictureGuidance:
+    """The losses on pictures of a run; their state is in its checkpoints already.
+
+    Args:
+        losses (`RunLosses`): from `picture_losses`.
+    """
+
+    def __init__(self, losses: RunLosses):
+        self.losses, self._looked = losses, False
+
+    def generator_loss(self, view: View) -> tuple[Tensor, dict[str, float]]:
+        """Balanced or weighted losses, as the settings say."""
+        picture = view.picture.float()
+        gradient, values = self.losses(picture.detach(), view.original)
+        self._looked = True
+        return (picture * gradient).sum(), values
+
+    def learn(self, view: View, step: int) -> dict[str, float]:
+        """A step of the adversary's discriminators, if there is one and it is their turn."""
+        perceptual = self.losses.perceptual
+        if perceptual is not None and not self._looked:  # the generator had no turn: nobody has seen this picture yet
+            with torch.no_grad():
+                perceptual(view.picture.float(), view.original)
+        self._looked = False
+        return dict(self.losses.learn(step))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: `picture_losses` has registered its parts."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+
+
+class Update:
+    """One step of an optimiser for networks that accelerate does not wrap.
+
+    They are used by other ways than `forward`, which torch's wrapper for several processes does not allow; so gradients
+    are averaged here.
+
+    Args:
+        accelerator (`Accelerator`): of the run.
+        parameters: what learns.
+        optimizer, scheduler: theirs, prepared.
+        max_norm (`float`): of the gradient; longer ones are shortened (5.0 in the paper).
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        parameters: Sequence[nn.Parameter],
+        optimizer: Any,
+        scheduler: Any = None,
+        max_norm: float = 5.0,
+    ):
+        self.accelerator, self.parameters = accelerator, list(parameters)
+        self.optimizer, self.scheduler, self.max_norm = optimizer, scheduler, max_norm
+
+    @contextmanager
+    def learning(self) -> Iterator[None]:
+        """The parameters take gradients in here, and nowhere else."""
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+        try:
+            yield
+        finally:
+            for parameter in self.parameters:
+                parameter.requires_grad_(False)
+
+    def __call__(self, loss: Tensor) -> None:
+        """Back-propagates; steps where gradient accumulation says so."""
+        self.accelerator.backward(loss)
+        if self.accelerator.sync_gradients:
+            if self.accelerator.num_processes > 1:
+                for parameter in self.parameters:
+                    if parameter.grad is not None:
+                        torch.distributed.all_reduce(parameter.grad)
+                        parameter.grad.div_(self.accelerator.num_processes)
+            self.accelerator.clip_grad_norm_(self.parameters, self.max_norm)
+        self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+class LatentGuidance:
+    """Distribution matching with a teacher, and a GAN on the fake network's middle.
+
+    Args:
+        teacher (`Teacher`): real and fake networks; on the run's device.
+        discriminator (`DiffusionDiscriminator`, *optional*): the head; without one there is no GAN.
+        model (`TrainableOneDC`): whose latents they are; only its VAE is used.
+        update (`Update`): of fake network and discriminator.
+        matching_weight, gan_weight (`float`): of the generator's losses.
+        discriminator_weight (`float`): of the discriminator's loss beside the fake scores'.
+        balance (`bool`): the generator's weights are ratios of gradient norms at the latent against the pixel loss, as
+            in `BalancedLosses`; otherwise they multiply the losses, as in the paper.
+        timesteps (`tuple[int, int]`): of distribution matching.
+        every, momentum: of the balance, as in `BalancedLosses`.
+        reduce (`Callable`): makes of this process's gradient norm that of all processes together.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        discriminator: DiffusionDiscriminator | None,
+        model: TrainableOneDC,
+        update: Update,
+        *,
+        matching_weight: float = 1.0,
+        gan_weight: float = 1e-3,
+        discriminator_weight: float = 1e-2,
+        balance: bool = False,
+        timesteps: tuple[int, int] = (20, 640),
+        every: int = 25,
+        momentum: float = 0.7,
+        reduce: Callable[[float], float] = lambda norm: norm,
+    ):
+        self.teacher, self.discriminator, self.model, self.update = teacher, discriminator, model, update
+        self.weights = {"matching": matching_weight, "latent_gan": gan_weight if discriminator is not None else 0.0}
+        self.discriminator_weight, self.timesteps = discriminator_weight, timesteps
+        self.balance, self.every, self.momentum, self.reduce = balance, every, momentum, reduce
+        self.norms: dict[str, float] = {}
+        self._calls = 0
+
+    def _condition(self, view: View) -> Tensor | None:
+        captions = self.teacher.captions
+        return None if captions is None else captions(view.captions or [""] * len(view.latent))
+
+    def generator_loss(self, view: View) -> tuple[Tensor, dict[str, float]]:
+        """Distribution matching and softplus(-D(x)), each times its weight, as a gradient at the latent."""
+        teacher, condition = self.teacher, self._condition(view)
+        leaf = view.latent.detach().float().requires_grad_(True)
+        x = teacher.scale.standardise(leaf)
+        losses: dict[str, Tensor] = {}
+        values: dict[str, float] = {}
+        if self.weights["matching"]:
+            losses["matching"], values = distribution_matching_loss(
+                x, teacher.real, teacher.fake, teacher.schedule, condition, timesteps=self.timesteps
+            )
+        if self.discriminator is not None and self.weights["latent_gan"]:
+            with self.update.accelerator.autocast():
+                losses["latent_gan"] = generator_loss(self.discriminator(x, teacher.fake, condition))
+        pulls = {name: torch.autograd.grad(loss, leaf, retain_graph=True)[0] for name, loss in losses.items()}
+        factors = self._factors(pulls, view) if self.balance else self.weights
+        gradient = sum((factors[name] * pull for name, pull in pulls.items()), torch.zeros_like(leaf))
+        values |= {name: float(loss.detach()) for name, loss in losses.items()}
+        return (view.latent.float() * gradient).sum(), values
+
+    def _factors(self, pulls: Mapping[str, Tensor], view: View) -> dict[str, float]:
+        """What the weights stand for: multiples of the pixel loss's gradient norm at the latent."""
+        if self._calls % self.every == 0:
+            leaf = view.latent.detach().requires_grad_(True)
+            with torch.enable_grad():
+                (pixel,) = torch.autograd.grad(l1_loss(self.model.decode_latent(leaf), view.original), leaf)
+            for name, gradient in (*pulls.items(), ("pixel", pixel)):
+                norm = self.reduce(float(gradient.norm()))
+                self.norms[name] = self.momentum * self.norms.get(name, norm) + (1 - self.momentum) * norm
+        self._calls += 1
+        return {n: self.weights[n] * self.norms["pixel"] / max(self.norms[n], 1e-12) for n in pulls}
+
+    def learn(self, view: View, step: int) -> dict[str, float]:
+        """One step of the fake network and the discriminator: scores of rebuilt latents, and telling them from real."""
+        teacher, condition = self.teacher, self._condition(view)
+        with torch.no_grad():
+            rebuilt = teacher.scale.standardise(view.latent.float())
+            original = teacher.scale.standardise(self.model.encode_latent(view.original).float())
+        with self.update.learning():
+            with self.update.accelerator.autocast():
+                loss = fake_score_loss(rebuilt, teacher.fake, teacher.schedule, condition)
+                values = {"fake_score": float(loss.detach())}
+                if self.discriminator is not None and self.weights["latent_gan"]:
+                    fake, real = (self.discriminator(x, teacher.fake, condition) for x in (rebuilt, original))
+                    told_apart = discriminator_loss(fake, real)
+                    loss = loss + self.discriminator_weight * told_apart
+                    right = (fake < 0).float().mean() + (real > 0).float().mean()
+                    values |= {"latent_discriminator": float(told_apart.detach()), "latent_right": float(right) / 2}
+            self.update(loss)
+        return values
+
+    def state_dict(self) -> dict[str, Any]:
+        """The networks that learn, and the running norms; the real network never changes."""
+        return {
+            "fake": self.teacher.fake.state_dict(),
+            "discriminator": {} if self.discriminator is None else self.discriminator.state_dict(),
+            "norms": dict(self.norms),
+            "calls": self._calls,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.teacher.fake.load_state_dict(state["fake"])
+        if self.discriminator is not None:
+            self.discriminator.load_state_dict(state["discriminator"])
+        self.norms, self._calls = dict(state["norms"]), int(state["calls"])
+
+
+def make_latent_guidance(config: TrainConfig, run: TrainingRun, model: TrainableOneDC) -> LatentGuidance:
+    """Loads the teacher of a run's settings, makes the discriminator, and has both in the run's checkpoints.
+
+    Raises:
+        OSError, ValueError: if the teacher cannot be loaded, or is one of other latents.
+    """
+    mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    teacher = load_teacher(
+        config.teacher,
+        guidance_scale=config.guidance_scale,
+        real_dtype=mixed.get(config.mixed_precision, torch.float32),
+        device=run.device,
+    )
+    latents, expected = model.generator.config.latent_channels, teacher.fake.unet.config.in_channels
+    if latents != expected:
+        raise ValueError(
+            f"`teacher`: {config.teacher} is one of latents of {expected} channels; the model has {latents}."
+        )
+    if config.gradient_checkpointing:
+        teacher.fake.unet.enable_gradient_checkpointing()
+        teacher.fake.train()  # diffusers checkpoints in training mode only
+    discriminator = None
+    learning = list(teacher.fake.parameters())
+    if config.latent_gan_weight:
+        side = config.resolution // 8 // teacher.fake.middle_reduction
+        discriminator = DiffusionDiscriminator(
+            teacher.fake.middle_channels,
+            teacher.schedule,
+            layers=fitting_layers(side),
+            groups=teacher.fake.unet.config.norm_num_groups,
+        ).to(run.device)
+        learning += discriminator.requires_grad_(False).parameters()
+    optimizer, scheduler = run.optimise(learning, config.guidance_learning_rate)
+    guidance = LatentGuidance(
+        teacher,
+        discriminator,
+        model,
+        Update(run.accelerator, learning, optimizer, scheduler, config.max_grad_norm),
+        matching_weight=config.matching_weight,
+        gan_weight=config.latent_gan_weight,
+        balance=config.balance_losses,
+        reduce=run.norm_over_all,
+    )
+    run.keep(guidance)
+    return guidance

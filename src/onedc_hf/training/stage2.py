@@ -1,0 +1,95 @@
+"""Stage 2 (paper, section 3.3): what a file says is settled, the pictures made from it get better.
+
+Everything that decides symbols is frozen. Each iteration rebuilds crops, every tenth one (`generator_every`) with
+gradient, for an update of the generator; the guidances learn from every one. What surrounds the loop is `run.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from .components import DECIDES_SYMBOLS, choose_what_learns, load_model, save_result
+from .config import TrainConfig
+from .guidance import Guidance, PictureGuidance, View, make_latent_guidance
+from .model import Rebuilt, TrainableOneDC
+from .objective import picture_losses
+from .run import TrainingRun
+from .stage1 import draw_quality
+
+__all__ = ["train"]
+
+
+def _starting_model(config: TrainConfig) -> TrainableOneDC:
+    return load_model(
+        config.init_from, config.rate_estimate, config.freeze, revision=config.revision, variant=config.variant
+    )
+
+
+def _refuse_new_symbols(model: TrainableOneDC) -> None:
+    learns = [name for name, p in model.named_parameters() if p.requires_grad and name.startswith(DECIDES_SYMBOLS)]
+    if learns:
+        raise ValueError(
+            f"Stage 2 has no rate term, so nothing that decides a file's bytes may learn, but {learns[0]} does: "
+            f"`freeze` needs {' '.join(DECIDES_SYMBOLS)}."
+        )
+
+
+def train(config: TrainConfig) -> Path:
+    """Runs stage 2 and returns the folder of the trained pipeline.
+
+    Raises:
+        ValueError, OSError: for settings that cannot work, before any work is done.
+    """
+    with TrainingRun(config) as run:
+        # Model
+        bare = _starting_model(config)
+        trainable = choose_what_learns(bare, config)
+        _refuse_new_symbols(bare)
+        if config.gradient_checkpointing:
+            bare.enable_gradient_checkpointing()
+        bare.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+
+        # Guidances and optimisers
+        guidances: list[Guidance] = [PictureGuidance(picture_losses(config, run))]
+        optimizer, scheduler = run.optimise(trainable, every=config.generator_every)
+        run.average(trainable)
+        model = run.wrap(bare)
+        if config.teacher:
+            guidances.append(make_latent_guidance(config, run, bare))
+        run.begin(bare, save=lambda output: save_result(bare, output, config))
+
+        for micro_batches in run.batches():
+            everywhere = config.train_batch_size * run.accelerator.num_processes
+            quality = draw_quality(config, everywhere * len(micro_batches), run.shared_draws())
+            warming_up = run.step < config.adversary_warmup_steps
+            turn = run.step % config.generator_every == 0 and not warming_up  # the generator's
+            for batch, drawn in zip(micro_batches, quality.chunk(len(micro_batches)), strict=True):
+                captions = batch["caption"] if isinstance(batch, dict) else None
+                pixels = batch["pixels"] if isinstance(batch, dict) else batch
+                pixels = pixels.to(run.device, memory_format=torch.channels_last)  # [B, 3, S, S]
+                asked = run.my_part(drawn).to(run.device)  # [B]
+                values: dict[str, float] = {}
+                with run.accelerator.accumulate(model):
+                    with run.accelerator.autocast(), torch.set_grad_enabled(turn):
+                        rebuilt: Rebuilt = model(pixels, asked)
+                    view = View(rebuilt.latent, rebuilt.picture, pixels, captions)
+                    if turn:
+                        pulls = []
+                        for guidance in guidances:
+                            pull, found = guidance.generator_loss(view)
+                            pulls.append(pull)
+                            values |= found
+                        run.accelerator.backward(torch.stack(pulls).sum())
+                        if run.accelerator.sync_gradients:
+                            run.accelerator.clip_grad_norm_(trainable, config.max_grad_norm)
+                        optimizer.step()
+                        scheduler.step()
+                        optimizer.zero_grad(set_to_none=True)
+                    for guidance in guidances:
+                        values |= guidance.learn(view.detach(), run.step)
+                run.record(values | {"bpp": float(rebuilt.bpp.detach().mean())})
+            if turn:
+                run.update_average()
+        return run.end()

@@ -1,0 +1,135 @@
+"""Stage 2's loop: what changes and what stays, turns, resuming, refusals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, PartialState
+
+from onedc_hf import OneDCPipeline
+from onedc_hf.training.components import DECIDES_SYMBOLS, load_model
+from onedc_hf.training.config import TrainConfig
+from onedc_hf.training.data import Share, crop_batches
+from onedc_hf.training.stage2 import train
+from onedc_hf.training.teacher import train_teacher
+
+from .toy_teacher import TINY_UNET
+
+Make = Callable[..., TrainConfig]
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    yield
+    AcceleratorState._reset_state(True)
+    PartialState._reset_state()
+
+
+@pytest.fixture(scope="session")
+def teacher(tiny_folder: Path, photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher of the tiny model's latents, hardly trained."""
+    model = load_model(str(tiny_folder), freeze=DECIDES_SYMBOLS)
+    data = TrainConfig(train_data_dir=str(photographs), resolution=64)
+    return train_teacher(
+        crop_batches(data, Share(4)),
+        model.encode_latent,
+        tmp_path_factory.mktemp("teacher"),
+        scheduler=model.scheduler,
+        unet=TINY_UNET,
+        max_steps=20,
+        learning_rate=3e-3,
+        warmup_steps=0,
+    )
+
+
+@pytest.fixture
+def stage2(config: Make, tiny_folder: Path, teacher: Path) -> Make:
+    def make(**changes: object) -> TrainConfig:
+        settings: dict[str, object] = {
+            "stage": 2,
+            "init_from": str(tiny_folder),
+            "teacher": str(teacher),
+            "freeze": list(DECIDES_SYMBOLS),
+            "generator_every": 2,
+            "max_train_steps": 4,
+            "ema_decay": 0.0,
+        }
+        return config(**(settings | changes))
+
+    return make
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    pipe = OneDCPipeline.from_pretrained(folder, dtype=torch.float32)
+    parts = {"codec": pipe.codec, "generator": pipe.generator, "vae": pipe.vae}
+    return {f"{part}.{name}": t for part, module in parts.items() for name, t in module.state_dict().items()}
+
+
+def _log(config: TrainConfig) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (Path(config.output_dir) / "log.jsonl").read_text().splitlines()]
+
+
+def test_the_generator_has_every_second_turn_and_symbols_stay(stage2: Make, tiny_folder: Path) -> None:
+    settings = stage2()
+    folder = train(settings)
+    lines = _log(settings)
+    assert ["matching" in line for line in lines] == [True, False, True, False]
+    assert all({"fake_score", "latent_discriminator", "bpp"} <= line.keys() for line in lines)
+    before, after = _weights(tiny_folder), _weights(folder)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any(name.startswith("generator.") for name in changed)
+    assert not [name for name in changed if name.startswith(DECIDES_SYMBOLS)]
+    pipes = [OneDCPipeline.from_pretrained(path) for path in (tiny_folder, folder)]
+    assert pipes[0].codec.config.model_id == pipes[1].codec.config.model_id
+
+
+def test_a_run_that_continues_equals_the_unbroken_one(stage2: Make, tmp_path: Path) -> None:
+    whole = train(stage2(output_dir=str(tmp_path / "whole"), balance_losses=True))
+    AcceleratorState._reset_state(True)
+    broken = str(tmp_path / "broken")
+    train(stage2(output_dir=broken, max_train_steps=3))
+    AcceleratorState._reset_state(True)
+    rest = train(stage2(output_dir=broken, resume_from_checkpoint="latest"))
+    expected, found = _weights(whole), _weights(rest)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    logs = [_log(stage2(output_dir=str(tmp_path / run)))[-1] for run in ("whole", "broken")]
+    assert logs[0]["fake_score"] == logs[1]["fake_score"]  # the guidance's state came back too
+
+
+def test_it_lowers_its_losses(stage2: Make) -> None:
+    settings = stage2(
+        max_train_steps=60,
+        generator_every=1,
+        train_batch_size=4,
+        learning_rate=3e-3,
+        guidance_learning_rate=3e-3,
+        matching_weight=0.2,
+        latent_gan_weight=0.1,
+    )
+    train(settings)
+    lines = _log(settings)
+    for name in ("pixel", "fake_score"):
+        early, late = (sum(line[name] for line in part) / 10 for part in (lines[:10], lines[-10:]))
+        assert late < 0.8 * early, name
+
+
+def test_only_the_guidance_learns_while_warming_up(stage2: Make, tiny_folder: Path) -> None:
+    settings = stage2(adversary_warmup_steps=2, max_train_steps=2, generator_every=1)
+    before, after = _weights(tiny_folder), _weights(train(settings))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all("fake_score" in line and "matching" not in line for line in _log(settings))
+
+
+def test_it_runs_without_a_teacher_and_accumulates(stage2: Make) -> None:
+    settings = stage2(teacher="", gradient_accumulation_steps=2, generator_every=1, max_train_steps=2)
+    train(settings)
+    assert all("pixel" in line and "fake_score" not in line for line in _log(settings))
+
+
+def test_whatever_decides_symbols_must_be_frozen(stage2: Make) -> None:
+    with pytest.raises(ValueError, match=r"codec\.enc"):
+        train(stage2(freeze=["codec.entropy"]))

@@ -1,0 +1,89 @@
+"""The small latent diffusion model: learns, is saved whole, goes on from weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from onedc_hf.training.scores import ScoreNetwork, load_teacher
+from onedc_hf.training.teacher import train_teacher
+
+from .conftest import SCHEDULER
+from .toy_teacher import TINY_CAPTIONED_UNET, TINY_UNET
+
+Train = Callable[..., Path]
+
+
+def _pictures(seed: int = 0) -> Iterator[torch.Tensor]:
+    """Flat pictures of two colours each: left half and right half."""
+    draws = torch.Generator().manual_seed(seed)
+    while True:
+        yield torch.randn(8, 3, 1, 2, generator=draws).repeat_interleave(64, 2).repeat_interleave(32, 3)
+
+
+def _encode(pixels: torch.Tensor) -> torch.Tensor:
+    return 0.37 * torch.nn.functional.avg_pool2d(pixels, 8)[:, :2] + 0.1  # [B, 2, 8, 8]
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Train:
+    def run(**changes: object) -> Path:
+        settings: dict[str, object] = {
+            "unet": TINY_UNET,
+            "max_steps": 60,
+            "learning_rate": 3e-3,
+            "warmup_steps": 5,
+            "ema_decay": 0.9,
+            "logging_steps": 20,
+            "saving_steps": 30,
+            "scheduler": DDPMScheduler(**SCHEDULER),
+            "held_out": next(_pictures(1)),
+        }
+        output = changes.pop("output", tmp_path / "teacher")
+        return train_teacher(_pictures(), _encode, output, **(settings | changes))  # type: ignore[arg-type]
+
+    return run
+
+
+def test_it_learns_and_is_saved_as_a_teacher(train: Train) -> None:
+    folder = train()
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    held_out = [line["held_out_loss"] for line in lines if "held_out_loss" in line]
+    assert [line["step"] for line in lines] == [20, 30, 40, 60]
+    assert lines[-1]["loss"] < 0.8 * lines[0]["loss"] and held_out[1] < held_out[0] < 1.1
+    teacher = load_teacher(str(folder))
+    assert isinstance(teacher.real, ScoreNetwork) and teacher.captions is None
+    assert teacher.scale.mean == pytest.approx((0.1, 0.1), abs=0.06)
+    assert teacher.scale.deviation == pytest.approx((0.37, 0.37), abs=0.06)
+    x, t = torch.randn(1, 2, 8, 8), torch.tensor([400])
+    assert torch.equal(teacher.real.predict_noise(x, t), teacher.fake.predict_noise(x, t))
+    assert teacher.real.unet is not teacher.fake.unet
+
+
+def test_it_goes_on_from_weights(train: Train, tmp_path: Path) -> None:
+    first = train()
+    before = load_teacher(str(first))
+    second = train(init_from=first, max_steps=1, warmup_steps=1000, output=tmp_path / "second")
+    after = load_teacher(str(second))
+    assert after.scale == before.scale
+    assert all(
+        torch.allclose(a, b, atol=1e-4) for a, b in zip(before.fake.parameters(), after.fake.parameters(), strict=True)
+    )
+
+
+def test_it_stops_when_asked_to_with_everything_saved(train: Train) -> None:
+    asked: list[int] = []
+    folder = train(stop=lambda: bool(asked.append(0)) or len(asked) == 3)
+    assert len(asked) == 3 and load_teacher(str(folder)).fake.middle_channels == 16
+
+
+def test_what_cannot_work_is_refused(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cross-attention"):
+        train(unet=TINY_CAPTIONED_UNET)
+    with pytest.raises(ValueError, match="ended"):
+        train_teacher([next(_pictures())], _encode, tmp_path, scheduler=DDPMScheduler(**SCHEDULER), unet=TINY_UNET)

@@ -1,0 +1,51 @@
+"""Score networks that are known in closed form, and a U-Net that computes in milliseconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from torch import Tensor
+
+from onedc_hf.training.scores import NoiseSchedule
+
+from .conftest import SCHEDULER
+
+TINY_UNET: dict[str, Any] = {
+    "block_out_channels": [8, 16],
+    "layers_per_block": 1,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "mid_block_type": "UNetMidBlock2D",
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+    "attention_head_dim": 8,
+    "norm_num_groups": 4,
+}
+TINY_CAPTIONED_UNET = TINY_UNET | {
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+    "cross_attention_dim": 8,
+}
+
+
+def schedule() -> NoiseSchedule:
+    """Stable Diffusion's."""
+    return NoiseSchedule(DDPMScheduler(**SCHEDULER))
+
+
+def tiny_unet(channels: int = 2, settings: dict[str, Any] = TINY_UNET, seed: int = 0) -> UNet2DConditionModel:
+    """Seeded random weights."""
+    torch.manual_seed(seed)
+    return UNet2DConditionModel(in_channels=channels, out_channels=channels, **settings)
+
+
+class Gaussian:
+    """The best noise estimate for latents that are independent Gaussians: sqrt(1-a) (x_t - sqrt(a) m) / (a v + 1 - a)."""
+
+    def __init__(self, mean: Tensor, variance: float):
+        self.mean, self.variance, self.alphas = mean, variance, schedule().alphas_cumprod
+
+    def predict_noise(self, noised: Tensor, timesteps: Tensor, condition: Tensor | None = None) -> Tensor:
+        a = self.alphas[timesteps].view(-1, 1, 1, 1)
+        return ((1 - a).sqrt() * (noised - a.sqrt() * self.mean) / (a * self.variance + 1 - a)).float()
