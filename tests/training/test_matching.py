@@ -12,7 +12,7 @@ from .toy_teacher import Gaussian, schedule, tiny_unet
 
 
 def test_the_direction_of_two_gaussians_is_known() -> None:
-    """Scores of Gaussians of one variance v: p_real - p_fake = (1-a) / (a v + 1-a) (m_fake - m_real), whatever the noise."""
+    """With one variance v, p_real - p_fake = (1-a) / (a v + 1-a) (m_fake - m_real), whatever the noise."""
     torch.manual_seed(0)
     m_real, m_fake, v, t = torch.tensor([1.0, -1.0]).view(1, 2, 1, 1), torch.zeros(1, 2, 1, 1), 0.25, 300
     latent = torch.randn(3, 2, 4, 4, requires_grad=True)

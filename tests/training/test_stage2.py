@@ -11,10 +11,11 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 
 from onedc_hf import OneDCPipeline
-from onedc_hf.training.components import DECIDES_SYMBOLS, load_model
+from onedc_hf.training.components import DECIDES_SYMBOLS, load_model, make_model, save_pipeline
 from onedc_hf.training.config import TrainConfig
 from onedc_hf.training.data import Share, crop_batches
 from onedc_hf.training.stage2 import train
+from onedc_hf.training.start import start_as_transform_codec
 from onedc_hf.training.teacher import train_teacher
 
 from .toy_teacher import TINY_UNET
@@ -30,9 +31,21 @@ def fresh_accelerator() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def teacher(tiny_folder: Path, photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A teacher of the tiny model's latents, hardly trained."""
-    model = load_model(str(tiny_folder), freeze=DECIDES_SYMBOLS)
+def started(photographs: Path, tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that codes pictures already, linearly, and so has latents that a generator can come near to."""
+    torch.manual_seed(0)
+    model = make_model(str(tiny_config))
+    data = TrainConfig(train_data_dir=str(photographs), resolution=64)
+    start_as_transform_codec(model, next(iter(crop_batches(data, Share(40)))))
+    folder = tmp_path_factory.mktemp("started")
+    save_pipeline(model, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def teacher(started: Path, photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher of that model's latents, hardly trained."""
+    model = load_model(str(started), freeze=DECIDES_SYMBOLS)
     data = TrainConfig(train_data_dir=str(photographs), resolution=64)
     return train_teacher(
         crop_batches(data, Share(4)),
@@ -40,18 +53,19 @@ def teacher(tiny_folder: Path, photographs: Path, tmp_path_factory: pytest.TempP
         tmp_path_factory.mktemp("teacher"),
         scheduler=model.scheduler,
         unet=TINY_UNET,
-        max_steps=20,
-        learning_rate=3e-3,
+        max_steps=40,
+        learning_rate=1e-2,
         warmup_steps=0,
+        ema_decay=0.8,
     )
 
 
 @pytest.fixture
-def stage2(config: Make, tiny_folder: Path, teacher: Path) -> Make:
+def stage2(config: Make, started: Path, teacher: Path) -> Make:
     def make(**changes: object) -> TrainConfig:
         settings: dict[str, object] = {
             "stage": 2,
-            "init_from": str(tiny_folder),
+            "init_from": str(started),
             "teacher": str(teacher),
             "freeze": list(DECIDES_SYMBOLS),
             "generator_every": 2,
@@ -73,17 +87,17 @@ def _log(config: TrainConfig) -> list[dict[str, float]]:
     return [json.loads(line) for line in (Path(config.output_dir) / "log.jsonl").read_text().splitlines()]
 
 
-def test_the_generator_has_every_second_turn_and_symbols_stay(stage2: Make, tiny_folder: Path) -> None:
+def test_the_generator_has_every_second_turn_and_symbols_stay(stage2: Make, started: Path) -> None:
     settings = stage2()
     folder = train(settings)
     lines = _log(settings)
     assert ["matching" in line for line in lines] == [True, False, True, False]
     assert all({"fake_score", "latent_discriminator", "bpp"} <= line.keys() for line in lines)
-    before, after = _weights(tiny_folder), _weights(folder)
+    before, after = _weights(started), _weights(folder)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert any(name.startswith("generator.") for name in changed)
     assert not [name for name in changed if name.startswith(DECIDES_SYMBOLS)]
-    pipes = [OneDCPipeline.from_pretrained(path) for path in (tiny_folder, folder)]
+    pipes = [OneDCPipeline.from_pretrained(path) for path in (started, folder)]
     assert pipes[0].codec.config.model_id == pipes[1].codec.config.model_id
 
 
@@ -102,24 +116,24 @@ def test_a_run_that_continues_equals_the_unbroken_one(stage2: Make, tmp_path: Pa
 
 def test_it_lowers_its_losses(stage2: Make) -> None:
     settings = stage2(
-        max_train_steps=60,
+        max_train_steps=40,
         generator_every=1,
         train_batch_size=4,
         learning_rate=3e-3,
-        guidance_learning_rate=3e-3,
+        guidance_learning_rate=2e-2,
         matching_weight=0.2,
-        latent_gan_weight=0.1,
+        latent_gan_weight=0.0,
     )
     train(settings)
     lines = _log(settings)
-    for name in ("pixel", "fake_score"):
+    for name, share in (("pixel", 0.5), ("fake_score", 0.9)):
         early, late = (sum(line[name] for line in part) / 10 for part in (lines[:10], lines[-10:]))
-        assert late < 0.8 * early, name
+        assert late < share * early, name
 
 
-def test_only_the_guidance_learns_while_warming_up(stage2: Make, tiny_folder: Path) -> None:
+def test_only_the_guidance_learns_while_warming_up(stage2: Make, started: Path) -> None:
     settings = stage2(adversary_warmup_steps=2, max_train_steps=2, generator_every=1)
-    before, after = _weights(tiny_folder), _weights(train(settings))
+    before, after = _weights(started), _weights(train(settings))
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all("fake_score" in line and "matching" not in line for line in _log(settings))
 

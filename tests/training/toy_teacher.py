@@ -41,7 +41,7 @@ def tiny_unet(channels: int = 2, settings: dict[str, Any] = TINY_UNET, seed: int
 
 
 class Gaussian:
-    """The best noise estimate for latents that are independent Gaussians: sqrt(1-a) (x_t - sqrt(a) m) / (a v + 1 - a)."""
+    """The best noise estimate for independent Gaussians: sqrt(1-a) (x_t - sqrt(a) m) / (a v + 1 - a)."""
 
     def __init__(self, mean: Tensor, variance: float):
         self.mean, self.variance, self.alphas = mean, variance, schedule().alphas_cumprod
