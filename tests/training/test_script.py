@@ -170,3 +170,22 @@ def test_a_run_that_cannot_be_published_is_refused_before_the_first_step(
     )  # fmt: skip
     assert done.returncode == 2 and "published as 'bob/there'" in done.stderr and "Traceback" not in done.stderr
     assert _logged(alone) == [] and not list(alone.rglob("checkpoint-*"))
+
+
+def test_the_script_publishes_an_adapter(
+    hub: LoopbackHub, alone: Path, arguments: list[str], tiny_folder: Path, tmp_path: Path
+) -> None:
+    wanted = ["--max_train_steps", "1", "--init_from", str(tiny_folder), "--freeze", "codec", "gain_anchors", "vae"]
+    wanted += ["--train_lora", "--rank", "2", "--push_to_hub", "--hub_model_id", "alice/adapter"]
+    done = subprocess.run(
+        [sys.executable, *arguments, *wanted],
+        cwd=alone, env=hub.environment(tmp_path / "home"), capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    files = hub.files("alice/adapter")
+    assert {"README.md", "pytorch_lora_weights.safetensors", "train_config.json"} <= set(files)
+    card = ModelCard(files["README.md"].decode())
+    assert "lora" in card.data.tags and 'load_lora_weights("alice/adapter")' in card.text
+    assert str(tiny_folder) not in files["README.md"].decode() + files["train_config.json"].decode()
+    (tmp_path / "pytorch_lora_weights.safetensors").write_bytes(files["pytorch_lora_weights.safetensors"])
+    OneDCPipeline.from_pretrained(tiny_folder).load_lora_weights(tmp_path)

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from huggingface_hub.utils import httpx
 
 from ..errors import OneDCError
 from ..hub.card import build_card
 from ..hub.push import push_pipeline
+from ..lora import WEIGHTS_NAME
 from ..pipeline import OneDCPipeline
 from .validation import ValidationResult
 
-__all__ = ["PublishError", "open_repository", "public_settings", "publish", "training_text"]
+__all__ = ["PublishError", "open_repository", "public_settings", "publish", "publish_adapter", "training_text"]
 
 # Settings that say where something lies on the machine of the run.
 _PATHS = (
@@ -156,6 +158,65 @@ def publish(
                 f"The run is done, but could not be pushed to {repo_id!r}: {error} Everything is in {str(output)!r}: "
                 "run the same command once more with `--resume_from_checkpoint latest` to push it."
             ) from error
+
+
+def publish_adapter(
+    output: Path,
+    repo_id: str,
+    settings: Mapping[str, Any],
+    step: int,
+    validation: ValidationResult | None = None,
+    *,
+    token: str = "",
+) -> CommitInfo:
+    """Pushes a LoRA alone, which `load_lora_weights` reads, in one commit with a filled card.
+
+    Args:
+        output (`Path`): the run's folder, with `pytorch_lora_weights.safetensors`.
+        repo_id (`str`): from `open_repository`.
+        settings (`Mapping[str, Any]`): of the run.
+        step (`int`): steps done.
+        validation (`ValidationResult`, *optional*): the last one.
+        token (`str`, *optional*): as for `open_repository`.
+
+    Raises:
+        PublishError: if the upload fails; everything is still in `output`.
+    """
+    shown = public_settings(settings)
+    base = shown.get("init_from")
+    on_hub = base if base and base == settings["init_from"] and not Path(base).exists() else None
+    data = ModelCardData(
+        library_name="onedc_hf",
+        base_model=on_hub,
+        tags=["onedc", "lora", "image-compression"],
+        datasets=[shown["dataset_name"]] if shown.get("dataset_name") else None,
+    )
+    load = f"OneDCPipeline.from_pretrained({on_hub!r})" if on_hub else "OneDCPipeline.from_pretrained()"
+    text = [
+        f"# {repo_id.split('/')[-1]}",
+        "A LoRA for the generator of a OneDC image codec: it changes how `.odc` files look, not which can be read.",
+        f'```python\nfrom onedc_hf import OneDCPipeline\n\npipe = {load}\npipe.load_lora_weights("{repo_id}")\n```',
+        "## Training",
+        training_text(shown, step),
+    ]
+    operations = [CommitOperationAdd(WEIGHTS_NAME, str(output / WEIGHTS_NAME))]
+    if validation is not None:
+        text += ["## Results", _results(validation)]
+        picture = BytesIO()
+        validation.sheet.save(picture, "PNG")
+        operations.append(CommitOperationAdd("validation.png", picture.getvalue()))
+    if (output / "log.jsonl").is_file():
+        operations.append(CommitOperationAdd("log.jsonl", str(output / "log.jsonl")))
+    card = f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(text) + "\n"
+    operations.append(CommitOperationAdd("README.md", card.encode()))
+    operations.append(CommitOperationAdd("train_config.json", json.dumps(shown, indent=2).encode() + b"\n"))
+    try:
+        return HfApi(token=token or None).create_commit(repo_id, operations, commit_message="End of training")
+    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        raise PublishError(
+            f"The run is done, but could not be pushed to {repo_id!r}: {error} Everything is in {str(output)!r}: run "
+            "the same command once more with `--resume_from_checkpoint latest` to push it."
+        ) from error
 
 
 def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

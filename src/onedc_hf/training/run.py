@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from .config import TrainConfig
 from .data import Share, crop_batches, excluded_names, open_pictures, steps_of_epochs
 from .model import TrainableOneDC
-from .publish import open_repository, publish
+from .publish import open_repository, publish, publish_adapter
 from .trackers import Trackers, tracker_names
 from .validation import Validator, named_pictures, validation_pictures
 
@@ -101,6 +101,7 @@ class TrainingRun:
         self._result = self.output
         self._trackers: Trackers | None = None
         self._validator: Validator | None = None
+        self._looked_at = -1
         self._logged: dict[str, list[float]] = defaultdict(list)  # since the last line; some are not of every step
         self._since, self._started = 0, time.monotonic()
         self._stop = False
@@ -295,12 +296,13 @@ class TrainingRun:
         if not (self.output / f"checkpoint-{self.step}").is_dir():
             self._save_checkpoint()
         self.save_weights()
-        if not (self.config.validation_steps and self.step % self.config.validation_steps == 0):
+        if self._looked_at != self.step:
             self._look()
         if self._repository:
+            push = publish if (self.output / "pipeline") == self._result else publish_adapter
             result = None if self._validator is None else self._validator.last
             settings = dataclasses.asdict(self.config)
-            publish(self.output, self._repository, settings, self.step, result, token=self.config.hub_token)
+            push(self.output, self._repository, settings, self.step, result, token=self.config.hub_token)
         self.accelerator.wait_for_everyone()
         if self._trackers is not None:
             self._trackers.finish()
@@ -343,6 +345,7 @@ class TrainingRun:
     def _look(self) -> None:
         if self._validator is None:
             return
+        self._looked_at = self.step
         if self.is_main:
             with self.averaged():
                 self.log(self._validator(self.step))
