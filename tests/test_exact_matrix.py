@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.resources import files
@@ -21,6 +22,7 @@ from onedc_hf import OneDCPipeline
 from onedc_hf.pictures import load_picture
 
 WORKER = Path(__file__).with_name("exact_worker.py")
+ROOT = Path(__file__).parents[1]
 COUNT = 51
 INSTRUCTION_SETS = {
     "as it is": {},
@@ -71,6 +73,24 @@ def test_every_cell_writes_the_same_bytes_and_reads_the_same_symbols(cells: dict
     first = next(iter(cells.values()))[what]
     assert len(first) == COUNT
     assert {name: digests for name, digests in cells.items() if digests[what] != first} == {}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_the_compiled_path_writes_and_reads_the_same(tiny_folder: Path) -> None:
+    found = {}
+    for how in ("eager", "compiled"):
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.exact_compiled", str(tiny_folder), "12", how],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        found[how] = json.loads(done.stdout.splitlines()[-1])
+    assert found["eager"].pop("frames compiled") == 0 and found["compiled"].pop("frames compiled") > 20
+    assert len(set(found["eager"]["files"])) == 12
+    assert found["compiled"] == found["eager"]
 
 
 def test_the_float_path_breaks_under_the_same_matrix(cells: dict) -> None:

@@ -57,7 +57,15 @@ def test_command_line_example_runs(folder):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "model_cards/README.md", "benchmarks/README.md", "docs/evaluate.md"]
+    "page",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "model_cards/README.md",
+        "benchmarks/README.md",
+        "docs/evaluate.md",
+        "docs/train.md",
+    ],
 )
 def test_local_links_lead_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")

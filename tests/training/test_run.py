@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from onedc_hf import OneDCPipeline
 from onedc_hf.training.components import make_model
-from onedc_hf.training.config import TrainConfig
+from onedc_hf.training.config import TrainConfig, load_config, model_settings
 from onedc_hf.training.data import Cropping, CropStream, Share, StreamedCrops, open_pictures
 from onedc_hf.training.stage1 import train
 
@@ -133,6 +133,7 @@ def test_memory_for_time_changes_no_gradient(photographs: Path, tiny_config: Pat
         {"mixed_precision": "bf16"},
         {"gradient_accumulation_steps": 2, "gradient_checkpointing": True},
         {"dataloader_num_workers": 1},
+        {"num_train_epochs": 1, "max_train_steps": 9},  # four pictures, two a step
         {"scale_lr": True, "learning_rate": 1e-5, "lr_scheduler": "cosine"},
     ],
     ids=lambda changes: next(iter(changes)),
@@ -167,7 +168,6 @@ def test_a_half_written_checkpoint_is_not_taken_up(config: Make, tmp_path: Path)
     ("changes", "text"),
     [
         ({"stage": 3}, "stage"),
-        ({"stage": 2}, "init_from"),
         ({"streaming": True}, "dataset_name"),
         ({"mixed_precision": "bf8"}, "mixed_precision"),
         ({"freeze": ["codec", "generator", "vae", "gain_anchors"]}, "frozen"),
@@ -200,3 +200,27 @@ def test_a_lora_that_trains_with_the_codec_is_a_part_of_the_model(config: Make, 
     pipe = OneDCPipeline.from_pretrained(folder)
     assert pipe.generator.config.lora is not None and pipe.generator.config.lora["r"] == 2
     assert any(".lora_A." in name for name in pipe.generator.state_dict())
+
+
+def test_a_config_may_lie_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "birds.json").write_text(json.dumps({"train_data_dir": "birds", "resolution": 192}))
+    asked = []
+
+    def download(repo: str, file: str) -> str:
+        asked.append((repo, file))
+        return str(tmp_path / "birds.json")
+
+    monkeypatch.setattr("onedc_hf.training.config.hf_hub_download", download)
+    found = load_config("org/recipes/box/birds.json", {"resolution": 256})
+    assert asked == [("org/recipes", "box/birds.json")]
+    assert (found.train_data_dir, found.resolution) == ("birds", 256)
+    with pytest.raises(ValueError, match="No config 'org/recipes'"):
+        load_config("org/recipes", {})
+
+
+@pytest.mark.parametrize("name", ["box-stage1", "box-stage2", "sd15-stage1", "sd15-stage2"])
+def test_configs_of_the_package_are_whole(name: str) -> None:
+    found = load_config(name, {"train_data_dir": "pictures"})
+    assert found.stage == int(name[-1])
+    if found.stage == 1:
+        assert {"codec", "generator", "vae", "scheduler"} <= set(model_settings(found.model))

@@ -108,7 +108,8 @@ def load_model(
 def choose_what_learns(model: TrainableOneDC, config: TrainConfig) -> list[nn.Parameter]:
     """Freezes what the settings freeze and returns what is left.
 
-    With `train_lora`, of the generator only a new adapter learns, and what `lora_train_also` names. If nothing else
+    With `train_lora`, of the generator only an adapter learns, and what `lora_train_also` names: the one that the model
+    owns, or a new one. If nothing else
     does, the adapter stands for itself and is saved alone; otherwise it becomes a part of the model
     (`OneDCGeneratorConfig.lora`), as in the paper's training from Stable Diffusion.
 
@@ -116,22 +117,26 @@ def choose_what_learns(model: TrainableOneDC, config: TrainConfig) -> list[nn.Pa
         ValueError: if nothing is left.
     """
     if config.train_lora:
-        from .lora import add_adapter  # peft is needed for nothing else
+        from .lora import add_adapter, continue_adapter  # peft is needed for nothing else
 
-        add_adapter(
-            model.generator,
-            config.rank,
-            config.lora_alpha,
-            config.lora_targets or None,
-            train_also=config.lora_train_also,
-        )
+        if model.generator.config.lora is not None:
+            continue_adapter(model.generator, train_also=config.lora_train_also)
+        else:
+            add_adapter(
+                model.generator,
+                config.rank,
+                config.lora_alpha,
+                config.lora_targets or None,
+                train_also=config.lora_train_also,
+            )
     for name, parameter in model.named_parameters():
         if name.startswith(tuple(config.freeze)):
             parameter.requires_grad_(False)
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not trainable:
         raise ValueError("Everything is frozen: nothing would learn. Look at `freeze`.")
-    if config.train_lora and not all(name.startswith("generator.") for name in trainable):
+    alone = all(name.startswith("generator.") for name in trainable)
+    if config.train_lora and not alone and model.generator.config.lora is None:
         settings = model.generator.unet.peft_config["default"]
         model.generator.config.lora = {
             "r": settings.r,

@@ -28,6 +28,7 @@ class TrainConfig:
         model (`str`): model config of the package (`box-model`, `sd15-model`) or JSON file, used when nothing is
             loaded.
         init_from (`str`): folder or Hub id of a pipeline to start from: weights only, fresh optimiser, short warm-up.
+            Stage 2, which needs one, takes the model in the box if there is none.
         revision, variant (`str`): of that pipeline.
         freeze (`list[str]`): prefixes of parameters that do not learn (`codec.enc`, `vae.encoder`, ...).
         train_lora (`bool`): of the generator's U-Net only a LoRA learns (peft), which is saved beside the pipeline.
@@ -199,8 +200,6 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.stage not in (1, 2):
             raise ValueError(f"`stage` must be 1 or 2; got {self.stage}.")
-        if self.stage == 2 and not self.init_from:
-            raise ValueError("Stage 2 goes on from a model of stage 1: give its folder or Hub id as `init_from`.")
         if self.resolution <= 0 or self.resolution % 64:
             raise ValueError(f"`resolution` must be a positive multiple of 64; got {self.resolution}.")
         if bool(self.train_data_dir) == bool(self.dataset_name):

@@ -6,6 +6,7 @@ Shapes: S side of a crop in pixels.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,17 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ..pictures import load_picture
 from .config import TrainConfig, package_file
 
-__all__ = ["CropStream", "Cropping", "Share", "StreamedCrops", "crop_batches", "open_pictures", "read_names"]
+__all__ = [
+    "CropStream",
+    "Cropping",
+    "Share",
+    "StreamedCrops",
+    "crop_batches",
+    "excluded_names",
+    "open_pictures",
+    "read_names",
+    "steps_of_epochs",
+]
 
 _SHUFFLE_BUFFER = 200  # pictures of a streamed data set among which the next one is drawn
 
@@ -265,12 +276,8 @@ class StreamedCrops(IterableDataset):
             epoch += 1
 
 
-def crop_batches(config: TrainConfig, share: Share) -> DataLoader[Any]:
-    """Endless batches of crops `[B, 3, S, S]` in [-1, 1] (or `{"pixels", "caption"}`) of a run's data.
-
-    Raises:
-        ValueError: if there is nothing to train on.
-    """
+def _open(config: TrainConfig) -> tuple[Any, frozenset[str]]:
+    """A run's pictures, and the names among them that it leaves out."""
     pictures = open_pictures(
         config.train_data_dir or config.dataset_name,
         split=config.dataset_split,
@@ -282,9 +289,36 @@ def crop_batches(config: TrainConfig, share: Share) -> DataLoader[Any]:
         streaming=config.streaming,
         limit=config.max_train_samples,
     )
-    exclude: frozenset[str] = frozenset()
-    for name in config.exclude:
-        exclude |= read_names(package_file(name) or name)
+    return pictures, excluded_names(config)
+
+
+def excluded_names(config: TrainConfig) -> frozenset[str]:
+    """File names that a run does not train on."""
+    return frozenset[str]().union(*(read_names(package_file(name) or name) for name in config.exclude))
+
+
+def steps_of_epochs(config: TrainConfig, processes: int) -> int:
+    """Steps in which `num_train_epochs` times as many crops are taken as there are pictures.
+
+    Raises:
+        ValueError: for a streamed data set, whose length nobody knows.
+    """
+    if config.streaming:
+        raise ValueError("The length of a streamed data set is unknown: give `max_train_steps`, not epochs.")
+    pictures, exclude = _open(config)
+    count = len(CropStream(pictures, Cropping(config.resolution), 0, exclude=exclude).indices)
+    return math.ceil(
+        config.num_train_epochs * count / (config.train_batch_size * config.gradient_accumulation_steps * processes)
+    )
+
+
+def crop_batches(config: TrainConfig, share: Share) -> DataLoader[Any]:
+    """Endless batches of crops `[B, 3, S, S]` in [-1, 1] (or `{"pixels", "caption"}`) of a run's data.
+
+    Raises:
+        ValueError: if there is nothing to train on.
+    """
+    pictures, exclude = _open(config)
     cropping = Cropping(
         config.resolution,
         config.smallest_scale,

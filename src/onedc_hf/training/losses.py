@@ -80,6 +80,11 @@ class PerceptualLosses:
         self.features, self.adversary = features, adversary
         self._maps: tuple[list[Tensor], list[Tensor]] | None = None
 
+    def to(self, device: torch.device | str) -> PerceptualLosses:
+        """Moves the network; the adversary lives where it was made."""
+        self.features.to(device)
+        return self
+
     def __call__(self, rebuilt: Tensor, original: Tensor) -> dict[str, Tensor]:
         """`features`, and `adversary` if there is one."""
         moved, target = jitter([rebuilt, original])

@@ -88,7 +88,8 @@ class TrainableOneDC(nn.Module):
         self.rate_estimate = rate_estimate
         steps = codec.entropy.gain_steps.float()  # [R, N]
         positions = torch.linspace(0, len(steps) - 1, _GAIN_ANCHORS).round().long()
-        self.gain_anchors = nn.Parameter(steps[positions] / _STEPS_PER_UNIT)  # [A, N]
+        anchors = steps[positions] / _STEPS_PER_UNIT  # [A, N]
+        self.gain_anchors = nn.Parameter(anchors, requires_grad=len(steps) > 1)  # a one-rate model keeps its zeros
 
     def gain_steps(self, quality: Tensor) -> Tensor:
         """Learned gain steps `[B, N]` at qualities `[B]` in [0, 100], by linear interpolation between anchors."""

@@ -37,8 +37,8 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from .config import TrainConfig, package_file
-from .data import Share, crop_batches, open_pictures, read_names
+from .config import TrainConfig
+from .data import Share, crop_batches, excluded_names, open_pictures, steps_of_epochs
 from .model import TrainableOneDC
 from .publish import open_repository, publish
 from .trackers import Trackers, tracker_names
@@ -93,6 +93,8 @@ class TrainingRun:
         set_seed(config.seed)
         self.step = 0
         self.max_steps = config.max_train_steps
+        if config.num_train_epochs:
+            self.max_steps = steps_of_epochs(config, self.accelerator.num_processes)
         self._trainable: list[nn.Parameter] = []
         self._ema: EMAModel | None = None
         self._save: Callable[[Path], Path] | None = None
@@ -218,8 +220,7 @@ class TrainingRun:
 
     def _left_out_pictures(self) -> dict[str, Any]:
         """Pictures of the run's own folder that it does not train on."""
-        names = frozenset[str]().union(*(read_names(package_file(name) or name) for name in self.config.exclude))
-        pictures = {}
+        names, pictures = excluded_names(self.config), {}
         if names and self.config.train_data_dir:
             pictures = named_pictures(open_pictures(self.config.train_data_dir), names)
         if not pictures:
@@ -239,8 +240,6 @@ class TrainingRun:
         """
         config, accelerator = self.config, self.accelerator
         accumulated = config.gradient_accumulation_steps
-        if config.num_train_epochs and config.streaming:
-            raise ValueError("The length of a streamed data set is unknown: give `max_train_steps`, not epochs.")
         share = Share(
             config.train_batch_size,
             accelerator.process_index,

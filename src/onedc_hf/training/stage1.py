@@ -111,7 +111,7 @@ def train(config: TrainConfig) -> Path:
                         optimizer.zero_grad(set_to_none=True)
                     values |= losses.learn(run.step)
                 values |= {"rate": float(rate.detach()), "bpp": float(rebuilt.bpp.detach().mean())}
-                values |= {name: float(value.detach()) for name, value in rebuilt.distilled.items()}
+                values |= {name: float(loss.detach()) for name, loss in rebuilt.distilled.items() if name != "loss"}
                 run.record(values | {"z_excess": float(rebuilt.z_excess.detach())})
             if not warming_up:
                 run.update_average()
