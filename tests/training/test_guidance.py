@@ -118,12 +118,34 @@ def test_weights_multiply_the_losses(make: Make) -> None:
 
 def test_balanced_weights_are_ratios_of_norms_at_the_latent(make: Make) -> None:
     torch.manual_seed(0)
-    guidance = make(balance=True, matching_weight=2.0, gan_weight=0.0)
     latent = torch.randn(4, 2, 8, 8, requires_grad=True)
     view = _view(latent)
-    (pulled,) = torch.autograd.grad(guidance.generator_loss(view)[0], latent, retain_graph=True)
-    (pixel,) = torch.autograd.grad(l1_loss(view.picture, view.original), latent)
+    (pixel,) = torch.autograd.grad(l1_loss(view.picture, view.original), latent, retain_graph=True)
+    guidance = make(balance=True, matching_weight=0.0, gan_weight=2.0)
+    (pulled,) = torch.autograd.grad(guidance.generator_loss(view)[0], latent)
     assert float(pulled.norm() / pixel.norm()) == pytest.approx(2.0, rel=1e-4)
+    # Distribution matching counts by the root mean square of its direction: 1 is as strong as the weight says.
+    guidance = make(LatentScale((0.0, 0.0), (3.0, 3.0)), balance=True, matching_weight=2.0, gan_weight=0.0)
+    loss, values = guidance.generator_loss(view)
+    (pulled,) = torch.autograd.grad(loss, latent)
+    size = (2 * values["matching"]) ** 0.5
+    assert float(pulled.norm() / pixel.norm()) == pytest.approx(2.0 * size, rel=1e-4)
+
+
+def test_equal_networks_do_not_pull_when_balanced_either(make: Make) -> None:
+    torch.manual_seed(0)
+    guidance = make(balance=True, gan_weight=0.0)
+    guidance.teacher.real = guidance.teacher.fake
+    latent = torch.randn(4, 2, 8, 8, requires_grad=True)
+    for _ in range(2):
+        (pulled,) = torch.autograd.grad(guidance.generator_loss(_view(latent))[0], latent)
+        assert not pulled.abs().any()
+    with torch.no_grad():  # nearly equal: nearly no pull
+        guidance.teacher.fake = ScoreNetwork(tiny_unet()).requires_grad_(False)
+        guidance.teacher.fake.unet.conv_out.bias.add_(1e-6)
+    loss, _ = guidance.generator_loss(_view(latent))
+    (pulled,) = torch.autograd.grad(loss, latent)
+    assert 0 < float(pulled.norm()) < 1e-4 * guidance.norms["pixel"]
 
 
 def test_the_teachers_scale_applies_to_every_latent(make: Make) -> None:

@@ -168,7 +168,9 @@ class LatentGuidance:
         matching_weight, gan_weight (`float`): of the generator's losses.
         discriminator_weight (`float`): of the discriminator's loss beside the fake scores'.
         balance (`bool`): the generator's weights are ratios of gradient norms at the latent against the pixel loss, as
-            in `BalancedLosses`; otherwise they multiply the losses, as in the paper.
+            in `BalancedLosses`; otherwise they multiply the losses, as in the paper. Of distribution matching the norm
+            is that of a direction of size 1: it is normalised already, and how far it falls short of that says how
+            near the generator has come (at the start, with equal networks, it is zero).
         timesteps (`tuple[int, int]`): of distribution matching.
         every, momentum: of the balance, as in `BalancedLosses`.
         reduce (`Callable`): makes of this process's gradient norm that of all processes together.
@@ -216,22 +218,25 @@ class LatentGuidance:
             with self.update.accelerator.autocast():
                 losses["latent_gan"] = generator_loss(self.discriminator(x, teacher.fake, condition))
         pulls = {name: torch.autograd.grad(loss, leaf, retain_graph=True)[0] for name, loss in losses.items()}
-        factors = self._factors(pulls, view) if self.balance else self.weights
+        factors = self.weights
+        if self.balance:
+            (unit,) = torch.autograd.grad(x.mean(), leaf)
+            factors = self._factors(pulls | ({"matching": unit} if "matching" in pulls else {}), view)
         gradient = sum((factors[name] * pull for name, pull in pulls.items()), torch.zeros_like(leaf))
         values |= {name: float(loss.detach()) for name, loss in losses.items()}
         return (view.latent.float() * gradient).sum(), values
 
-    def _factors(self, pulls: Mapping[str, Tensor], view: View) -> dict[str, float]:
+    def _factors(self, measured: Mapping[str, Tensor], view: View) -> dict[str, float]:
         """What the weights stand for: multiples of the pixel loss's gradient norm at the latent."""
         if self._calls % self.every == 0:
             leaf = view.latent.detach().requires_grad_(True)
             with torch.enable_grad():
                 (pixel,) = torch.autograd.grad(l1_loss(self.model.decode_latent(leaf), view.original), leaf)
-            for name, gradient in (*pulls.items(), ("pixel", pixel)):
+            for name, gradient in (*measured.items(), ("pixel", pixel)):
                 norm = self.reduce(float(gradient.norm()))
                 self.norms[name] = self.momentum * self.norms.get(name, norm) + (1 - self.momentum) * norm
         self._calls += 1
-        return {n: self.weights[n] * self.norms["pixel"] / max(self.norms[n], 1e-12) for n in pulls}
+        return {n: self.weights[n] * self.norms["pixel"] / max(self.norms[n], 1e-12) for n in measured}
 
     def learn(self, view: View, step: int) -> dict[str, float]:
         """One step of the fake network and the discriminator: scores of rebuilt latents, and telling them from real."""
