@@ -86,12 +86,14 @@ class TrainConfig:
         vgg_weights, lpips_heads, dists_weights (`str`): files of LPIPS and DISTS (training/perceptual.py).
         adversary_learning_rate (`float`), adversary_every (`int`): the discriminators' rate and how many steps apart
             they learn.
-        adversary_warmup_steps (`int`): steps at the start in which only the discriminators learn, so that new ones do
-            not mislead a model that is good already (`init_from`).
+        adversary_warmup_steps (`int`): steps at the start in which only the discriminators (and in stage 2 the fake
+            network) learn, so that new ones do not mislead a model that is good already (`init_from`).
 
     Objective of stage 2 (spec section 8 of the paper's recipe):
         teacher (`str`): folder or Hub id of the diffusion model whose scores guide the generator; empty: none.
-        matching_weight, latent_gan_weight (`float`): of distribution matching and of the GAN on the fake network.
+        matching_weight, latent_gan_weight (`float`): of distribution matching and of the GAN on the fake network; with
+            `balance_losses` ratios of gradient norms at the latent (0.3 is a good deal), otherwise factors (0.001 in
+            the paper).
         guidance_scale (`float`): of the real scores; 1: none.
         generator_every (`int`): iterations of the guidance for each update of the generator.
         guidance_learning_rate (`float`): of the fake network and its GAN head.
