@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from onedc_hf import OneDCCodecConfig
 from onedc_hf.training.code_predictor import CodePredictor, CodePredictorConfig
 from onedc_hf.training.config import TrainConfig
 from onedc_hf.training.distillation import SemanticDistillation, make_distillation
+from onedc_hf.training.stage1 import train
 from onedc_hf.training.tokenizers import Tokens
 
 
@@ -138,3 +140,14 @@ def test_a_run_asks_for_it_by_its_settings(config: Callable[..., TrainConfig], m
         make_distillation(config(predictor=small | {"window": 4}), codec)
     with pytest.raises(ValueError, match="`predictor`.*'wide'"):
         make_distillation(config(predictor={"wide": 4}), codec)
+
+
+def test_a_run_of_stage_1_logs_it_and_saves_a_pipeline_without_it(
+    config: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onedc_hf.training.distillation.load_tokenizer", lambda name: ByBrightness())
+    predictor = {"channels": 16, "blocks": ["lite"], "groups": 4}
+    folder = train(config(distillation_weight=0.01, predictor=predictor))
+    lines = [json.loads(line) for line in (folder.parent / "log.jsonl").read_text().splitlines()]
+    assert all(line["code_ce"] > 0 and 0 <= line["code_accuracy"] <= 1 for line in lines) and len(lines) == 2
+    assert not [path for path in folder.rglob("*") if "predictor" in path.name or "distillation" in path.name]

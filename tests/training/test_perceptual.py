@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def copies_red(stages: tuple[tuple[int, ...], ...] = ((2,), (2,))) -> dict[str, 
     return state
 
 
-def trunk(pooling: str, stages: tuple[tuple[int, ...], ...] = ((2,), (2,))) -> VGGFeatures:
+def trunk(pooling: Literal["average", "hanning"], stages: tuple[tuple[int, ...], ...] = ((2,), (2,))) -> VGGFeatures:
     return VGGFeatures(copies_red(stages), pooling, stages)
 
 

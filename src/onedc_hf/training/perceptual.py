@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +82,12 @@ class VGGFeatures(nn.Module):
         ModelError: if the weights are not those of such a network.
     """
 
-    def __init__(self, state: dict[str, Tensor], pooling: str, stages: Sequence[Sequence[int]] = _VGG_STAGES):
+    def __init__(
+        self,
+        state: dict[str, Tensor],
+        pooling: Literal["average", "hanning"],
+        stages: Sequence[Sequence[int]] = _VGG_STAGES,
+    ):
         super().__init__()
         layers: list[nn.Module] = []
         channels, self.taps = 3, []
