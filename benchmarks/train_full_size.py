@@ -103,6 +103,7 @@ def train(config: str, settings: dict[str, Any]) -> dict[str, Any]:
         "resolution": settings["resolution"],
         "batch": settings["train_batch_size"],
         "mixed_precision": settings["mixed_precision"],
+        "optimizer": settings.get("optimizer", "adamw"),
         "seconds_per_step": [round(s, 1) for s in seconds],
         "seconds_in_all": round(time.monotonic() - started, 1),
         "peak_gib": round(usage.ru_maxrss / 2**20, 2),
@@ -115,6 +116,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for weights and runs; about 40 GB")
     parser.add_argument("--resolution", type=int, default=512)
     parser.add_argument("--mixed_precision", default="bf16", choices=["no", "bf16"])
+    parser.add_argument("--optimizer", default="adafactor", help="of stage 2; adamw needs 8 bytes a weight more")
     parser.add_argument("--stages", type=int, nargs="*", default=[1, 2])
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -137,6 +139,7 @@ def main() -> None:
         if stage == 2:
             first = arguments.work / "stage1" / "pipeline"
             own = {"init_from": str(first), "teacher": parts["teacher"], "generator_every": 1}
+            own["optimizer"] = arguments.optimizer
         result = train(f"sd15-stage{stage}", common | own | {"output_dir": str(output)})
         result |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
         found[f"stage{stage}"] = result

@@ -133,6 +133,7 @@ def test_memory_for_time_changes_no_gradient(photographs: Path, tiny_config: Pat
         {"mixed_precision": "bf16"},
         {"gradient_accumulation_steps": 2, "gradient_checkpointing": True},
         {"dataloader_num_workers": 1},
+        {"optimizer": "adafactor"},
         {"num_train_epochs": 1, "max_train_steps": 9},  # four pictures, two a step
         {"scale_lr": True, "learning_rate": 1e-5, "lr_scheduler": "cosine"},
     ],
@@ -170,6 +171,7 @@ def test_a_half_written_checkpoint_is_not_taken_up(config: Make, tmp_path: Path)
         ({"stage": 3}, "stage"),
         ({"streaming": True}, "dataset_name"),
         ({"mixed_precision": "bf8"}, "mixed_precision"),
+        ({"optimizer": "sgd"}, "adafactor"),
         ({"freeze": ["codec", "generator", "vae", "gain_anchors"]}, "frozen"),
     ],
 )

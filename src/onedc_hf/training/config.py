@@ -17,6 +17,7 @@ __all__ = ["ALIASES", "TrainConfig", "load_config", "model_settings", "package_f
 # Names of diffusers' training scripts for settings that have a name of their own here.
 ALIASES = {"init_from": "pretrained_model_name_or_path"}
 _MIXED_PRECISIONS = ("no", "fp16", "bf16")
+_OPTIMIZERS = ("adamw", "adafactor")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,7 @@ class TrainConfig:
         push_to_hub, hub_model_id, hub_token, hub_private_repo: publish the result.
 
     Optimiser:
+        optimizer (`str`): `adamw`, or `adafactor`, which keeps next to no state where memory is short.
         learning_rate, scale_lr, lr_scheduler, lr_warmup_steps, adam_beta1, adam_beta2, adam_epsilon,
         adam_weight_decay, max_grad_norm: as in diffusers' scripts.
         ema_decay (`float`): of the averaged weights, which are the ones that are saved; 0 switches it off.
@@ -154,6 +156,7 @@ class TrainConfig:
     hub_token: str = ""
     hub_private_repo: bool = False
 
+    optimizer: str = "adamw"
     learning_rate: float = 5e-4
     scale_lr: bool = False
     lr_scheduler: str = "constant_with_warmup"
@@ -216,6 +219,8 @@ class TrainConfig:
             raise ValueError("`lambda_low` and `lambda_high` must be above 0.")
         if self.mixed_precision not in _MIXED_PRECISIONS:
             raise ValueError(f"`mixed_precision` is one of {', '.join(_MIXED_PRECISIONS)}; got {self.mixed_precision}.")
+        if self.optimizer not in _OPTIMIZERS:
+            raise ValueError(f"`optimizer` is one of {', '.join(_OPTIMIZERS)}; got {self.optimizer!r}.")
         for name in (
             "train_batch_size",
             "max_train_steps",

@@ -133,7 +133,7 @@ class TrainingRun:
     def optimise(
         self, parameters: Iterable[nn.Parameter], learning_rate: float | None = None, every: int = 1
     ) -> tuple[Any, Any]:
-        """AdamW and its schedule for parameters, as the settings say, prepared by accelerate.
+        """The optimiser and its schedule for parameters, as the settings say, prepared by accelerate.
 
         Args:
             parameters: what learns.
@@ -144,13 +144,17 @@ class TrainingRun:
         rate = config.learning_rate if learning_rate is None else learning_rate
         if config.scale_lr:
             rate *= config.train_batch_size * config.gradient_accumulation_steps * processes
-        optimizer = torch.optim.AdamW(
-            parameters,
-            lr=rate,
-            betas=(config.adam_beta1, config.adam_beta2),
-            eps=config.adam_epsilon,
-            weight_decay=config.adam_weight_decay,
-        )
+        optimizer: torch.optim.Optimizer
+        if config.optimizer == "adafactor":
+            optimizer = torch.optim.Adafactor(parameters, lr=rate, weight_decay=config.adam_weight_decay)
+        else:
+            optimizer = torch.optim.AdamW(
+                parameters,
+                lr=rate,
+                betas=(config.adam_beta1, config.adam_beta2),
+                eps=config.adam_epsilon,
+                weight_decay=config.adam_weight_decay,
+            )
         # accelerate steps a prepared scheduler once per process: counts are given in those steps.
         scheduler = get_scheduler(
             config.lr_scheduler,
