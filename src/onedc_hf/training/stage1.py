@@ -22,7 +22,7 @@ from .start import start_as_transform_codec
 
 __all__ = ["draw_quality", "rate_weight", "train"]
 
-_START_CROPS = 400  # crops that the transform-codec start looks at
+_START_BATCHES, _START_BATCH = 10, 40  # of crops that the transform-codec start looks at
 
 
 def rate_weight(config: TrainConfig, quality: Tensor, step: int) -> Tensor:
@@ -48,9 +48,8 @@ def _starting_model(config: TrainConfig) -> TrainableOneDC:
     else:
         model = make_model(config.model, config.rate_estimate)
         if model.codec.config.trunk == "lite":
-            start = crop_batches(config, Share(min(_START_CROPS, 40)))
-            crops = [_pixels(batch) for batch in islice(start, _START_CROPS // 40)]
-            start_as_transform_codec(model, torch.cat(crops))
+            batches = islice(crop_batches(config, Share(_START_BATCH)), _START_BATCHES)
+            start_as_transform_codec(model, torch.cat([_pixels(batch) for batch in batches]))
     model.exact_weights = config.exact_weights
     return model
 
