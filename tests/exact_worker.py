@@ -22,6 +22,7 @@ from onedc_hf.models.quantize import dequantise_entropy
 from onedc_hf.pipeline import _Analysed
 
 QUALITY_ROW = 60
+FLOAT_ROWS = (50, 70, 85, 100)  # fine steps: there the last bit of a float decides most often
 
 
 def digest(*arrays: np.ndarray | bytes) -> str:
@@ -36,17 +37,17 @@ def write(pipe: OneDCPipeline, y: torch.Tensor, codes: torch.Tensor, z_index: np
     return pipe._write(_Analysed(columns, rows, y, z_index, pipe.codec.entropy.hyper_synthesis(codes)), QUALITY_ROW)
 
 
-def float_symbols(entropy: EntropyModel, y: torch.Tensor, codes: torch.Tensor) -> str:
-    """Digest of symbols and scale indexes of the float model, which decide its file."""
+def float_symbols(entropy: EntropyModel, y: torch.Tensor, codes: torch.Tensor, row: int) -> str:
+    """Digest of symbols and scale indexes of the float model, which decide its file, at a quality row."""
     parts = []
 
     def code(step):
         symbols = torch.round((y - step.means) * step.gain) * step.mask
-        index = entropy.scale_index(step.scales, QUALITY_ROW) * step.mask.int()
+        index = entropy.scale_index(step.scales, row) * step.mask.int()
         parts.extend([symbols.to(torch.int32).numpy(), index.numpy()])
         return symbols
 
-    entropy.run_passes(entropy.hyper_synthesis(codes), entropy.gain(QUALITY_ROW), code)
+    entropy.run_passes(entropy.hyper_synthesis(codes), entropy.gain(row), code)
     return digest(*parts)
 
 
@@ -59,7 +60,7 @@ def main() -> None:
     for dtype, layout in product((torch.float32, torch.bfloat16), (torch.channels_last, torch.contiguous_format)):
         pipe = OneDCPipeline.from_pretrained(dtype=dtype)
         pipe.codec.to(memory_format=layout)
-        floats = dequantise_entropy(pipe._entropy)
+        floats = dequantise_entropy(pipe._entropy).to(memory_format=layout)
         for threads, mkldnn in product((1, 2), (True, False)):
             torch.set_num_threads(threads)
             files, decoded, float_files = [], [], []
@@ -70,8 +71,8 @@ def main() -> None:
                     symbols = pipe.read_symbols(data)
                     files.append(digest(data))
                     decoded.append(digest(symbols.y_hat.numpy(), symbols.semantic_seed.numpy()))
-                    if dtype == torch.float32 and layout == torch.channels_last:  # always in float32: the rest repeats
-                        float_files.append(float_symbols(floats, y, codes))
+                    if dtype == torch.float32:  # the float model always computes in it: the rest repeats
+                        float_files.extend(float_symbols(floats, y, codes, row) for row in FLOAT_ROWS)
             name = f"{dtype} {layout} threads={threads} mkldnn={mkldnn}".replace("torch.", "")
             cells[name] = {"files": files, "decoded": decoded, "float": float_files}
     print(json.dumps(cells))
