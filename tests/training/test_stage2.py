@@ -11,10 +11,11 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 
 from onedc_hf import OneDCPipeline
+from onedc_hf.models.exact import ExactEntropyModel
 from onedc_hf.training.components import DECIDES_SYMBOLS, load_model, make_model, save_pipeline
 from onedc_hf.training.config import TrainConfig
 from onedc_hf.training.data import Share, crop_batches
-from onedc_hf.training.stage2 import train
+from onedc_hf.training.stage2 import ALL_BUT_THE_GENERATOR, train
 from onedc_hf.training.start import start_as_transform_codec
 from onedc_hf.training.teacher import train_teacher
 
@@ -142,6 +143,20 @@ def test_it_runs_without_a_teacher_and_accumulates(stage2: Make) -> None:
     settings = stage2(teacher="", gradient_accumulation_steps=2, generator_every=1, max_train_steps=2)
     train(settings)
     assert all("pixel" in line and "fake_score" not in line for line in _log(settings))
+
+
+def test_an_exact_codec_stays_and_without_a_list_only_the_generator_learns(stage2: Make, tiny_folder: Path) -> None:
+    settings = stage2(init_from=str(tiny_folder), freeze=[], generator_every=1, max_train_steps=2)
+    folder = train(settings)
+    before, after = _weights(tiny_folder), _weights(folder)
+    assert before.keys() == after.keys()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"generator"}
+    pipes = [OneDCPipeline.from_pretrained(path) for path in (tiny_folder, folder)]
+    assert all(isinstance(pipe.codec.entropy, ExactEntropyModel) for pipe in pipes)
+    assert pipes[0].codec.config.model_id == pipes[1].codec.config.model_id == pipes[1].codec.entropy.digest().hex()
+    kept = json.loads((Path(settings.output_dir) / "train_config.json").read_text())
+    assert kept["freeze"] == list(ALL_BUT_THE_GENERATOR)
 
 
 def test_whatever_decides_symbols_must_be_frozen(stage2: Make) -> None:
