@@ -94,8 +94,9 @@ def test_the_command_makes_a_teacher_of_a_models_latents(tiny_folder: Path, phot
         ]
     )
     teacher, model = load_teacher(str(folder)), load_model(str(tiny_folder))
-    assert teacher.fake.unet.config.block_out_channels == [32, 64, 96]
-    assert teacher.fake.unet.config.in_channels == model.generator.config.latent_channels == len(teacher.scale.mean)
+    unet: dict[str, object] = dict(teacher.fake.unet.config)
+    assert unet["block_out_channels"] == [32, 64, 96]
+    assert unet["in_channels"] == model.generator.config.latent_channels == len(teacher.scale.mean)
     assert torch.equal(teacher.schedule.alphas_cumprod, model.scheduler.alphas_cumprod.double())
     (line,) = (json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines())
     assert line["step"] == 2 and 0 < line["held_out_loss"] < 2  # of the picture that was left out
