@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,10 +14,11 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 
 from onedc_hf import OneDCPipeline
+from onedc_hf.models.exact import ExactEntropyModel
 from onedc_hf.training.components import DECIDES_SYMBOLS, load_model, make_model, save_pipeline
 from onedc_hf.training.config import TrainConfig
 from onedc_hf.training.data import Share, crop_batches
-from onedc_hf.training.stage2 import train
+from onedc_hf.training.stage2 import ALL_BUT_THE_GENERATOR, train
 from onedc_hf.training.start import start_as_transform_codec
 from onedc_hf.training.teacher import train_teacher
 
@@ -142,6 +146,57 @@ def test_it_runs_without_a_teacher_and_accumulates(stage2: Make) -> None:
     settings = stage2(teacher="", gradient_accumulation_steps=2, generator_every=1, max_train_steps=2)
     train(settings)
     assert all("pixel" in line and "fake_score" not in line for line in _log(settings))
+
+
+def test_an_exact_codec_stays_and_without_a_list_only_the_generator_learns(stage2: Make, tiny_folder: Path) -> None:
+    settings = stage2(init_from=str(tiny_folder), freeze=[], generator_every=1, max_train_steps=2)
+    folder = train(settings)
+    before, after = _weights(tiny_folder), _weights(folder)
+    assert before.keys() == after.keys()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"generator"}
+    pipes = [OneDCPipeline.from_pretrained(path) for path in (tiny_folder, folder)]
+    assert all(isinstance(pipe.codec.entropy, ExactEntropyModel) for pipe in pipes)
+    assert pipes[0].codec.config.model_id == pipes[1].codec.config.model_id == pipes[1].codec.entropy.digest().hex()
+    kept = json.loads((Path(settings.output_dir) / "train_config.json").read_text())
+    assert kept["freeze"] == list(ALL_BUT_THE_GENERATOR)
+
+
+# A run of which each process writes what it ended with into a file of its own.
+_REPORTING = """
+import os, sys
+import torch
+from onedc_hf.training import stage2
+from onedc_hf.training.config import load_config
+
+made = []
+make = stage2.make_latent_guidance
+stage2.make_latent_guidance = lambda config, run, model: made.append((make(config, run, model), model)) or made[-1][0]
+stage2.train(load_config(sys.argv[1], {}))
+(guidance, model), = made
+parts = {"fake": guidance.teacher.fake, "head": guidance.discriminator, "generator": model.generator}
+state = {f"{part}.{name}": p.detach() for part, module in parts.items() for name, p in module.named_parameters()}
+torch.save(state, sys.argv[2] + os.environ["RANK"])
+"""
+
+
+def test_processes_stay_together_around_an_exact_codec(stage2: Make, tiny_folder: Path, tmp_path: Path) -> None:
+    settings = stage2(init_from=str(tiny_folder), freeze=[], max_train_steps=3, num_threads=1)
+    (tmp_path / "two.json").write_text(settings.to_json())
+    (tmp_path / "report.py").write_text(_REPORTING)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "report.py"), str(tmp_path / "two.json"), str(tmp_path / "ended-")],
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    # Each process saw crops, timesteps and noise of its own: only averaged gradients keep them equal.
+    first, second = (torch.load(tmp_path / f"ended-{rank}", weights_only=True) for rank in range(2))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    before, after = _weights(tiny_folder), _weights(Path(settings.output_dir) / "pipeline")
+    assert {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])} == {"generator"}
 
 
 def test_whatever_decides_symbols_must_be_frozen(stage2: Make) -> None:

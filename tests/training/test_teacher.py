@@ -10,8 +10,10 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
+from onedc_hf.training.components import load_model
+from onedc_hf.training.config import load_config
 from onedc_hf.training.scores import ScoreNetwork, load_teacher
-from onedc_hf.training.teacher import train_teacher
+from onedc_hf.training.teacher import _arguments, main, train_teacher
 
 from .conftest import SCHEDULER
 from .toy_teacher import TINY_CAPTIONED_UNET, TINY_UNET
@@ -80,6 +82,32 @@ def test_it_stops_when_asked_to_with_everything_saved(train: Train) -> None:
     asked: list[int] = []
     folder = train(stop=lambda: bool(asked.append(0)) or len(asked) == 3)
     assert len(asked) == 3 and load_teacher(str(folder)).fake.middle_channels == 16
+
+
+def test_the_command_makes_a_teacher_of_a_models_latents(tiny_folder: Path, photographs: Path, tmp_path: Path) -> None:
+    (tmp_path / "unseen.txt").write_text("0.png\n")
+    words = f"--model {tiny_folder} --train_data_dir {photographs} --output_dir {tmp_path / 'made'} --width 32"
+    folder = main(
+        [
+            *words.split(),
+            *f"--max_train_steps 2 --train_batch_size 1 --resolution 64 --exclude {tmp_path / 'unseen.txt'}".split(),
+        ]
+    )
+    teacher, model = load_teacher(str(folder)), load_model(str(tiny_folder))
+    unet: dict[str, object] = dict(teacher.fake.unet.config)
+    assert unet["block_out_channels"] == [32, 64, 96]
+    assert unet["in_channels"] == model.generator.config.latent_channels == len(teacher.scale.mean)
+    assert torch.equal(teacher.schedule.alphas_cumprod, model.scheduler.alphas_cumprod.double())
+    (line,) = (json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines())
+    assert line["step"] == 2 and 0 < line["held_out_loss"] < 2  # of the picture that was left out
+
+
+def test_the_command_leaves_the_boxs_unseen_pictures_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = _arguments(["--train_data_dir", "photos", "--output_dir", str(tmp_path)])
+    assert asked.exclude == load_config("box-stage2", {"train_data_dir": "photos"}).exclude
+    with pytest.raises(SystemExit):
+        _arguments(["--train_data_dir", "photos", "--output_dir", str(tmp_path), "--width", "48"])
+    assert "multiple of 32" in capsys.readouterr().err
 
 
 def test_what_cannot_work_is_refused(train: Train, tmp_path: Path) -> None:

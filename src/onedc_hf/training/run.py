@@ -36,6 +36,7 @@ from accelerate.utils import ProjectConfiguration, set_seed
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from .config import TrainConfig
 from .data import Share, crop_batches, excluded_names, open_pictures, steps_of_epochs
@@ -165,7 +166,13 @@ class TrainingRun:
         return self.accelerator.prepare(optimizer), self.accelerator.prepare(scheduler)
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module on this process's device, its gradients averaged over processes."""
+        """The module on this process's device, its gradients averaged over processes.
+
+        Integer buffers are left alone: they come from the model's file, the same in every process, and never learn.
+        (The exact entropy model's weights are 16-bit ones, which gloo refuses to send.)
+        """
+        integers = [name for name, buffer in module.named_buffers() if not buffer.is_floating_point()]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, integers)
         return self.accelerator.prepare(module)
 
     def average(self, parameters: Iterable[nn.Parameter]) -> None:

@@ -6,6 +6,7 @@ gradient, for an update of the generator; the guidances learn from every one. Wh
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -18,7 +19,10 @@ from .objective import picture_losses
 from .run import TrainingRun
 from .stage1 import draw_quality
 
-__all__ = ["train"]
+__all__ = ["ALL_BUT_THE_GENERATOR", "train"]
+
+# What `freeze` stands for where it is empty: the paper trains nothing else in this stage.
+ALL_BUT_THE_GENERATOR = ("codec", "gain_anchors", "vae")
 
 
 def _starting_model(config: TrainConfig) -> TrainableOneDC:
@@ -39,9 +43,13 @@ def _refuse_new_symbols(model: TrainableOneDC) -> None:
 def train(config: TrainConfig) -> Path:
     """Runs stage 2 and returns the folder of the trained pipeline.
 
+    Where the settings freeze nothing, everything but the generator is frozen; what decides symbols always has to be.
+
     Raises:
         ValueError, OSError: for settings that cannot work, before any work is done.
     """
+    if not config.freeze:
+        config = dataclasses.replace(config, freeze=list(ALL_BUT_THE_GENERATOR))
     with TrainingRun(config) as run:
         # Model
         bare = _starting_model(config)

@@ -1,5 +1,8 @@
 """A small latent diffusion model, trained here, that teaches stage 2 what latents of pictures look like.
 
+    python -m onedc_hf.training.teacher --train_data_dir photos --output_dir teacher --max_train_steps 20000
+    onedc train --config box-stage2 --train_data_dir photos --teacher teacher --matching_weight 0.3
+
 It predicts the noise in a model's latents and sees nothing else: no caption, no class. It is saved as a diffusers
 `UNet2DConditionModel` with its scheduler, and beside them the scale of the latents (`latents.json`).
 
@@ -8,23 +11,30 @@ Shapes: B batch, L latent channels, h w rows and columns of a latent, S side of 
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
+import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
+from .components import DECIDES_SYMBOLS, load_model
+from .config import TrainConfig
+from .data import Cropping, Share, crop_batches, excluded_names, open_pictures
 from .matching import fake_score_loss
 from .scores import LatentScale, NoiseSchedule, ScoreNetwork
+from .validation import named_pictures
 
-__all__ = ["TEACHER_UNET", "train_teacher"]
+__all__ = ["TEACHER_UNET", "main", "train_teacher"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +50,7 @@ TEACHER_UNET: dict[str, Any] = {
 }
 _SCALE_BATCHES = 16  # that the latents' scale is measured on
 _LOOK_REPEATS = 4  # draws of timestep and noise for each picture held out
+_LOOK_PICTURES = 16  # at most, where a folder holds pictures that are not trained on
 
 
 def _save(unet: UNet2DConditionModel, scheduler: DDPMScheduler, scale: LatentScale, output: Path) -> None:
@@ -188,3 +199,87 @@ def train_teacher(
         if step % logging_steps == 0:
             started = time.monotonic()
     return output
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m onedc_hf.training.teacher",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--model", default="", help="pipeline whose latents it learns, folder or Hub id; default: the box"
+    )
+    parser.add_argument("--train_data_dir", required=True, help="folder of pictures")
+    parser.add_argument(
+        "--exclude",
+        nargs="*",
+        default=["box-excluded.txt", "box-heldout.txt"],
+        help="files of picture names to leave out, as in training; without a name: none",
+    )
+    parser.add_argument("--output_dir", required=True, type=Path)
+    parser.add_argument("--max_train_steps", type=int, default=100_000)
+    parser.add_argument("--train_batch_size", type=int, default=8)
+    parser.add_argument("--resolution", type=int, default=256, help="side of a crop, a multiple of 64")
+    parser.add_argument("--width", type=int, default=TEACHER_UNET["block_out_channels"][0], help="a multiple of 32")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--num_threads", type=int, default=0)
+    asked = parser.parse_args(argv)
+    if asked.width < 1 or asked.width % 32:
+        parser.error(f"--width must be a multiple of 32, for groups and attention heads; got {asked.width}.")
+    return asked
+
+
+def _held_out(config: TrainConfig) -> Tensor | None:
+    """The middles `[N, 3, S, S]` of some pictures that lie in the folder but are not trained on."""
+    names = excluded_names(config)
+    found = named_pictures(open_pictures(config.train_data_dir), names, _LOOK_PICTURES) if names else {}
+    crop, unused = Cropping(config.resolution, center=True, flip=False), np.random.default_rng(0)
+    return torch.stack([crop(picture, unused) for picture in found.values()]) if found else None
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Trains a teacher as the arguments say; SIGTERM and Ctrl-C end it with everything saved.
+
+    Returns:
+        `Path`: the folder, for the setting `teacher` of stage 2.
+
+    Raises:
+        ValueError, OSError: for a model, pictures or names that cannot be read.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    asked = _arguments(argv)
+    if asked.num_threads:
+        torch.set_num_threads(asked.num_threads)
+    config = TrainConfig(
+        train_data_dir=asked.train_data_dir,
+        exclude=asked.exclude,
+        resolution=asked.resolution,
+        train_batch_size=asked.train_batch_size,
+        seed=asked.seed,
+    )
+    asked_to_stop: list[int] = []
+    signals = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(sig, lambda number, _: asked_to_stop.append(number)) for sig in signals]
+    try:
+        model = load_model(asked.model, freeze=DECIDES_SYMBOLS).eval()
+        output = train_teacher(
+            crop_batches(config, Share(config.train_batch_size)),
+            model.encode_latent,
+            asked.output_dir,
+            scheduler=model.scheduler,
+            unet=TEACHER_UNET | {"block_out_channels": [asked.width, 2 * asked.width, 3 * asked.width]},
+            max_steps=asked.max_train_steps,
+            held_out=_held_out(config),
+            seed=asked.seed,
+            stop=lambda: bool(asked_to_stop),
+        )
+    finally:
+        for sig, handler in zip(signals, before, strict=True):
+            signal.signal(sig, handler)
+    print(f"Teacher: {output}")
+    return output
+
+
+if __name__ == "__main__":
+    main()
