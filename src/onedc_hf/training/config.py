@@ -31,7 +31,8 @@ class TrainConfig:
         init_from (`str`): folder or Hub id of a pipeline to start from: weights only, fresh optimiser, short warm-up.
             Stage 2, which needs one, takes the model in the box if there is none.
         revision, variant (`str`): of that pipeline.
-        freeze (`list[str]`): prefixes of parameters that do not learn (`codec.enc`, `vae.encoder`, ...).
+        freeze (`list[str]`): prefixes of parameters that do not learn (`codec.enc`, `vae.encoder`, ...); empty in
+            stage 2: everything but the generator.
         train_lora (`bool`): of the generator's U-Net only a LoRA learns (peft), which is saved beside the pipeline.
         rank, lora_alpha, lora_targets: of the adapter; no targets: those of the paper.
         lora_train_also (`list[str]`): parts of the generator that learn whole beside the adapter.
