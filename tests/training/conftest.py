@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 
 from onedc_hf.training.config import TrainConfig
 from tests.conftest import TINY_MODEL
 
 SCHEDULER = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    """accelerate keeps its settings for the whole process: each test begins without those of the one before."""
+    yield
+    AcceleratorState._reset_state(True)
+    PartialState._reset_state()
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor
 
 from onedc_hf.training.adversary import Adversary
@@ -23,13 +22,6 @@ from .toy_teacher import Gaussian, schedule, tiny_unet
 
 _MEAN = torch.tensor([1.0, -1.0]).view(1, 2, 1, 1)
 Make = Callable[..., LatentGuidance]
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator() -> Iterator[None]:
-    yield
-    AcceleratorState._reset_state(True)
-    PartialState._reset_state()
 
 
 class _ToyVAE:

@@ -6,14 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, PartialState
+from accelerate.state import AcceleratorState
 from torch.utils.data import DataLoader
 
 from onedc_hf import OneDCPipeline
@@ -22,24 +22,13 @@ from onedc_hf.training.config import TrainConfig, load_config, model_settings
 from onedc_hf.training.data import Cropping, CropStream, Share, StreamedCrops, open_pictures
 from onedc_hf.training.stage1 import train
 
+from .saved import weights_of
+
 Make = Callable[..., TrainConfig]
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator() -> Iterator[None]:
-    yield
-    AcceleratorState._reset_state(True)
-    PartialState._reset_state()
 
 
 def _stream(photographs: Path, share: Share) -> CropStream:
     return CropStream(open_pictures(str(photographs)), Cropping(64), 5, share=share)
-
-
-def _weights(folder: Path) -> dict[str, torch.Tensor]:
-    pipe = OneDCPipeline.from_pretrained(folder, dtype=torch.float32)
-    parts = {"codec": pipe.codec, "generator": pipe.generator, "vae": pipe.vae}
-    return {f"{part}.{name}": t for part, module in parts.items() for name, t in module.state_dict().items()}
 
 
 def test_processes_share_the_batch_of_one(photographs: Path) -> None:
@@ -100,7 +89,7 @@ def test_two_processes_equal_one_with_twice_the_batch(config: Make, tmp_path: Pa
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Trained pipeline") == 1
-    expected, found = _weights(one), _weights(tmp_path / "two" / "pipeline")
+    expected, found = weights_of(one), weights_of(tmp_path / "two" / "pipeline")
     start = make_model(two.model).state_dict()
     for name, tensor in expected.items():
         if tensor.is_floating_point():
@@ -151,7 +140,7 @@ def test_accumulated_batches_equal_a_larger_one(config: Make, tmp_path: Path) ->
     one = train(config(**common, train_batch_size=4, output_dir=str(tmp_path / "one")))
     AcceleratorState._reset_state(True)
     two = train(config(**common, gradient_accumulation_steps=2, output_dir=str(tmp_path / "two")))
-    expected, found = _weights(one), _weights(two)
+    expected, found = weights_of(one), weights_of(two)
     for name, tensor in expected.items():
         if tensor.is_floating_point():
             assert torch.allclose(found[name], tensor, atol=2e-4), name

@@ -9,14 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, PartialState
+from accelerate.state import AcceleratorState
 
 from onedc_hf import OneDCPipeline
 from onedc_hf.models.integer import WEIGHT_LIMIT, IntegerConv
@@ -28,14 +28,9 @@ from onedc_hf.training.stage1 import draw_quality, rate_weight, train
 from onedc_hf.training.start import start_as_transform_codec
 from onedc_hf.training.straight_through import exact_weights, on_grid
 
+from .saved import weights_of
+
 Make = Callable[..., TrainConfig]
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator() -> Iterator[None]:
-    yield
-    AcceleratorState._reset_state(True)
-    PartialState._reset_state()
 
 
 def _crops(photographs: Path, count: int = 32, resolution: int = 64) -> torch.Tensor:
@@ -124,12 +119,6 @@ def test_two_steps_give_a_pipeline_that_codes(config: Make, picture: Callable[..
     assert [row["step"] for row in log] == [1, 2] and all(math.isfinite(row["pixel"]) for row in log)
 
 
-def _weights(folder: Path) -> dict[str, torch.Tensor]:
-    pipe = OneDCPipeline.from_pretrained(folder, dtype=torch.float32)
-    parts = {"codec": pipe.codec, "generator": pipe.generator, "vae": pipe.vae}
-    return {f"{part}.{name}": t for part, module in parts.items() for name, t in module.state_dict().items()}
-
-
 def test_a_resumed_run_equals_the_unbroken_one(config: Make, tmp_path: Path) -> None:
     whole = train(config(output_dir=str(tmp_path / "whole"), max_train_steps=4))
     fresh = {"output_dir": str(tmp_path / "broken"), "max_train_steps": 4}
@@ -137,7 +126,7 @@ def test_a_resumed_run_equals_the_unbroken_one(config: Make, tmp_path: Path) -> 
     train(config(**(fresh | {"max_train_steps": 2})))
     AcceleratorState._reset_state(True)
     resumed = train(config(**fresh, resume_from_checkpoint="latest"))
-    expected, found = _weights(whole), _weights(resumed)
+    expected, found = weights_of(whole), weights_of(resumed)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
@@ -148,7 +137,7 @@ def test_a_run_starts_from_weights_alone(config: Make, tmp_path: Path) -> None:
     scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | {"clip_sample_range": 0.5}))
     frozen = ["codec.entropy", "codec.enc", "codec.hyper_enc", "gain_anchors"]
     second = train(config(init_from=str(first), output_dir=str(tmp_path / "second"), freeze=frozen, ema_decay=0.0))
-    before, after = _weights(first), _weights(second)
+    before, after = weights_of(first), weights_of(second)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved and not any(name.startswith(tuple(frozen)) for name in moved)
     ids = [OneDCPipeline.from_pretrained(folder).model_id for folder in (first, second)]
@@ -161,7 +150,7 @@ def test_training_the_decoder_side_keeps_an_exact_entropy_path(config: Make, tin
     folder = train(config(init_from=str(tiny_folder), freeze=list(DECIDES_SYMBOLS), ema_decay=0.0))
     decoder = OneDCPipeline.from_pretrained(folder)
     assert decoder.codec.config.entropy_path == "exact" and decoder.model_id == start.model_id
-    before, after = _weights(tiny_folder), _weights(folder)
+    before, after = weights_of(tiny_folder), weights_of(folder)
     assert any(not torch.equal(before[name], after[name]) for name in before)
     AcceleratorState._reset_state(True)
     folder = train(config(init_from=str(tiny_folder), output_dir=str(tmp_path / "all"), ema_decay=0.0))

@@ -6,12 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, PartialState
+from accelerate.state import AcceleratorState
 
 from onedc_hf import OneDCPipeline
 from onedc_hf.models.exact import ExactEntropyModel
@@ -22,16 +22,10 @@ from onedc_hf.training.stage2 import ALL_BUT_THE_GENERATOR, train
 from onedc_hf.training.start import start_as_transform_codec
 from onedc_hf.training.teacher import train_teacher
 
+from .saved import weights_of
 from .toy_teacher import TINY_UNET
 
 Make = Callable[..., TrainConfig]
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator() -> Iterator[None]:
-    yield
-    AcceleratorState._reset_state(True)
-    PartialState._reset_state()
 
 
 @pytest.fixture(scope="session")
@@ -81,12 +75,6 @@ def stage2(config: Make, started: Path, teacher: Path) -> Make:
     return make
 
 
-def _weights(folder: Path) -> dict[str, torch.Tensor]:
-    pipe = OneDCPipeline.from_pretrained(folder, dtype=torch.float32)
-    parts = {"codec": pipe.codec, "generator": pipe.generator, "vae": pipe.vae}
-    return {f"{part}.{name}": t for part, module in parts.items() for name, t in module.state_dict().items()}
-
-
 def _log(config: TrainConfig) -> list[dict[str, float]]:
     return [json.loads(line) for line in (Path(config.output_dir) / "log.jsonl").read_text().splitlines()]
 
@@ -97,7 +85,7 @@ def test_the_generator_has_every_second_turn_and_symbols_stay(stage2: Make, star
     lines = _log(settings)
     assert ["matching" in line for line in lines] == [True, False, True, False]
     assert all({"fake_score", "latent_discriminator", "bpp"} <= line.keys() for line in lines)
-    before, after = _weights(started), _weights(folder)
+    before, after = weights_of(started), weights_of(folder)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert any(name.startswith("generator.") for name in changed)
     assert not [name for name in changed if name.startswith(DECIDES_SYMBOLS)]
@@ -112,7 +100,7 @@ def test_a_run_that_continues_equals_the_unbroken_one(stage2: Make, tmp_path: Pa
     train(stage2(output_dir=broken, max_train_steps=3))
     AcceleratorState._reset_state(True)
     rest = train(stage2(output_dir=broken, resume_from_checkpoint="latest"))
-    expected, found = _weights(whole), _weights(rest)
+    expected, found = weights_of(whole), weights_of(rest)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     logs = [_log(stage2(output_dir=str(tmp_path / run)))[-1] for run in ("whole", "broken")]
     assert logs[0]["fake_score"] == logs[1]["fake_score"]  # the guidance's state came back too
@@ -137,7 +125,7 @@ def test_it_lowers_its_losses(stage2: Make) -> None:
 
 def test_only_the_guidance_learns_while_warming_up(stage2: Make, started: Path) -> None:
     settings = stage2(adversary_warmup_steps=2, max_train_steps=2, generator_every=1)
-    before, after = _weights(started), _weights(train(settings))
+    before, after = weights_of(started), weights_of(train(settings))
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all("fake_score" in line and "matching" not in line for line in _log(settings))
 
@@ -151,7 +139,7 @@ def test_it_runs_without_a_teacher_and_accumulates(stage2: Make) -> None:
 def test_an_exact_codec_stays_and_without_a_list_only_the_generator_learns(stage2: Make, tiny_folder: Path) -> None:
     settings = stage2(init_from=str(tiny_folder), freeze=[], generator_every=1, max_train_steps=2)
     folder = train(settings)
-    before, after = _weights(tiny_folder), _weights(folder)
+    before, after = weights_of(tiny_folder), weights_of(folder)
     assert before.keys() == after.keys()
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"generator"}
@@ -195,7 +183,7 @@ def test_processes_stay_together_around_an_exact_codec(stage2: Make, tiny_folder
     # Each process saw crops, timesteps and noise of its own: only averaged gradients keep them equal.
     first, second = (torch.load(tmp_path / f"ended-{rank}", weights_only=True) for rank in range(2))
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-    before, after = _weights(tiny_folder), _weights(Path(settings.output_dir) / "pipeline")
+    before, after = weights_of(tiny_folder), weights_of(Path(settings.output_dir) / "pipeline")
     assert {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])} == {"generator"}
 
 

@@ -8,13 +8,12 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 
 from onedc_hf.training import trackers
@@ -42,13 +41,6 @@ trackers.log({"loss": 1.25}, step=2)
 trackers.log_pictures("alone", [first], 2)
 trackers.finish()
 """
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator() -> Iterator[None]:
-    yield
-    AcceleratorState._reset_state(True)
-    PartialState._reset_state()
 
 
 @pytest.fixture

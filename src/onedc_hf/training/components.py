@@ -20,7 +20,15 @@ from .model import TrainableOneDC, TrainableVAE
 # Prefixes of what decides symbols, given a picture.
 DECIDES_SYMBOLS = ("codec.entropy", "codec.enc", "codec.hyper_enc", "gain_anchors", "vae.encoder")
 
-__all__ = ["DECIDES_SYMBOLS", "choose_what_learns", "load_model", "make_model", "save_pipeline", "save_result"]
+__all__ = [
+    "DECIDES_SYMBOLS",
+    "choose_what_learns",
+    "load_model",
+    "load_start",
+    "make_model",
+    "save_pipeline",
+    "save_result",
+]
 
 
 def make_model(name: str, rate_estimate: str = "straight_through") -> TrainableOneDC:
@@ -105,13 +113,19 @@ def load_model(
     return TrainableOneDC(pipe.codec, pipe.generator, pipe.vae, pipe.scheduler, rate_estimate)
 
 
+def load_start(config: TrainConfig) -> TrainableOneDC:
+    """The model that a run's settings start from; see `load_model`."""
+    return load_model(
+        config.init_from, config.rate_estimate, config.freeze, revision=config.revision, variant=config.variant
+    )
+
+
 def choose_what_learns(model: TrainableOneDC, config: TrainConfig) -> list[nn.Parameter]:
     """Freezes what the settings freeze and returns what is left.
 
     With `train_lora`, of the generator only an adapter learns, and what `lora_train_also` names: the one that the model
-    owns, or a new one. If nothing else
-    does, the adapter stands for itself and is saved alone; otherwise it becomes a part of the model
-    (`OneDCGeneratorConfig.lora`), as in the paper's training from Stable Diffusion.
+    owns, or a new one. If nothing else learns, the adapter stands for itself and is saved alone; otherwise it becomes a
+    part of the model (`OneDCGeneratorConfig.lora`), as in the paper's training from Stable Diffusion.
 
     Raises:
         ValueError: if nothing is left.

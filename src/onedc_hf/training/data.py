@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from .config import TrainConfig, package_file
 __all__ = [
     "CropStream",
     "Cropping",
+    "Crops",
     "Share",
     "StreamedCrops",
     "crop_batches",
@@ -147,6 +148,27 @@ class Cropping:
         if self.flip and rng.random() < 0.5:
             region = region[:, ::-1]
         return torch.from_numpy(region.copy()).permute(2, 0, 1).float() / 127.5 - 1
+
+
+class Crops(NamedTuple):
+    """A batch as the loops see it.
+
+    Args:
+        pixels (`torch.Tensor` of shape `[B, 3, S, S]`): in [-1, 1].
+        captions (`list[str]`, *optional*): where the data set has them.
+    """
+
+    pixels: Tensor
+    captions: list[str] | None = None
+
+    @classmethod
+    def of(cls, batch: Tensor | dict[str, Any]) -> Crops:
+        """What `crop_batches` gives, with captions or without."""
+        return cls(batch["pixels"], batch["caption"]) if isinstance(batch, dict) else cls(batch)
+
+    def to(self, device: torch.device) -> Crops:
+        """The same on a device, in the layout that convolutions like."""
+        return self._replace(pixels=self.pixels.to(device, memory_format=torch.channels_last))
 
 
 @dataclass(frozen=True)

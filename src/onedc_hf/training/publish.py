@@ -7,8 +7,8 @@ code (exact entropy path), a card with the facts of the training and what valida
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from io import BytesIO
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -128,36 +128,49 @@ def publish(
     if pipe.codec.config.entropy_path == "float":
         pipe.quantize_entropy()  # files of a published model decode everywhere
     shown = public_settings(settings)
-    base, data = shown.get("init_from"), shown.get("dataset_name")
+    data = shown.get("dataset_name")
     card = build_card(
         pipe,
         repo_id=repo_id,
         license=license,
-        base_model=base if base and base == settings["init_from"] and not Path(base).exists() else None,
+        base_model=_base_on_hub(settings, shown),
         datasets=[data] if data else None,
         training=training_text(shown, step),
         results=None if validation is None else _results(validation),
     )
-    with TemporaryDirectory() as temporary:
-        written = Path(temporary)
-        (written / "train_config.json").write_text(json.dumps(shown, indent=2) + "\n", encoding="utf-8")
-        beside = {"train_config.json": written / "train_config.json"}
-        if validation is not None:
-            validation.sheet.save(written / "validation.png")
-            beside["validation.png"] = written / "validation.png"
-        if (output / "log.jsonl").is_file():
-            beside["log.jsonl"] = output / "log.jsonl"
+    with TemporaryDirectory() as temporary, _explained(repo_id, output):
+        beside = _facts(output, Path(temporary), shown, validation)
         if with_checkpoints:
             beside |= {path.name: path for path in sorted(output.glob("checkpoint-*"))}
-        try:
-            return push_pipeline(
-                pipe, repo_id, card=card, commit_message="End of training", token=token or None, beside=beside
-            )
-        except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
-            raise PublishError(
-                f"The run is done, but could not be pushed to {repo_id!r}: {error} Everything is in {str(output)!r}: "
-                "run the same command once more with `--resume_from_checkpoint latest` to push it."
-            ) from error
+        return push_pipeline(
+            pipe, repo_id, card=card, commit_message="End of training", token=token or None, beside=beside
+        )
+
+
+def _facts(
+    output: Path, written: Path, shown: Mapping[str, Any], validation: ValidationResult | None
+) -> dict[str, Path]:
+    """Files that say how a run went, by their names in the repository; some are written to the folder `written`."""
+    (written / "train_config.json").write_text(json.dumps(shown, indent=2) + "\n", encoding="utf-8")
+    facts = {"train_config.json": written / "train_config.json"}
+    if validation is not None:
+        validation.sheet.save(written / "validation.png")
+        facts["validation.png"] = written / "validation.png"
+    if (output / "log.jsonl").is_file():
+        facts["log.jsonl"] = output / "log.jsonl"
+    return facts
+
+
+@contextmanager
+def _explained(repo_id: str, output: Path) -> Iterator[None]:
+    """Says where everything is if an upload fails."""
+    try:
+        yield
+    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        raise PublishError(
+            f"The run is done, but could not be pushed to {repo_id!r}: {error} Everything is in {str(output)!r}: "
+            "run the same command once more with `--resume_from_checkpoint latest` to push it."
+        ) from error
 
 
 def publish_adapter(
@@ -183,8 +196,7 @@ def publish_adapter(
         PublishError: if the upload fails; everything is still in `output`.
     """
     shown = public_settings(settings)
-    base = shown.get("init_from")
-    on_hub = base if base and base == settings["init_from"] and not Path(base).exists() else None
+    on_hub = _base_on_hub(settings, shown)
     data = ModelCardData(
         library_name="onedc_hf",
         base_model=on_hub,
@@ -199,24 +211,20 @@ def publish_adapter(
         "## Training",
         training_text(shown, step),
     ]
-    operations = [CommitOperationAdd(WEIGHTS_NAME, str(output / WEIGHTS_NAME))]
     if validation is not None:
         text += ["## Results", _results(validation)]
-        picture = BytesIO()
-        validation.sheet.save(picture, "PNG")
-        operations.append(CommitOperationAdd("validation.png", picture.getvalue()))
-    if (output / "log.jsonl").is_file():
-        operations.append(CommitOperationAdd("log.jsonl", str(output / "log.jsonl")))
     card = f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(text) + "\n"
-    operations.append(CommitOperationAdd("README.md", card.encode()))
-    operations.append(CommitOperationAdd("train_config.json", json.dumps(shown, indent=2).encode() + b"\n"))
-    try:
+    with TemporaryDirectory() as temporary, _explained(repo_id, output):
+        files = {WEIGHTS_NAME: output / WEIGHTS_NAME} | _facts(output, Path(temporary), shown, validation)
+        operations = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
+        operations.append(CommitOperationAdd("README.md", card.encode()))
         return HfApi(token=token or None).create_commit(repo_id, operations, commit_message="End of training")
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
-        raise PublishError(
-            f"The run is done, but could not be pushed to {repo_id!r}: {error} Everything is in {str(output)!r}: run "
-            "the same command once more with `--resume_from_checkpoint latest` to push it."
-        ) from error
+
+
+def _base_on_hub(settings: Mapping[str, Any], shown: Mapping[str, Any]) -> str | None:
+    """The repository that a run started from, if it was one."""
+    base = shown.get("init_from")
+    return base if base and base == settings["init_from"] and not Path(base).exists() else None
 
 
 def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .config import TrainConfig
-from .data import Share, crop_batches, excluded_names, open_pictures, steps_of_epochs
+from .data import Crops, Share, crop_batches, excluded_names, open_pictures, steps_of_epochs
 from .model import TrainableOneDC
 from .publish import open_repository, publish, publish_adapter
 from .trackers import Trackers, tracker_names
@@ -244,8 +244,8 @@ class TrainingRun:
 
     # The steps -----------------------------------------------------------------------------------------------------
 
-    def batches(self) -> Iterator[list[Any]]:
-        """One list of micro-batches for each step, from where the run stands to its end.
+    def batches(self) -> Iterator[list[Crops]]:
+        """One list of micro-batches, on this device, for each step from where the run stands to its end.
 
         Before each step torch's random numbers are seeded anew, so that a run that continues draws what the unbroken
         run would have drawn; after it come averaging, log, checkpoint and validation.
@@ -263,7 +263,7 @@ class TrainingRun:
         self._since, self._started = 0, time.monotonic()
         while self.step < self.max_steps and not self._asked_to_stop():
             torch.manual_seed(config.seed + 7919 * self.step + 104729 * accelerator.process_index)
-            yield [next(batches) for _ in range(accumulated)]
+            yield [Crops.of(next(batches)).to(self.device) for _ in range(accumulated)]
             self.step += 1
             self._since += 1
             if self.step % config.logging_steps == 0:

@@ -12,15 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .components import choose_what_learns, load_model, make_model, save_result
+from .components import choose_what_learns, load_start, make_model, save_result
 from .config import TrainConfig
-from .data import Share, crop_batches
+from .data import Crops, Share, crop_batches
 from .model import Rebuilt, TrainableOneDC
 from .objective import picture_losses
 from .run import TrainingRun
 from .start import start_as_transform_codec
 
-__all__ = ["draw_quality", "rate_weight", "train"]
+__all__ = ["draw_quality", "qualities_of_step", "rate_weight", "train"]
 
 _START_BATCHES, _START_BATCH = 10, 40  # of crops that the transform-codec start looks at
 
@@ -40,22 +40,23 @@ def draw_quality(config: TrainConfig, count: int, generator: torch.Generator) ->
     return torch.where(z_only, torch.tensor(-1.0), quality)
 
 
+def qualities_of_step(config: TrainConfig, run: TrainingRun, micro_batches: int) -> list[Tensor]:
+    """Qualities `[B]` of each of this process's micro-batches in the step at hand, as if one process drew for all."""
+    everywhere = config.train_batch_size * run.accelerator.num_processes
+    drawn = draw_quality(config, everywhere * micro_batches, run.shared_draws())
+    return [run.my_part(part).to(run.device) for part in drawn.chunk(micro_batches)]
+
+
 def _starting_model(config: TrainConfig) -> TrainableOneDC:
     if config.init_from:
-        model = load_model(
-            config.init_from, config.rate_estimate, config.freeze, revision=config.revision, variant=config.variant
-        )
+        model = load_start(config)
     else:
         model = make_model(config.model, config.rate_estimate)
         if model.codec.config.trunk == "lite":
             batches = islice(crop_batches(config, Share(_START_BATCH)), _START_BATCHES)
-            start_as_transform_codec(model, torch.cat([_pixels(batch) for batch in batches]))
+            start_as_transform_codec(model, torch.cat([Crops.of(batch).pixels for batch in batches]))
     model.exact_weights = config.exact_weights
     return model
-
-
-def _pixels(batch: Tensor | dict[str, Tensor]) -> Tensor:
-    return batch["pixels"] if isinstance(batch, dict) else batch
 
 
 def train(config: TrainConfig) -> Path:
@@ -86,18 +87,15 @@ def train(config: TrainConfig) -> Path:
         run.begin(bare, save=lambda output: save_result(bare, output, config))
 
         for micro_batches in run.batches():
-            everywhere = config.train_batch_size * run.accelerator.num_processes
-            quality = draw_quality(config, everywhere * len(micro_batches), run.shared_draws())
+            qualities = qualities_of_step(config, run, len(micro_batches))
             warming_up = losses.warming_up(run.step)
-            for batch, drawn in zip(micro_batches, quality.chunk(len(micro_batches)), strict=True):
-                pixels = _pixels(batch).to(run.device, memory_format=torch.channels_last)  # [B, 3, S, S]
-                asked = run.my_part(drawn).to(run.device)  # [B]
+            for (pixels, _), quality in zip(micro_batches, qualities, strict=True):
                 with run.accelerator.accumulate(model):
                     tokens = None if bare.distillation is None else bare.distillation.targets(pixels)
                     with run.accelerator.autocast(), torch.set_grad_enabled(not warming_up):
-                        rebuilt: Rebuilt = model(pixels, asked, tokens)
+                        rebuilt: Rebuilt = model(pixels, quality, tokens)
                     gradient, values = losses(rebuilt.picture.float(), pixels)
-                    rate = (rate_weight(config, asked, run.step) * rebuilt.bpp).mean()
+                    rate = (rate_weight(config, quality, run.step) * rebuilt.bpp).mean()
                     total = (rebuilt.picture.float() * gradient).sum() + rate + config.z_range_weight * rebuilt.z_excess
                     if rebuilt.distilled:
                         total = total + config.distillation_weight * rebuilt.distilled["loss"]

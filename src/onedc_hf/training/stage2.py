@@ -11,24 +11,18 @@ from pathlib import Path
 
 import torch
 
-from .components import DECIDES_SYMBOLS, choose_what_learns, load_model, save_result
+from .components import DECIDES_SYMBOLS, choose_what_learns, load_start, save_result
 from .config import TrainConfig
 from .guidance import Guidance, PictureGuidance, View, make_latent_guidance
 from .model import Rebuilt, TrainableOneDC
 from .objective import picture_losses
 from .run import TrainingRun
-from .stage1 import draw_quality
+from .stage1 import qualities_of_step
 
 __all__ = ["ALL_BUT_THE_GENERATOR", "train"]
 
 # What `freeze` stands for where it is empty: the paper trains nothing else in this stage.
 ALL_BUT_THE_GENERATOR = ("codec", "gain_anchors", "vae")
-
-
-def _starting_model(config: TrainConfig) -> TrainableOneDC:
-    return load_model(
-        config.init_from, config.rate_estimate, config.freeze, revision=config.revision, variant=config.variant
-    )
 
 
 def _refuse_new_symbols(model: TrainableOneDC) -> None:
@@ -52,7 +46,7 @@ def train(config: TrainConfig) -> Path:
         config = dataclasses.replace(config, freeze=list(ALL_BUT_THE_GENERATOR))
     with TrainingRun(config) as run:
         # Model
-        bare = _starting_model(config)
+        bare = load_start(config)
         trainable = choose_what_learns(bare, config)
         _refuse_new_symbols(bare)
         if config.gradient_checkpointing:
@@ -69,19 +63,14 @@ def train(config: TrainConfig) -> Path:
         run.begin(bare, save=lambda output: save_result(bare, output, config))
 
         for micro_batches in run.batches():
-            everywhere = config.train_batch_size * run.accelerator.num_processes
-            quality = draw_quality(config, everywhere * len(micro_batches), run.shared_draws())
+            qualities = qualities_of_step(config, run, len(micro_batches))
             warming_up = run.step < config.adversary_warmup_steps
             turn = run.step % config.generator_every == 0 and not warming_up  # the generator's
-            for batch, drawn in zip(micro_batches, quality.chunk(len(micro_batches)), strict=True):
-                captions = batch["caption"] if isinstance(batch, dict) else None
-                pixels = batch["pixels"] if isinstance(batch, dict) else batch
-                pixels = pixels.to(run.device, memory_format=torch.channels_last)  # [B, 3, S, S]
-                asked = run.my_part(drawn).to(run.device)  # [B]
+            for (pixels, captions), quality in zip(micro_batches, qualities, strict=True):
                 values: dict[str, float] = {}
                 with run.accelerator.accumulate(model):
                     with run.accelerator.autocast(), torch.set_grad_enabled(turn):
-                        rebuilt: Rebuilt = model(pixels, asked)
+                        rebuilt: Rebuilt = model(pixels, quality)
                     view = View(rebuilt.latent, rebuilt.picture, pixels, captions)
                     if turn:
                         pulls = []
