@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PARTS",
     "WEIGHTS_NAME",
+    "LoraMixin",
     "adapter_id",
     "beside_others",
     "load_adapter",
@@ -373,3 +374,56 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     sha = hashlib.sha256()
     update_digest(sha, sorted(tensors.items()))
     return sha.hexdigest()
+
+
+# The pipeline's side --------------------------------------------------------------------------------------------------
+
+
+class LoraMixin:
+    """What a pipeline with a `generator` offers, by diffusers' names."""
+
+    generator: OneDCGenerator
+
+    def load_lora_weights(
+        self,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        weight_name: str | None = None,
+        adapter_name: str = "default",
+        **kwargs: Any,
+    ) -> None:
+        """Loads a LoRA adapter of the generator; adapters that are loaded already stay and add up.
+
+        It changes how files look, not which files can be read. Files that are written while it is loaded name it
+        (`adapter_id`), and a pipeline without it says so when it decodes them. Needs peft.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): folder, `.safetensors` file, or repository id.
+            weight_name (`str`, *optional*): the file's name, if it is not `pytorch_lora_weights.safetensors`.
+            adapter_name (`str`): what to call it.
+            kwargs: `subfolder`, `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`.
+
+        Raises:
+            ModelError: if there is no such file, it does not fit this model, or the name is taken.
+        """
+        load_adapter(self.generator, pretrained_model_name_or_path, weight_name, adapter_name, pipeline=self, **kwargs)
+
+    def unload_lora_weights(self) -> None:
+        """Takes all loaded adapters off: the model is then what it was before, bit for bit."""
+        unload_adapters(self.generator)
+
+    def save_lora_weights(self, save_directory: str | os.PathLike[str], adapter_name: str | None = None) -> None:
+        """Saves a loaded or trained adapter as `pytorch_lora_weights.safetensors`, which `load_lora_weights` reads.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): made if it does not exist.
+            adapter_name (`str`, *optional*): which one, where there are several.
+
+        Raises:
+            ModelError: if there is no such adapter.
+        """
+        save_adapter(self.generator, save_directory, adapter_name)
+
+    @property
+    def adapter_id(self) -> str | None:
+        """SHA-256 of the LoRA adapters that act, 64 hex digits; `None` without one."""
+        return adapter_id(self.generator)
