@@ -24,7 +24,7 @@ from onedc_hf.training.cli import main
 from onedc_hf.training.components import DECIDES_SYMBOLS, load_model, make_model
 from onedc_hf.training.config import TrainConfig, load_config, package_file
 from onedc_hf.training.data import Cropping, CropStream, Share, open_pictures, read_names
-from onedc_hf.training.stage1 import draw_quality, rate_weight, train
+from onedc_hf.training.stage1 import crop_weight, draw_quality, rate_weight, train
 from onedc_hf.training.start import start_as_transform_codec
 from onedc_hf.training.straight_through import exact_weights, on_grid
 
@@ -82,6 +82,37 @@ def test_rate_weights_are_geometric_in_quality_and_ramp_up(config: Make) -> None
     assert rate_weight(settings, quality, 100).tolist() == pytest.approx([4.0, 4.0, 0.4, 0.04])
     assert rate_weight(settings, quality, 50)[1].item() == pytest.approx(1e-4 + 0.25 * (4 - 1e-4))
     assert rate_weight(settings, quality, 0).max().item() == pytest.approx(1e-4)
+
+
+def test_fine_qualities_can_count_as_much_as_coarse_ones(config: Make) -> None:
+    quality = torch.tensor([-1.0, 0.0, 50.0, 100.0])
+    settings = config(lambda_low=4.0, lambda_high=0.04, lambda_ramp_steps=0, lambda_balance=0.5)
+    weight = crop_weight(settings, quality)
+    assert weight.tolist() == pytest.approx([10**-0.5, 10**-0.5, 1.0, 10**0.5])
+    # Losses over the root of lambda: the product is lambda to one half, up to a constant.
+    assert (weight * rate_weight(settings, quality, 1)).tolist() == pytest.approx([1.6**0.5, 1.6**0.5, 0.4, 0.016**0.5])
+    assert crop_weight(config(lambda_low=4.0, lambda_high=0.04), quality).tolist() == [1.0] * 4
+
+
+def test_the_analysis_side_can_learn_at_its_own_pace(config: Make, tmp_path: Path) -> None:
+    start = train(config(ema_decay=0.0))
+    moved = {}
+    for scale in (1.0, 1e-2):
+        AcceleratorState._reset_state(True)
+        settings = config(
+            init_from=str(start), output_dir=str(tmp_path / f"scale-{scale}"), ema_decay=0.0, max_train_steps=1,
+            lr_warmup_steps=0, adam_weight_decay=0.0, analysis_lr_scale=scale,
+        )  # fmt: skip
+        before, after = weights_of(start), weights_of(train(settings))
+        for part in ("codec.enc.", "vae.encoder.", "codec.dec."):
+            steps = [(after[name] - before[name]).abs().max().item() for name in before if name.startswith(part)]
+            moved[part, scale] = max(steps)
+    # The first step of Adam is as large as the learning rate.
+    assert moved["codec.enc.", 1e-2] == pytest.approx(1e-2 * moved["codec.enc.", 1.0], rel=0.1)
+    assert moved["vae.encoder.", 1e-2] == pytest.approx(1e-2 * moved["vae.encoder.", 1.0], rel=0.1)
+    assert moved["codec.dec.", 1e-2] == pytest.approx(moved["codec.dec.", 1.0], rel=0.1)
+    with pytest.raises(ValueError, match="analysis_lr_scale"):
+        config(analysis_lr_scale=0.0)
 
 
 def test_a_share_of_the_crops_is_z_only(config: Make) -> None:

@@ -65,11 +65,15 @@ class TrainConfig:
         optimizer (`str`): `adamw`, or `adafactor`, which keeps next to no state where memory is short.
         learning_rate, scale_lr, lr_scheduler, lr_warmup_steps, adam_beta1, adam_beta2, adam_epsilon,
         adam_weight_decay, max_grad_norm: as in diffusers' scripts.
+        analysis_lr_scale (`float`): factor on the learning rate of the analysis side in stage 1 (`vae.encoder`,
+            `codec.enc`), whose every move all the rest has to follow.
         ema_decay (`float`): of the averaged weights, which are the ones that are saved; 0 switches it off.
 
     Objective of stage 1: L1 + losses + lambda(quality) x bpp + distillation:
         lambda_low, lambda_high (`float`): lambda at quality 0 and at quality 100; geometric in between.
         lambda_ramp_steps (`int`): lambda grows from near zero by the square of step / lambda_ramp_steps.
+        lambda_balance (`float`): what a crop's losses and rate count is divided by its lambda to this power. With 0,
+            coarse qualities, whose lambda is large, shape the analysis that all qualities share, and fine ones lose.
         z_only_share (`float`): share of crops of which only `z` is sent.
         z_range_weight (`float`): of the penalty that keeps the hyper-latent within FSQ's range.
         rate_estimate (`str`): `noise` or `straight_through`.
@@ -167,11 +171,13 @@ class TrainConfig:
     adam_epsilon: float = 1e-8
     adam_weight_decay: float = 0.01
     max_grad_norm: float = 1.0
+    analysis_lr_scale: float = 1.0
     ema_decay: float = 0.999
 
     lambda_low: float = 3.0
     lambda_high: float = 0.06
     lambda_ramp_steps: int = 1000
+    lambda_balance: float = 0.0
     z_only_share: float = 0.1
     z_range_weight: float = 0.02
     rate_estimate: str = "straight_through"
@@ -218,6 +224,8 @@ class TrainConfig:
             raise ValueError(f"`z_only_share` must lie in [0, 1); got {self.z_only_share}.")
         if min(self.lambda_low, self.lambda_high) <= 0:
             raise ValueError("`lambda_low` and `lambda_high` must be above 0.")
+        if self.analysis_lr_scale <= 0:
+            raise ValueError(f"`analysis_lr_scale` must be above 0 (`freeze` stops it); got {self.analysis_lr_scale}.")
         if self.mixed_precision not in _MIXED_PRECISIONS:
             raise ValueError(f"`mixed_precision` is one of {', '.join(_MIXED_PRECISIONS)}; got {self.mixed_precision}.")
         if self.optimizer not in _OPTIMIZERS:

@@ -132,12 +132,15 @@ class TrainingRun:
         return self.accelerator.is_main_process
 
     def optimise(
-        self, parameters: Iterable[nn.Parameter], learning_rate: float | None = None, every: int = 1
+        self,
+        parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        learning_rate: float | None = None,
+        every: int = 1,
     ) -> tuple[Any, Any]:
         """The optimiser and its schedule for parameters, as the settings say, prepared by accelerate.
 
         Args:
-            parameters: what learns.
+            parameters: what learns; or groups, `{"params": ..., "lr_scale": factor on the learning rate}`.
             learning_rate (`float`, *optional*): in place of the settings'.
             every (`int`): the optimiser takes a step in one of so many steps of the run.
         """
@@ -145,12 +148,15 @@ class TrainingRun:
         rate = config.learning_rate if learning_rate is None else learning_rate
         if config.scale_lr:
             rate *= config.train_batch_size * config.gradient_accumulation_steps * processes
+        groups: list[Any] = list(parameters)
+        if isinstance(groups[0], dict):
+            groups = [{"params": group["params"], "lr": rate * group["lr_scale"]} for group in groups]
         optimizer: torch.optim.Optimizer
         if config.optimizer == "adafactor":
-            optimizer = torch.optim.Adafactor(parameters, lr=rate, weight_decay=config.adam_weight_decay)
+            optimizer = torch.optim.Adafactor(groups, lr=rate, weight_decay=config.adam_weight_decay)
         else:
             optimizer = torch.optim.AdamW(
-                parameters,
+                groups,
                 lr=rate,
                 betas=(config.adam_beta1, config.adam_beta2),
                 eps=config.adam_epsilon,

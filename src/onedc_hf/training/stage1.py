@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .components import choose_what_learns, load_start, make_model, save_result
 from .config import TrainConfig
@@ -20,7 +21,7 @@ from .objective import picture_losses
 from .run import TrainingRun
 from .start import start_as_transform_codec
 
-__all__ = ["draw_quality", "qualities_of_step", "rate_weight", "train"]
+__all__ = ["crop_weight", "draw_quality", "learning_rates", "qualities_of_step", "rate_weight", "train"]
 
 _START_BATCHES, _START_BATCH = 10, 40  # of crops that the transform-codec start looks at
 
@@ -31,6 +32,12 @@ def rate_weight(config: TrainConfig, quality: Tensor, step: int) -> Tensor:
     target = config.lambda_low * (config.lambda_high / config.lambda_low) ** share
     ramp = min(1.0, step / config.lambda_ramp_steps) if config.lambda_ramp_steps else 1.0
     return 1e-4 + ramp**2 * (target - 1e-4)
+
+
+def crop_weight(config: TrainConfig, quality: Tensor) -> Tensor:
+    """What a crop of a quality counts, `[B]`: 1 in the middle of the scale; see `lambda_balance`."""
+    share = quality.clamp(0, 100) / 100
+    return (config.lambda_high / config.lambda_low) ** (config.lambda_balance * (0.5 - share))
 
 
 def draw_quality(config: TrainConfig, count: int, generator: torch.Generator) -> Tensor:
@@ -45,6 +52,19 @@ def qualities_of_step(config: TrainConfig, run: TrainingRun, micro_batches: int)
     everywhere = config.train_batch_size * run.accelerator.num_processes
     drawn = draw_quality(config, everywhere * micro_batches, run.shared_draws())
     return [run.my_part(part).to(run.device) for part in drawn.chunk(micro_batches)]
+
+
+def learning_rates(
+    model: TrainableOneDC, trainable: list[nn.Parameter], config: TrainConfig
+) -> list[nn.Parameter] | list[dict[str, Any]]:
+    """What learns, the analysis side in a group of its own where it learns at another pace."""
+    if config.analysis_lr_scale == 1:
+        return trainable
+    analysis = {id(p) for part in (model.vae.encoder, model.codec.enc) for p in part.parameters()}
+    slow = [p for p in trainable if id(p) in analysis]
+    rest = [p for p in trainable if id(p) not in analysis]
+    groups = ({"params": rest, "lr_scale": 1.0}, {"params": slow, "lr_scale": config.analysis_lr_scale})
+    return [group for group in groups if group["params"]]
 
 
 def _starting_model(config: TrainConfig) -> TrainableOneDC:
@@ -81,7 +101,7 @@ def train(config: TrainConfig) -> Path:
 
         # Objective and optimiser
         losses = picture_losses(config, run)
-        optimizer, scheduler = run.optimise(trainable)
+        optimizer, scheduler = run.optimise(learning_rates(bare, trainable, config))
         run.average(trainable)
         model = run.wrap(bare)
         run.begin(bare, save=lambda output: save_result(bare, output, config))
@@ -95,7 +115,9 @@ def train(config: TrainConfig) -> Path:
                     with run.accelerator.autocast(), torch.set_grad_enabled(not warming_up):
                         rebuilt: Rebuilt = model(pixels, quality, tokens)
                     gradient, values = losses(rebuilt.picture.float(), pixels)
-                    rate = (rate_weight(config, quality, run.step) * rebuilt.bpp).mean()
+                    weight = crop_weight(config, quality)
+                    gradient = gradient * weight.view(-1, 1, 1, 1)
+                    rate = (weight * rate_weight(config, quality, run.step) * rebuilt.bpp).mean()
                     total = (rebuilt.picture.float() * gradient).sum() + rate + config.z_range_weight * rebuilt.z_excess
                     if rebuilt.distilled:
                         total = total + config.distillation_weight * rebuilt.distilled["loss"]
