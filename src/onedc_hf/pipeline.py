@@ -9,7 +9,6 @@ L latent channels, N channels of `y`, K digits of `z`, D detail channels, S sema
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import warnings
@@ -61,6 +60,7 @@ from .pictures import PictureInput, from_tensor, open_picture, pad, to_output, t
 from .precision import default_dtype
 from .provenance import provenance_info
 from .rate_search import search_row
+from .releases import BOX, earlier_release, released_ids, where_to_get
 from .saving import forget_origin
 from .sources import looks_like_path
 from .tiling import POSITION, Canvas, Tiling, assemble, part_of, spans
@@ -69,7 +69,6 @@ __all__ = ["OneDCPipeline", "OneDCPipelineOutput"]
 
 logger = logging.getLogger(__name__)
 
-_BOX = Path(__file__).parent / "box" / "model"
 _DEFAULT_QUALITY = 50
 _OVERHEAD_BYTES = 20  # header, checks and coder tail, on average (coding/bitstream.py)
 
@@ -161,6 +160,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         self._symbol_model: SymbolModel | None = None
         self._tiling: Tiling | None = Tiling()
         self._decoder_id: str | None = None
+        self._earlier: dict[str, OneDCPipeline] = {}
 
     # Loading ------------------------------------------------------------------------------------------------------
 
@@ -181,9 +181,10 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         """
         source = os.fspath(pretrained_model_name_or_path) if pretrained_model_name_or_path is not None else None
         if source is None:
-            if not (_BOX / "model_index.json").is_file():
-                raise ModelError(f"This installation has no model in the box ({_BOX}); name a folder or repository.")
-            source = str(_BOX)
+            box = BOX / "model"
+            if not (box / "model_index.json").is_file():
+                raise ModelError(f"This installation has no model in the box ({box}); name a folder or repository.")
+            source = str(box)
         elif looks_like_path(source) and not Path(source, "model_index.json").is_file():
             there = "holds no model_index.json" if Path(source).is_dir() else "does not exist"
             raise ModelError(
@@ -375,10 +376,13 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
 
         Raises:
             PictureError: for a picture that cannot be read.
+            ModelError: if this model only reads files (`decoder_only`).
             TargetError: if even the smallest file is larger than the target; it names that size.
             TypeError, ValueError: for arguments that contradict each other or lie out of range.
         """
         self._check_rate(quality, target_bytes, target_bpp, z_only)
+        if self.codec.config.decoder_only:
+            raise ModelError("This model only reads files: it was saved without its analysis side (`decoder_only`).")
         if isinstance(image, list | tuple):
             rate = (quality, target_bytes, target_bpp, z_only)
             return [self.compress(one, *rate, keep_metadata, name_decoder) for one in image]
@@ -554,8 +558,11 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
             raise ValueError(f"`output_type` must be 'pil', 'np' or 'pt'; got {output_type!r}.")
         if isinstance(data, list | tuple):
             return [self.decompress(one, output_type, allow_partial, preview) for one in data]
+        data = _read(cast(DataInput, data))
+        if (earlier := self._earlier_release(data)) is not None:
+            return earlier.decompress(data, output_type, allow_partial, preview)
         # 1. The file and its symbols: hyper-latent, then the four passes of the latent. Every check happens here.
-        symbols = self.read_symbols(cast(DataInput, data), allow_partial, preview)
+        symbols = self.read_symbols(data, allow_partial, preview)
         if (named := dict(symbols.extensions).get(Tag.IDENTITY)) is not None:
             warn_of_another_decoder(named, self.decoder_id)
         if (named := dict(symbols.extensions).get(Tag.ADAPTER)) is not None:
@@ -570,6 +577,24 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         result: Any = with_metadata(to_output(pixels), symbols.extensions)
         result.info |= provenance_info(self.model_id, symbols.header.bpp, symbols.received)
         return result
+
+    def _earlier_release(self, data: bytes | bytearray | memoryview) -> OneDCPipeline | None:
+        """The earlier release of the box that wrote a file, where this pipeline is a later one (releases.py)."""
+        try:
+            wanted = parse_header(data).model_id
+        except BitstreamError:
+            return None  # whoever reads it says what is wrong
+        if self.model_id.startswith(wanted) or self.model_id not in released_ids():
+            return None
+        folder = earlier_release(wanted)
+        if folder is None:
+            return None
+        if wanted not in self._earlier:
+            logger.info("The file is of an earlier release of the model in the box, which is loaded to read it.")
+            self._earlier[wanted] = OneDCPipeline.from_pretrained(folder, dtype=self.dtype)
+        earlier = self._earlier[wanted].to(self._execution_device)
+        earlier.max_pixels, earlier._tiling = self.max_pixels, self._tiling
+        return earlier
 
     def _rebuild(self, symbols: Symbols) -> np.ndarray:
         """The decoder side, from symbols to pixels `[height, width, 3]` uint8."""
@@ -603,6 +628,8 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
             BitstreamError: as for `decompress`.
         """
         data = _read(data)
+        if (earlier := self._earlier_release(data)) is not None:
+            return earlier.read_symbols(data, allow_partial, preview)
         if is_authors_file(data, self.codec):
             file, y_hat, seed = decode_authors_file(bytes(data), self.codec, preview=preview)
             device = self._execution_device
@@ -611,7 +638,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         try:
             reader = PartialReader(data, self._symbols()) if cut else BitstreamReader(data, self._symbols())
         except WrongModel as error:
-            raise WrongModel(error.wanted, error.at_hand, _where_to_get(error.wanted)) from None
+            raise WrongModel(error.wanted, error.at_hand, where_to_get(error.wanted)) from None
         header = reader.header
         if self.max_pixels is not None and header.width * header.height > self.max_pixels:
             raise TooLarge(
@@ -758,17 +785,6 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
             raise ValueError(f"`target_bytes` must be at least 1; got {target_bytes}.")
         if target_bpp is not None and not (isinstance(target_bpp, int | float) and 0 < target_bpp < float("inf")):
             raise ValueError(f"`target_bpp` must be a positive number; got {target_bpp!r}.")
-
-
-def _where_to_get(model_id: str) -> str:
-    """Advice for a file of another model: the models in the box are known; empty for others."""
-    for released in json.loads((_BOX.parent / "released.json").read_text(encoding="utf-8")):
-        if released["model_id"].startswith(model_id):
-            return (
-                f"That is the model in the box of onedc-hf {released['since']}: decode it with "
-                "`OneDCPipeline.from_pretrained()` (on the command line, without --model) of that release."
-            )
-    return ""
 
 
 def _read(data: DataInput) -> bytes | bytearray | memoryview:

@@ -77,6 +77,7 @@ class OneDCCodecConfig(PreTrainedConfig):
             with the reference; files are written by `exact` (models/exact.py).
         authors_entropy (`bool`): keep the float entropy model beside the exact one, to open files of the authors'
             program (authors.py).
+        decoder_only (`bool`): without the analysis side: a model that reads files and writes none.
         z_only (`bool`): a model that sends the hyper-latent alone: it writes z-only files whatever is asked for.
         vae_attention_patch (`int`): side, in latent positions, of the patches that the attention of an `AutoencoderKL`
             is applied to (paper's program; spec section 5); 0: to the whole map.
@@ -126,6 +127,7 @@ class OneDCCodecConfig(PreTrainedConfig):
 
     entropy_path: Literal["float", "exact"] = "float"
     authors_entropy: bool = False
+    decoder_only: bool = False
     z_only: bool = False
     vae_attention_patch: int = 16
     model_id: str = ""
@@ -281,8 +283,9 @@ class OneDCCodec(PreTrainedModel):
 
     def __init__(self, config: OneDCCodecConfig):
         super().__init__(config)
-        self.enc = _Analysis(config)
-        self.hyper_enc = _HyperAnalysis(config)
+        if not config.decoder_only:
+            self.enc = _Analysis(config)
+            self.hyper_enc = _HyperAnalysis(config)
         self.z_vq = FiniteScalarQuantizer(config.fsq_levels)
         make = ExactEntropyModel if config.entropy_path == "exact" else EntropyModel
         arguments = (

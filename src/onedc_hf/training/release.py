@@ -37,13 +37,13 @@ from ..evaluation.run import load_results
 from ..hub.card import build_card, training_sources
 from ..pictures import load_picture
 from ..pipeline import OneDCPipeline, Symbols
+from ..releases import BOX, decoder_side
 from .config import package_file
 from .data import read_names
 from .held_out import held_out_score
 
 __all__ = ["Refused", "finish_weights", "release", "symbols_digest"]
 
-BOX = Path(__file__).parents[1] / "box"
 MAX_BYTES = 24 * 1024 * 1024
 GOLDEN_SETTINGS: dict[str, dict[str, int | bool]] = {"z-only": {"z_only": True}, "40": {"quality": 40}}
 # What the README's table shows; docs/results/box.md has everything that was measured.
@@ -125,6 +125,13 @@ def keep_file(pipe: OneDCPipeline, folder: Path) -> None:
     listed.write_text(json.dumps(facts, indent=2) + "\n")
 
 
+def keep_earlier(box: Path) -> None:
+    """Keeps the decoder side of the release in place beside the next one, whose entropy model cannot read its files."""
+    pipe = OneDCPipeline.from_pretrained(box / "model", dtype=torch.float16)  # as they are saved
+    reader = OneDCPipeline(pipe.vae, decoder_side(pipe.codec), pipe.generator, pipe.scheduler)
+    reader.save_pretrained(box / "earlier" / pipe.model_id[:8])
+
+
 def evaluate_box(kodak: Path, repository: Path) -> dict[str, Any]:
     """Run the whole evaluation of the model in the box, and write its page and the README's table.
 
@@ -204,11 +211,15 @@ def release(candidate: str, photographs: Path, kodak_folder: Path, repository: P
         pipe = OneDCPipeline.from_pretrained(staged, dtype=torch.float32)
         score = held_out_score(pipe, judged)
         scores = {"candidate": score}
+        in_place = None
         if (BOX / "model" / "model_index.json").is_file():
-            scores["in place"] = held_out_score(OneDCPipeline.from_pretrained(dtype=torch.float32), judged)
+            in_place = OneDCPipeline.from_pretrained(dtype=torch.float32)
+            scores["in place"] = held_out_score(in_place, judged)
         print(json.dumps(scores), flush=True)
         if not force and score > scores.get("in place", float("inf")):
             raise Refused(f"The candidate scores {score:.5f}, worse than {scores['in place']:.5f} of those in place.")
+        if in_place and in_place.model_id != pipe.model_id:
+            keep_earlier(BOX)
         shutil.rmtree(BOX / "model", ignore_errors=True)
         shutil.copytree(staged, BOX / "model")
     pipe = OneDCPipeline.from_pretrained(dtype=torch.float32)
