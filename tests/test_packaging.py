@@ -40,9 +40,17 @@ def test_wheel_holds_nothing_else(wheel):
     assert tops == {"onedc_hf", f"onedc_hf-{onedc_hf.__version__}.dist-info"}
 
 
-def test_box_weights_stay_below_24_mebibytes(wheel):
-    sizes = [item.file_size for item in wheel.infolist() if item.filename.endswith(".safetensors")]
-    assert 0 < sum(sizes) < 24 * 2**20
+@pytest.mark.parametrize(("part", "mebibytes"), [("model", 24), ("earlier", 16)])
+def test_box_weights_stay_small(wheel, part, mebibytes):
+    weights = [item for item in wheel.infolist() if item.filename.endswith(".safetensors")]
+    sizes = [item.file_size for item in weights if item.filename.startswith(f"onedc_hf/box/{part}/")]
+    assert 0 < sum(sizes) < mebibytes * 2**20
+
+
+def test_wheel_holds_no_other_models(wheel):
+    weights = [item.filename for item in wheel.infolist() if item.filename.endswith(".safetensors")]
+    elsewhere = [name for name in weights if not name.startswith(("onedc_hf/box/model/", "onedc_hf/box/earlier/"))]
+    assert [name for name in elsewhere if "tokenizer" not in name] == []
 
 
 def test_wheel_states_licence_and_command(wheel):
