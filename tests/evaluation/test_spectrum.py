@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from onedc_hf.errors import PictureError
-from onedc_hf.evaluation.spectrum import PERIODS, grid_report, locked_gradient, period_energy
+from onedc_hf.evaluation.spectrum import PERIODS, GridReport, grid_report, locked_gradient, mean_report, period_energy
 
 LIMIT = 1.2  # what a model may have over the original
 
@@ -78,3 +78,10 @@ def test_flat_pictures_have_no_grid_and_tiny_ones_are_refused():
     assert set(period_energy(flat).values()) == {1.0}
     with pytest.raises(PictureError, match="64 pixels a side"):
         grid_report(flat[:63], flat[:63])
+
+
+def test_the_mean_over_a_set_is_taken_of_each_reading():
+    first = GridReport({2: 1.0, 4: 2.0, 8: 3.0, 16: 4.0}, {8: 1.0, 16: 2.0})
+    second = GridReport({2: 3.0, 4: 2.0, 8: 1.0, 16: 2.0}, {8: 2.0, 16: 2.0})
+    assert mean_report([first, second]) == GridReport({2: 2.0, 4: 2.0, 8: 2.0, 16: 3.0}, {8: 1.5, 16: 2.0})
+    assert mean_report([first, second]).worst == 3

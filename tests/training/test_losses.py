@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from onedc_hf.coding import ideal_bits, paper_tables
+from onedc_hf.errors import ModelError
 from onedc_hf.models.context import GAIN_STEP
-from onedc_hf.training.adversary import Adversary
+from onedc_hf.training.adversary import DISCRIMINATORS, Adversary
 from onedc_hf.training.features import LiteFeatures, jitter
 from onedc_hf.training.losses import (
     BalancedLosses,
@@ -19,6 +23,7 @@ from onedc_hf.training.losses import (
     grid_loss,
     l1_loss,
     ms_ssim_loss,
+    texture_loss,
 )
 from onedc_hf.training.rate import gaussian_bits, lower_bound, round_through
 
@@ -78,6 +83,47 @@ def test_the_grid_loss_sees_what_repeats_every_eight_pixels_in_smooth_regions() 
     )
     assert 0.008 < seen < 0.0101
     assert missed < 0.03 * seen and hidden < 0.03 * seen
+
+
+@pytest.mark.parametrize("period", [2, 4, 8, 16])
+def test_the_texture_loss_sees_a_faint_grid_and_points_away_from_it(period: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    original = torch.rand(2, 3, 256, 256, generator=generator) * 2 - 1
+    blurred = 0.1 * torch.randn(2, 3, 256, 256, generator=generator)  # little energy beside the original's
+    wave = torch.cos(2 * math.pi * torch.arange(256) / period).expand(2, 3, 256, 256)
+    # A column pattern whose sign differs from row to row: a mean by position would not see it.
+    sign = torch.randint(0, 2, (1, 1, 256, 1), generator=generator) * 2 - 1
+    without = texture_loss(blurred, original)["period"]
+    assert without < 0.03
+    for grid in (0.03 * wave, 0.03 * wave.transpose(-1, -2), 0.03 * sign * wave):
+        rebuilt = (blurred + grid).requires_grad_()
+        seen = texture_loss(rebuilt, original)["period"]
+        assert seen > without + 0.1  # a mean over four periods and two directions
+        (gradient,) = torch.autograd.grad(seen, rebuilt)
+        assert (gradient * grid).sum() > 0
+        assert texture_loss(original + grid, original + grid)["period"] == 0  # the original may have one
+
+
+@pytest.mark.parametrize("block", [8, 16])
+def test_the_texture_loss_sees_gradients_that_stay_at_block_borders(block: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    original, noise = (0.1 * torch.randn(2, 3, 256, 256, generator=generator) for _ in range(2))
+    border = (torch.arange(256) % block == 0).float()
+    borders = torch.maximum(border[:, None], border)
+    without = texture_loss(original + noise, original)["locked"]
+    rebuilt = (original + noise * (1 + borders)).requires_grad_()
+    seen = texture_loss(rebuilt, original)["locked"]
+    assert texture_loss(original, original)["locked"] == 0
+    assert seen > 5 * without
+    (gradient,) = torch.autograd.grad(seen, rebuilt)
+    assert (gradient * noise * borders).sum() > 0
+
+
+def test_a_flat_picture_has_a_finite_texture_loss() -> None:
+    flat = torch.zeros(1, 3, 64, 64, requires_grad=True)
+    total = sum(texture_loss(flat, torch.zeros(1, 3, 64, 64)).values())
+    (gradient,) = torch.autograd.grad(total, flat)
+    assert torch.isfinite(gradient).all()
 
 
 def test_a_loss_may_join_a_run_that_goes_on() -> None:
@@ -159,6 +205,49 @@ def test_feature_distance_counts_in_deviations_of_the_original() -> None:
 def test_the_network_reserved_for_measuring_cannot_be_trained_with() -> None:
     with pytest.raises(ValueError, match="lite0"):
         LiteFeatures("lite0")
+
+
+def test_the_network_may_run_in_bfloat16(features: LiteFeatures) -> None:
+    torch.manual_seed(0)
+    original = torch.rand(2, 3, 128, 128) * 2 - 1
+    adversary = Adversary(features.channels, 2e-4)
+    found = []
+    for autocast in (nullcontext, lambda: torch.autocast("cpu", torch.bfloat16)):
+        rebuilt = (0.8 * original).requires_grad_(True)
+        torch.manual_seed(1)  # of the jitter
+        losses = PerceptualLosses(features, adversary, autocast)(rebuilt, original)
+        assert all(loss.dtype == torch.float32 for loss in losses.values())
+        found.append((losses, *torch.autograd.grad(losses["features"], rebuilt)))
+    (plain, exact), (reduced, rough) = found
+    assert all(reduced[name].item() == pytest.approx(plain[name].item(), rel=0.05, abs=0.02) for name in plain)
+    assert torch.cosine_similarity(exact.flatten(), rough.flatten(), dim=0) > 0.9
+
+
+def test_discriminators_are_kept_and_taken_up(features: LiteFeatures, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    first, second = (Adversary(features.channels, 2e-3) for _ in range(2))
+    losses = PerceptualLosses(features, first)
+    losses(torch.rand(2, 3, 64, 64), torch.zeros(2, 3, 64, 64))
+    losses.learn()
+    first.save(tmp_path / DISCRIMINATORS)
+    second.load(str(tmp_path / DISCRIMINATORS))
+    maps = [torch.randn(1, width, 8, 8) for width in features.channels]
+    for ours, theirs in zip(first.logits(maps), second.logits(maps), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-2)
+    second.load("box")
+
+
+@pytest.mark.parametrize("content", ["nothing", "noise", "others", "too few"])
+def test_discriminators_that_do_not_fit_are_refused(content: str, tmp_path: Path) -> None:
+    path = tmp_path / DISCRIMINATORS
+    if content == "noise":
+        path.write_bytes(b"noise")
+    elif content == "others":
+        save_file({"weight": torch.zeros(1)}, path)
+    elif content == "too few":
+        Adversary([8], 1e-3).save(path)
+    with pytest.raises(ModelError, match="discriminators"):
+        Adversary([8, 16], 1e-3).load(str(path))
 
 
 def test_the_adversary_learns_to_tell_noise_from_pictures(features: LiteFeatures) -> None:

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
 
 from onedc_hf import OneDCPipeline
 from onedc_hf.models.exact import ExactEntropyModel
+from onedc_hf.training.adversary import DISCRIMINATORS
 from onedc_hf.training.components import DECIDES_SYMBOLS, load_model, make_model, save_pipeline
 from onedc_hf.training.config import TrainConfig
 from onedc_hf.training.data import Share, crop_batches
@@ -134,6 +136,18 @@ def test_it_runs_without_a_teacher_and_accumulates(stage2: Make) -> None:
     settings = stage2(teacher="", gradient_accumulation_steps=2, generator_every=1, max_train_steps=2)
     train(settings)
     assert all("pixel" in line and "fake_score" not in line for line in _log(settings))
+
+
+def test_a_run_keeps_its_discriminators_for_the_next(stage2: Make, tmp_path: Path) -> None:
+    settings = {"teacher": "", "adversary_weight": 1.0, "adversary_learning_rate": 1e-2, "adversary_every": 1}
+    train(stage2(**settings, output_dir=str(tmp_path / "first")))
+    kept = tmp_path / "first" / DISCRIMINATORS
+    AcceleratorState._reset_state(True)
+    still = settings | {"adversary_learning_rate": 0.0, "discriminators": str(kept)}
+    train(stage2(**still, output_dir=str(tmp_path / "second")))
+    first, second = load_file(kept), load_file(tmp_path / "second" / DISCRIMINATORS)
+    # What learns is as it was; the vectors of spectral norm follow the weights in every pass.
+    assert all(torch.equal(first[name], second[name]) for name in first if "original" in name or "bias" in name)
 
 
 def test_an_exact_codec_stays_and_without_a_list_only_the_generator_learns(stage2: Make, tiny_folder: Path) -> None:

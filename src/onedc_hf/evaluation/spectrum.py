@@ -8,14 +8,16 @@ rewards them. Two measures find them, and both are read against the original's o
 - `locked_gradient`: mean gradient by position modulo 8 or 16, largest over mean: block borders lie at fixed positions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
 from ..errors import PictureError
 from .metrics._common import check_pair
 
-__all__ = ["PERIODS", "GridReport", "grid_report", "locked_gradient", "period_energy"]
+__all__ = ["PERIODS", "GridReport", "grid_report", "locked_gradient", "mean_report", "period_energy"]
 
 PERIODS = (2, 4, 8, 16)
 BLOCKS = (8, 16)
@@ -53,6 +55,14 @@ def grid_report(original: np.ndarray, rebuilt: np.ndarray) -> GridReport:
     return GridReport(
         energy={period: _ratio(after[period], before[period]) for period in PERIODS},
         gradient={block: _ratio(locked_gradient(rebuilt, block), locked_gradient(original, block)) for block in BLOCKS},
+    )
+
+
+def mean_report(reports: Sequence[GridReport]) -> GridReport:
+    """Return the mean of each reading over a set of pictures."""
+    return GridReport(
+        energy={period: fmean(report.energy[period] for report in reports) for period in PERIODS},
+        gradient={block: fmean(report.gradient[block] for report in reports) for block in BLOCKS},
     )
 
 

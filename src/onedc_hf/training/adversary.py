@@ -1,5 +1,8 @@
 """An image-space adversary on frozen pretrained features (projected discriminators; Sauer et al., 2021).
 
+Discriminators that have learned are worth keeping: new ones teach a model that is good already little for hundreds of
+steps. A run writes them beside its pipeline, and the package has those that the model in the box learned from.
+
 Four small discriminators look at the feature maps of a frozen network, after a fixed random mixing of channels, so
 that they cannot live on a single conspicuous channel. Hinge loss, spectral norm.
 
@@ -9,15 +12,23 @@ Shapes: feature maps are `[B, C, h, w]`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-__all__ = ["Adversary"]
+from ..errors import ModelError
 
+__all__ = ["BOX_DISCRIMINATORS", "DISCRIMINATORS", "Adversary"]
+
+DISCRIMINATORS = "discriminators.safetensors"  # what a run writes into its folder
+BOX_DISCRIMINATORS = Path(str(resources.files(__package__) / "data" / "box-discriminators.safetensors"))
 _WIDTH = 64
 
 
@@ -77,6 +88,34 @@ class Adversary:
                     parameter.grad.div_(torch.distributed.get_world_size())
         self.optimizer.step()
         return {"discriminator": float(loss.detach()), "discriminator_right": right / count}
+
+    def save(self, path: Path) -> None:
+        """Writes what the heads have learned, in float16; not the fixed mixing, nor the optimiser."""
+        learned = {k: v.half().contiguous().cpu() for k, v in self.heads.state_dict().items() if "mixing" not in k}
+        save_file(learned, path)
+
+    def load(self, source: str) -> None:
+        """Takes up heads that `save` wrote; the optimiser starts anew.
+
+        Args:
+            source (`str`): `box`, the ones of the package, or a file.
+
+        Raises:
+            ModelError: if there is no such file, or it holds heads for another feature network.
+        """
+        path = BOX_DISCRIMINATORS if source == "box" else Path(source)
+        try:
+            found = load_file(path)
+            missing, strange = self.heads.load_state_dict(found, strict=False)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise ModelError(
+                f"The discriminators {source!r} could not be loaded: {error}. Give 'box' (the ones of the package) or "
+                f"the {DISCRIMINATORS} that a run with the same `feature_network` wrote; leave `discriminators` empty "
+                "for new ones."
+            ) from error
+        missing = [name for name in missing if "mixing" not in name]
+        if missing or strange:
+            raise ModelError(f"{path} does not hold discriminators: {', '.join((missing + strange)[:3])} ...")
 
     def state_dict(self) -> dict[str, Any]:
         """Heads and optimiser, for checkpoints."""

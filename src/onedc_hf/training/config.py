@@ -87,12 +87,15 @@ class TrainConfig:
     Losses on pictures, of both stages:
         balance_losses (`bool`): weights are ratios of gradient norms at the picture against the pixel loss; otherwise
             they multiply the losses, as in the paper.
-        pixel_weight, ms_ssim_weight, grid_weight, feature_weight, lpips_weight, dists_weight, adversary_weight
-            (`float`): strengths; 0 switches a loss off. `pixel_weight` counts only where losses are not balanced.
+        pixel_weight, ms_ssim_weight, grid_weight, texture_weight, feature_weight, lpips_weight, dists_weight,
+        adversary_weight (`float`): strengths; 0 switches a loss off. `pixel_weight` counts only where losses are not
+            balanced.
         feature_network (`str`): `lite1` or `lite2`.
         vgg_weights, lpips_heads, dists_weights (`str`): files of LPIPS and DISTS (training/perceptual.py).
         adversary_learning_rate (`float`), adversary_every (`int`): the discriminators' rate and how many steps apart
             they learn.
+        discriminators (`str`): where the discriminators start from: `box` (those that the model in the box learned
+            from), or the `discriminators.safetensors` of a run; empty: new ones.
         adversary_warmup_steps (`int`): steps at the start in which only the discriminators (and in stage 2 the fake
             network) learn, so that new ones do not mislead a model that is good already (`init_from`).
 
@@ -190,6 +193,7 @@ class TrainConfig:
     pixel_weight: float = 1.0
     ms_ssim_weight: float = 0.5
     grid_weight: float = 0.0
+    texture_weight: float = 0.0
     feature_weight: float = 0.5
     feature_network: str = "lite1"
     lpips_weight: float = 0.0
@@ -200,6 +204,7 @@ class TrainConfig:
     adversary_weight: float = 0.0
     adversary_learning_rate: float = 2e-4
     adversary_every: int = 2
+    discriminators: str = ""
     adversary_warmup_steps: int = 0
 
     teacher: str = ""

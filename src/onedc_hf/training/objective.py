@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from .adversary import Adversary
+from .adversary import DISCRIMINATORS, Adversary
 from .config import TrainConfig
 from .features import LiteFeatures
-from .losses import BalancedLosses, PerceptualLosses, PictureLosses, grid_loss, ms_ssim_loss
+from .losses import BalancedLosses, PerceptualLosses, PictureLosses, grid_loss, ms_ssim_loss, texture_loss
 from .run import TrainingRun
 
 __all__ = ["RunLosses", "picture_losses"]
@@ -42,24 +44,34 @@ class RunLosses:
             return {}
         return self.perceptual.learn()
 
+    def save(self, folder: Path) -> None:
+        """Writes what the discriminators have learned, if there are any: `discriminators.safetensors`."""
+        if self.perceptual is not None and self.perceptual.adversary is not None:
+            self.perceptual.adversary.save(folder / DISCRIMINATORS)
+
 
 def picture_losses(config: TrainConfig, run: TrainingRun) -> RunLosses:
     """Makes the losses of a run and has their state in its checkpoints.
 
     Raises:
-        ImportError, ValueError: if the packages or files of a loss are missing.
+        ImportError, ValueError, ModelError: if the packages or files of a loss are missing.
     """
     functions: list[PictureLosses] = [ms_ssim_loss] if config.ms_ssim_weight else []
     if config.grid_weight:
         functions.append(grid_loss)
+    if config.texture_weight:
+        functions.append(texture_loss)
     perceptual = None
     if config.feature_weight or config.adversary_weight:
-        features = LiteFeatures(config.feature_network).to(run.device)
+        features = LiteFeatures(config.feature_network)
+        features.to(device=run.device, memory_format=torch.channels_last)
         adversary = None
         if config.adversary_weight:
             adversary = Adversary(features.channels, config.adversary_learning_rate, run.device)
+            if config.discriminators:
+                adversary.load(config.discriminators)
             run.keep(adversary)
-        perceptual = PerceptualLosses(features, adversary)
+        perceptual = PerceptualLosses(features, adversary, run.accelerator.autocast)
         functions.append(perceptual)
     for name, weight in (("lpips", config.lpips_weight), ("dists", config.dists_weight)):
         if weight:
@@ -69,6 +81,8 @@ def picture_losses(config: TrainConfig, run: TrainingRun) -> RunLosses:
     weights = {
         "ms_ssim": config.ms_ssim_weight,
         "grid": config.grid_weight,
+        "period": config.texture_weight,
+        "locked": config.texture_weight,
         "features": config.feature_weight,
         "lpips": config.lpips_weight,
         "dists": config.dists_weight,

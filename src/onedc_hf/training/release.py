@@ -4,8 +4,9 @@
 
 In one go: an exact entropy path and static tables for the hyper-latent (if the entropy model changed), weights rounded
 to float16, identity, the comparison with the weights in place, and everything that depends on the weights:
-golden files, Kodak results, README table, card, the figure of the demo. Weights that score worse on the held-out
-training pictures than those in place are refused. Commit the result as one commit.
+golden files, Kodak results, README table, card, the figure of the demo; and the run's discriminators, for whoever
+trains on. Weights that score worse on the held-out training pictures than those in place, or show a grid there that
+those do not, are refused (`held_out.py`). Commit the result as one commit.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from ..hub.card import build_card, training_sources
 from ..pictures import load_picture
 from ..pipeline import OneDCPipeline, Symbols
 from ..releases import BOX, decoder_side
+from .adversary import BOX_DISCRIMINATORS, DISCRIMINATORS
 from .config import package_file
 from .data import read_names
 from .held_out import held_out_score
@@ -190,7 +192,7 @@ def release(candidate: str, photographs: Path, kodak_folder: Path, repository: P
     """Checks the candidate and writes everything that ships; see the module's text.
 
     Raises:
-        Refused: if it is too large or scores worse than the weights in place.
+        Refused: if it is too large, scores worse than the weights in place or shows a grid.
     """
     held_out = read_names(package_file("box-heldout.txt") or "")
     every = {path.name: path for path in sorted(photographs.rglob("*.jpg"))}
@@ -209,19 +211,22 @@ def release(candidate: str, photographs: Path, kodak_folder: Path, repository: P
         if size > MAX_BYTES:
             raise Refused(f"The weights take {size / 2**20:.1f} MiB; at most {MAX_BYTES // 2**20} MiB may ship.")
         pipe = OneDCPipeline.from_pretrained(staged, dtype=torch.float32)
-        score = held_out_score(pipe, judged)
-        scores = {"candidate": score}
+        measured = {"candidate": held_out_score(pipe, judged)}
         in_place = None
         if (BOX / "model" / "model_index.json").is_file():
             in_place = OneDCPipeline.from_pretrained(dtype=torch.float32)
-            scores["in place"] = held_out_score(in_place, judged)
-        print(json.dumps(scores), flush=True)
-        if not force and score > scores.get("in place", float("inf")):
-            raise Refused(f"The candidate scores {score:.5f}, worse than {scores['in place']:.5f} of those in place.")
+            measured["in place"] = held_out_score(in_place, judged)
+        print(json.dumps({name: found._asdict() for name, found in measured.items()}), flush=True)
+        reason = measured["candidate"].refusal(measured.get("in place"))
+        if reason and not force:
+            raise Refused(reason)
         if in_place and in_place.model_id != pipe.model_id:
             keep_earlier(BOX)
         shutil.rmtree(BOX / "model", ignore_errors=True)
         shutil.copytree(staged, BOX / "model")
+    discriminators = Path(candidate).parent / DISCRIMINATORS  # beside the pipeline, in the folder of its run
+    if discriminators.is_file():
+        shutil.copyfile(discriminators, BOX_DISCRIMINATORS)
     pipe = OneDCPipeline.from_pretrained(dtype=torch.float32)
     released = json.loads((BOX / "released.json").read_text()) if (BOX / "released.json").is_file() else []
     if pipe.model_id not in [one["model_id"] for one in released]:  # no released digest is withdrawn

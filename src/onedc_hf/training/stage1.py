@@ -104,7 +104,12 @@ def train(config: TrainConfig) -> Path:
         optimizer, scheduler = run.optimise(learning_rates(bare, trainable, config))
         run.average(trainable)
         model = run.wrap(bare)
-        run.begin(bare, save=lambda output: save_result(bare, output, config))
+
+        def save(output: Path) -> Path:
+            losses.save(output)
+            return save_result(bare, output, config)
+
+        run.begin(bare, save)
 
         for micro_batches in run.batches():
             qualities = qualities_of_step(config, run, len(micro_batches))

@@ -54,13 +54,19 @@ def train(config: TrainConfig) -> Path:
         bare.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
 
         # Guidances and optimisers
-        guidances: list[Guidance] = [PictureGuidance(picture_losses(config, run))]
+        losses = picture_losses(config, run)
+        guidances: list[Guidance] = [PictureGuidance(losses)]
         optimizer, scheduler = run.optimise(trainable, every=config.generator_every)
         run.average(trainable)
         model = run.wrap(bare)
         if config.teacher:
             guidances.append(make_latent_guidance(config, run, bare))
-        run.begin(bare, save=lambda output: save_result(bare, output, config))
+
+        def save(output: Path) -> Path:
+            losses.save(output)
+            return save_result(bare, output, config)
+
+        run.begin(bare, save)
 
         for micro_batches in run.batches():
             qualities = qualities_of_step(config, run, len(micro_batches))
