@@ -224,6 +224,32 @@ def test_a_page_shows_table_curves_crops_bd_rates_and_costs(tmp_path, run_folder
     assert str(tmp_path) not in text
 
 
+def test_contact_sheets_show_every_picture_in_real_pixels(tmp_path, run_folder, capsys):
+    results = make_results()
+    sizes = {"a.png": (60, 40), "b.png": (40, 60)}
+    for row in results["rows"]:
+        if row["codec"] == "onedc":
+            row["file"] = f"files/{row['setting']}/{row['picture']}.odc"
+            shown = (run_folder / row["file"]).with_suffix(".png")
+            shown.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", sizes[row["picture"]], "red" if row["setting"] == "0.1" else "blue").save(shown)
+    (run_folder / "results.json").write_text(json.dumps(results))
+    target = tmp_path / "docs" / "box.md"
+    command = ["report", str(run_folder), "--page", str(target), "--contact-sheets"]
+    assert main([*command, "0.1", "0.3"]) == 0
+    found = re.findall(r"\[(0\.\d bpp)\]\((figures/[^)]+)\)", target.read_text())
+    assert [name for name, _ in found] == ["0.1 bpp", "0.3 bpp"]
+    sheet = np.asarray(Image.open(target.parent / found[0][1]).convert("RGB")).astype(int)
+    red = (sheet[..., 0] > 150) & (sheet[..., 2] < 100)
+    assert red.sum() == pytest.approx(2 * 60 * 40, rel=0.05)
+    assert main([*command, "0.5"]) == 1
+    assert "0.5" in capsys.readouterr().err
+    next((run_folder / "files" / "0.1").glob("*.png")).unlink()
+    assert main([*command, "0.1"]) == 1
+    assert "gone" in capsys.readouterr().err
+    assert main(["report", str(run_folder), "--readme", "x", "--contact-sheets", "0.1"]) == 2
+
+
 def test_a_page_without_crops_or_costs_leaves_them_out(tmp_path):
     page.write_page(tmp_path, make_results(name="org/mine"), tmp_path / "mine.md", None)
     text = (tmp_path / "mine.md").read_text()

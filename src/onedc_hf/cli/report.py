@@ -14,6 +14,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="--out of `onedc evaluate`")
     parser.add_argument("--page", type=Path, metavar="FILE", help="Markdown page to write, with figures/ beside it")
+    parser.add_argument(
+        "--contact-sheets",
+        nargs="+",
+        default=[],
+        metavar="BPP",
+        help="rates (or z-only) at which --page shows every picture, in real pixels",
+    )
     parser.add_argument("--readme", type=Path, metavar="FILE", help="put the table between the marks in this file")
     parser.add_argument("--settings", nargs="+", metavar="BPP", help="rates in --readme's table (default: all)")
     parser.add_argument("--metrics", nargs="+", metavar="NAME", help="metrics in --readme's table (default: all)")
@@ -41,6 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("--benchmark needs --model-folder")
     if arguments.page is None and arguments.readme is None and arguments.model_folder is None:
         raise UsageError("nothing to do: give --page, --readme or --model-folder")
+    if arguments.contact_sheets and arguments.page is None:
+        raise UsageError("--contact-sheets needs --page")
     from ..evaluation.cost import measure_cost
     from ..evaluation.model_page import task_values, write_eval_results, write_model_index
     from ..evaluation.page import write_page
@@ -54,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
             if arguments.model is None and results["model"]["name"] != "box":
                 raise UsageError(f"--cost needs --model: the results are of {results['model']['name']}, not of the box")
             cost = measure_cost(arguments.model, device=arguments.device, threads=arguments.threads)
-        for path in write_page(arguments.run_folder, results, arguments.page, cost):
+        for path in write_page(arguments.run_folder, results, arguments.page, cost, arguments.contact_sheets):
             say(str(path))
     if arguments.readme is not None:
         table = markdown(results, metrics=arguments.metrics, settings=arguments.settings)

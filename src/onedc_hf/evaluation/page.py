@@ -3,11 +3,12 @@
 import os
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import OneDCError
+from .contact import contact_sheet
 from .curves import bd_rate, curve_of
 from .metrics import ALL_METRICS
 from .plots import rate_plot
@@ -21,7 +22,9 @@ _SHARED = ("ms_ssim", "psnr", "lpips_alex", "dists", "fid")
 _PEERS = ("OneDC", "StableCodec", "PerCo (SD)", "DiffEIC", "MS-ILLM", "HiFiC", "VVC (VTM)", "BPG")
 
 
-def write_page(run: Path, results: dict[str, Any], page: Path, cost: Mapping[str, Any] | None) -> list[Path]:
+def write_page(
+    run: Path, results: dict[str, Any], page: Path, cost: Mapping[str, Any] | None, contact: Sequence[str] = ()
+) -> list[Path]:
     """Write a page and the figures it shows into `figures/` beside it.
 
     Args:
@@ -29,9 +32,13 @@ def write_page(run: Path, results: dict[str, Any], page: Path, cost: Mapping[str
         results (`dict`): its record.
         page (`Path`): the Markdown file.
         cost (`Mapping`, *optional*): of `cost.measure_cost`; None leaves the section out.
+        contact (`Sequence[str]`, *optional*): settings at which every picture is shown.
 
     Returns:
         `list[Path]`: the files written.
+
+    Raises:
+        `OneDCError`: there is nothing to show at one of the settings of `contact`.
     """
     name = f"{results['dataset']['name'].rpartition('/')[2]}-{page.stem}"
     figures = page.parent / "figures"
@@ -60,6 +67,13 @@ def write_page(run: Path, results: dict[str, Any], page: Path, cost: Mapping[str
             "that they can reach.",
             f"![Original, OneDC and the other codecs, side by side]({_link(crops, page)})",
         ]
+    sheets = {setting: figures / f"{name}-all-{setting}.webp" for setting in contact}
+    for setting, path in sheets.items():
+        contact_sheet(run, results, setting).save(path, quality=80)
+        written.append(path)
+    if sheets:
+        links = ", ".join(f"[{_setting(setting)}]({_link(path, page)})" for setting, path in sheets.items())
+        parts += ["## Every picture", f"Contact sheets in real pixels: {links}."]
     parts += ["## Bits saved at equal quality", _bd_rates(results)]
     peers = {metric: [c.codec for c in published_curves(results["dataset"]["name"], metric)] for metric in _SHARED}
     shared = [metric for metric in _SHARED if metric in results["metrics"] and peers[metric]]
@@ -84,6 +98,10 @@ def write_page(run: Path, results: dict[str, Any], page: Path, cost: Mapping[str
     temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     os.replace(temporary, page)
     return written
+
+
+def _setting(setting: str) -> str:
+    return setting if setting == "z-only" else f"{setting} bpp"
 
 
 def _link(figure: Path, page: Path) -> str:

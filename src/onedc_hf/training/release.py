@@ -52,6 +52,7 @@ GOLDEN_SETTINGS: dict[str, dict[str, int | bool]] = {"z-only": {"z_only": True},
 SHOWN_METRICS = ("psnr", "ms_ssim", "st_lpips_vgg")
 SHOWN_CODECS = ("jpeg", "webp", "avif")
 SHOWN_SETTINGS = ("z-only", "0.03", "0.067", "0.1", "0.25")
+CONTACT_SETTINGS = ("z-only", "0.02", "0.067")
 PROCESSES = 2  # that evaluate, one thread each
 TABLE_PICTURES_EVERY = 4  # pictures the tables of the hyper-latent are fitted to: 20,000 positions are plenty
 FLATTENING = 8.0  # prior count of the hyper-latent's tables, coding/hyper.py
@@ -154,7 +155,7 @@ def evaluate_box(kodak: Path, repository: Path) -> dict[str, Any]:
         command += ["--reuse", str(kept)]
     one_thread = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     report = [sys.executable, "-m", "onedc_hf.cli.main", "report", str(run), "--cost"]
-    report += ["--page", str(repository / "docs" / "results" / "box.md")]
+    report += ["--page", str(repository / "docs" / "results" / "box.md"), "--contact-sheets", *CONTACT_SETTINGS]
     for step, environment in ((command, one_thread), (report, None)):
         if subprocess.run(step, env=environment).returncode:
             raise OneDCError("the evaluation failed; `make release-box CANDIDATE=box` goes on with it")
