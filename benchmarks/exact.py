@@ -118,7 +118,7 @@ def main() -> int:
         for path in find_pictures(arguments.folder):
             y, codes = pipe._analyse_networks(load_picture(path))
             for quality in QUALITIES:
-                pair = bytes_of(pipe, y.float(), codes, exact, floats, pipe._row(quality))
+                pair = bytes_of(pipe, y.float(), codes, exact, floats, pipe._coder.row(quality))
                 totals[quality] = [total + one for total, one in zip(totals[quality], pair, strict=True)]
         cost = {str(q): round(100 * (exact_ / float_ - 1), 3) for q, (exact_, float_) in totals.items()}
         record: dict[str, Any] = {

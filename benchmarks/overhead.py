@@ -42,13 +42,13 @@ def overheads(pipe: "OneDCPipeline", picture: Any, qualities: Sequence[int]) -> 
         z_bits = raw = analysed.z_index.size * sum((levels - 1).bit_length() for levels in model.fsq_levels)
         if model.hyper_tables is not None:
             z_bits = min(raw, table_bits(split_digits(analysed.z_index, model.fsq_levels), model.hyper_tables))
-        found = {Z_ONLY: len(pipe._write(analysed, None)) - z_bits / 8}
+        found = {Z_ONLY: len(pipe._coder.write(analysed, None)) - z_bits / 8}
         for quality in qualities:
             units: list[tuple[np.ndarray, np.ndarray]] = []
-            row = pipe._row(quality)
-            pipe._encode_units(analysed, row, lambda *one, units=units: units.append(one))
+            row = pipe._coder.row(quality)
+            pipe._coder.encode_units(analysed, row, lambda *one, units=units: units.append(one))
             y_bits = sum(ideal_bits(*one, model.tables, model.skip_index) for one in units)
-            found[str(quality)] = len(pipe._write(analysed, row)) - (y_bits + z_bits) / 8
+            found[str(quality)] = len(pipe._coder.write(analysed, row)) - (y_bits + z_bits) / 8
     return found
 
 

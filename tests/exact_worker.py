@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from onedc_hf import OneDCPipeline
+from onedc_hf.coder import Analysed
 from onedc_hf.models.context import EntropyModel
 from onedc_hf.models.quantize import dequantise_entropy
-from onedc_hf.pipeline import _Analysed
 
 QUALITY_ROW = 60
 FLOAT_ROWS = (85, 100)  # fine steps: there the last bit of a float decides most often
@@ -34,7 +34,9 @@ def digest(*arrays: np.ndarray | bytes) -> str:
 
 def write(pipe: OneDCPipeline, y: torch.Tensor, codes: torch.Tensor, z_index: np.ndarray) -> bytes:
     rows, columns = (16 * side for side in y.shape[2:])
-    return pipe._write(_Analysed(columns, rows, y, z_index, pipe.codec.entropy.hyper_synthesis(codes)), QUALITY_ROW)
+    return pipe._coder.write(
+        Analysed(columns, rows, y, z_index, pipe.codec.entropy.hyper_synthesis(codes)), QUALITY_ROW
+    )
 
 
 def float_symbols(entropy: EntropyModel, y: torch.Tensor, codes: torch.Tensor, row: int) -> str:

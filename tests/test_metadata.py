@@ -148,7 +148,7 @@ def test_a_damaged_extension_is_a_typed_error(tiny_pipeline: OneDCPipeline, pict
     with torch.inference_mode():
         analysed = tiny_pipeline._analyse(rgb)
         object.__setattr__(analysed, "extensions", ((2, zlib.compress(bytes(5))),))
-        data = tiny_pipeline._write(analysed, 50)
+        data = tiny_pipeline._coder.write(analysed, 50)
     with pytest.raises(Corrupt, match="alpha"):
         tiny_pipeline.decompress(data)
 

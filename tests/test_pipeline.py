@@ -26,6 +26,7 @@ from onedc_hf import (
     TooLarge,
     WrongModel,
 )
+from onedc_hf.coder import SymbolCoder
 from onedc_hf.coding import parse_header
 from onedc_hf.rate_search import search_row
 
@@ -54,7 +55,7 @@ def test_what_the_decoder_rebuilds_is_what_the_encoder_rounded(tiny_pipeline: On
     analysed = tiny_pipeline._analyse(rgb)
     written: list[np.ndarray] = []
     with torch.inference_mode():
-        tiny_pipeline._encode_units(analysed, 50, lambda symbols, _: written.append(symbols))
+        tiny_pipeline._coder.encode_units(analysed, 50, lambda symbols, _: written.append(symbols))
     assert sum(np.abs(symbols).sum() for symbols in written) > 0
     data = tiny_pipeline.compress(rgb, quality=50)
     assert len(data) > len(tiny_pipeline.compress(rgb, z_only=True))
@@ -349,14 +350,14 @@ def test_a_file_that_does_not_decode_here_is_not_handed_out(
     tiny_folder: Path, picture: Picture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipe = OneDCPipeline.from_pretrained(tiny_folder)
-    write = pipe._write
+    write = SymbolCoder.write
 
     def faulty(*arguments: object) -> bytes:
         data = bytearray(write(*arguments))  # type: ignore[arg-type]
         data[-6] ^= 1
         return bytes(data)
 
-    monkeypatch.setattr(pipe, "_write", faulty)
+    monkeypatch.setattr(SymbolCoder, "write", faulty)
     with pytest.raises(EncodeError, match="does not decode"):
         pipe.compress(picture(64, 64))
 

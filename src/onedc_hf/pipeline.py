@@ -1,7 +1,7 @@
 """OneDCPipeline: a picture to a small file and back. Read this first.
 
-    compress:    pipeline -> pictures -> (vae, codec analysis) -> context model -> coding -> bytes
-    decompress:  bytes -> coding -> context model -> codec synthesis -> generator -> vae -> pictures
+    compress:    picture -> vae, codec analysis (networks) -> coder (coder.py: context model, coding) -> bytes
+    decompress:  bytes -> coder -> codec synthesis, generator, vae (networks) -> picture
 
 Shapes: B batch (1 inside), H W rows and columns of the padded picture, h w latent at 1/8, Y X at 1/16, Z V at 1/64,
 L latent channels, N channels of `y`, K digits of `z`, D detail channels, S semantic channels, R quality rows.
@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, overload
@@ -28,21 +27,10 @@ from torch import Tensor
 from .authors import decode_authors_file, header_of, is_authors_file
 from .beside import pack_beside, with_alpha, with_metadata
 from .calibration import calibrate
-from .coding import (
-    BitstreamReader,
-    BitstreamWriter,
-    Header,
-    Kind,
-    PartialReader,
-    SymbolModel,
-    Tag,
-    clamp_symbols,
-    ideal_bits,
-    is_cut,
-    parse_header,
-)
+from .coder import Analysed, SymbolCoder, Symbols
+from .coding import SymbolModel, Tag, parse_header
 from .coding.order import Y_PER_Z
-from .errors import BitstreamError, Corrupt, EncodeError, ModelError, PictureError, TargetError, TooLarge, WrongModel
+from .errors import BitstreamError, ModelError, PictureError
 from .identity import (
     decoder_digest,
     pack_adapter,
@@ -54,13 +42,13 @@ from .lora import LoraMixin, refuse_adapters
 from .memory_layout import settle
 from .models import OneDCAutoencoder, OneDCCodec, OneDCGenerator
 from .models.codec import semantic_tokens
-from .models.exact import CodingUnit, ExactEntropyModel, ExactHyper
+from .models.exact import ExactEntropyModel
 from .models.patch_attention import attend_in_patches
 from .pictures import PictureInput, from_tensor, open_picture, pad, to_output, to_tensor
 from .precision import default_dtype
 from .provenance import provenance_info
-from .rate_search import search_row
-from .releases import BOX, earlier_release, released_ids, where_to_get
+from .rate_search import check_rate
+from .releases import BOX, earlier_release, released_ids
 from .saving import forget_origin
 from .sources import looks_like_path
 from .tiling import POSITION, Canvas, Tiling, assemble, part_of, spans
@@ -70,7 +58,6 @@ __all__ = ["OneDCPipeline", "OneDCPipelineOutput"]
 logger = logging.getLogger(__name__)
 
 _DEFAULT_QUALITY = 50
-_OVERHEAD_BYTES = 20  # header, checks and coder tail, on average (coding/bitstream.py)
 
 DataInput = bytes | bytearray | memoryview | str | os.PathLike[str]
 
@@ -88,39 +75,6 @@ class OneDCPipelineOutput(BaseOutput):
     images: list[Any]
     bitstreams: list[bytes]
     bpp: list[float]
-
-
-@dataclass(frozen=True)
-class _Analysed:
-    """What the encoder knows of a picture before it chooses a rate."""
-
-    width: int
-    height: int
-    y: Tensor  # [1, N, Y, X]
-    z_index: np.ndarray  # [Z, V]
-    hyper: ExactHyper
-    extensions: tuple[tuple[int, bytes], ...] = ()
-
-
-@dataclass(frozen=True)
-class Symbols:
-    """What a file says, decoded and checked.
-
-    Args:
-        header (`Header`): its front.
-        row (`int`, *optional*): quality row; `None` where only the hyper-latent is known.
-        y_hat (`torch.Tensor` of shape `[1, N, Y, X]`): the rebuilt latent, float32.
-        semantic_seed (`torch.Tensor` of shape `[1, N, Z, V]`): input of the semantic adaptor.
-        received (`float`): share of the file's bytes that are there; below 1 only for a file that was cut.
-        extensions (`tuple`): tag and content of what the file carries beside the picture.
-    """
-
-    header: Header
-    row: int | None
-    y_hat: Tensor
-    semantic_seed: Tensor
-    received: float = 1.0
-    extensions: tuple[tuple[int, bytes], ...] = ()
 
 
 class OneDCPipeline(LoraMixin, DiffusionPipeline):
@@ -284,6 +238,11 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         return self._symbol_model
 
     @property
+    def _coder(self) -> SymbolCoder:
+        """What writes and reads files with the weights at hand, where they are now."""
+        return SymbolCoder(self.codec, self._entropy, self._symbols())
+
+    @property
     def _entropy(self) -> ExactEntropyModel:
         """The exact entropy model, by which all files are written and read."""
         if self.codec.config.entropy_path == "float":
@@ -380,7 +339,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
             TargetError: if even the smallest file is larger than the target; it names that size.
             TypeError, ValueError: for arguments that contradict each other or lie out of range.
         """
-        self._check_rate(quality, target_bytes, target_bpp, z_only)
+        check_rate(quality, target_bytes, target_bpp, z_only)
         if self.codec.config.decoder_only:
             raise ModelError("This model only reads files: it was saved without its analysis side (`decoder_only`).")
         if isinstance(image, list | tuple):
@@ -403,29 +362,26 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
             extensions = (*extensions, pack_adapter(adapter))
         analysed = replace(self._analyse(rgb), extensions=tuple(sorted(extensions)))
         # 3. The rate: a row of gains.
+        coder = self._coder
         if target_bpp is not None:
             target_bytes = int(target_bpp * width * height / 8)
         if target_bytes is None and (z_only or self.codec.config.z_only):
-            data = self._write(analysed, None)
+            data = coder.write(analysed, None)
         elif target_bytes is not None:
-            data = self._write_within(analysed, target_bytes)
+            data = coder.write_within(analysed, target_bytes)
         else:
-            data = self._write(analysed, self._row(_DEFAULT_QUALITY if quality is None else quality))
+            data = coder.write(analysed, coder.row(_DEFAULT_QUALITY if quality is None else quality))
         # 4. The proof: symbols and checks are decoded again before anything is handed out.
-        self._prove(data, analysed)
+        coder.prove(data, analysed)
         self.maybe_free_model_hooks()
         return data
 
-    def _analyse(self, rgb: np.ndarray) -> _Analysed:
+    def _analyse(self, rgb: np.ndarray) -> Analysed:
         y, codes = self._analyse_networks(rgb)
         index = self.codec.z_vq.codes_to_index(codes)[0].cpu().numpy()  # [Z, V]
         height, width, _ = rgb.shape
-        return _Analysed(width, height, y.to(self._entropy.device), index, self._hyper_synthesis(index))
-
-    def _hyper_synthesis(self, z_index: np.ndarray) -> ExactHyper:
-        """What codes `[Z, V]` of the hyper-latent say."""
-        codes = self.codec.z_vq.index_to_codes(torch.from_numpy(z_index)[None])
-        return self._entropy.hyper_synthesis(codes.to(self._entropy.device))
+        coder = self._coder
+        return Analysed(width, height, y.to(coder.entropy.device), index, coder.hyper_synthesis(index))
 
     def _analyse_networks(self, rgb: np.ndarray) -> tuple[Tensor, Tensor]:
         """The latent `[1, N, Y, X]` and the hyper-latent's codes `[1, K, Z, V]` of a picture; in floats, not exact."""
@@ -447,85 +403,6 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         semantic = torch.empty(1, codec.config.semantic_channels, z_rows, z_columns, **options)
         assemble(analyse_tile, rows, columns, [Canvas(y, Y_PER_Z), Canvas(semantic, 1)])
         return y, codec.hyper_analyse(y, semantic)
-
-    def _encode_units(self, analysed: _Analysed, row: int, write: Callable[[np.ndarray, np.ndarray], None]) -> None:
-        """Rounds `y` unit by unit at a quality row and hands symbols and scale indexes to `write`."""
-        entropy = self._entropy
-
-        def code(unit: CodingUnit) -> Tensor:
-            symbols = clamp_symbols(unit.quantise(analysed.y)[0].cpu().numpy())  # int32 [N/4, rows, X]
-            write(symbols, unit.scale_index[0].cpu().numpy())
-            return torch.from_numpy(symbols)[None].to(unit.means.device)
-
-        entropy.code(analysed.hyper, entropy.gain(row), code)
-
-    def _write(self, analysed: _Analysed, row: int | None) -> bytes:
-        """One whole file at a quality row; `None` writes the hyper-latent alone."""
-        writer = BitstreamWriter(
-            self._symbols(),
-            width=analysed.width,
-            height=analysed.height,
-            quality_row=row if self._entropy.quality_rows > 1 else None,
-            z_only=row is None,
-            extensions=analysed.extensions,
-        )
-        writer.write_hyper(analysed.z_index)
-        if row is not None:
-            self._encode_units(analysed, row, writer.write_unit)
-        return writer.finish()
-
-    def _write_within(self, analysed: _Analysed, budget: int) -> bytes:
-        """The best file of at most `budget` bytes: search on table bits, then step down until it really fits."""
-        smallest = self._write(analysed, None)
-        if len(smallest) > budget:
-            raise TargetError(
-                f"The target of {budget} bytes is too small for this {analysed.width}x{analysed.height} picture: the "
-                f"smallest file possible has {len(smallest)} bytes.",
-                smallest=len(smallest),
-            )
-        if self.codec.config.z_only:
-            return smallest
-        model = self._symbols()
-
-        def estimate(row: int) -> float:
-            bits = 0.0
-
-            def count(symbols: np.ndarray, index: np.ndarray) -> None:
-                nonlocal bits
-                bits += ideal_bits(symbols, index, model.tables, model.skip_index)
-
-            self._encode_units(analysed, row, count)
-            return bits / 8 + len(smallest) + _OVERHEAD_BYTES - 13  # a z-only file has 13 of its own
-
-        row = search_row(estimate, self._entropy.quality_rows, budget)
-        best = smallest
-        while row >= 0:
-            data = self._write(analysed, row)
-            if len(data) > budget:
-                if best is not smallest:
-                    break
-                row -= 1
-                continue
-            best, row = data, row + 1
-            if row == self._entropy.quality_rows or len(best) > 0.97 * budget:
-                break
-        return best
-
-    def _prove(self, data: bytes, analysed: _Analysed) -> None:
-        """Decodes the symbols of a file that was just written; raises `EncodeError` if they are not what was coded."""
-        try:
-            reader = BitstreamReader(data, self._symbols())
-            if not np.array_equal(reader.read_hyper(), analysed.z_index):
-                raise Corrupt("The hyper-latent differs.")
-            # The same codes give the same parameters; what the passes make of them is computed once more.
-            if reader.header.kind != Kind.Z_ONLY:
-                self._decode_units(reader, reader.header.quality_row or 0, analysed.hyper)
-            reader.finish()
-        except BitstreamError as error:
-            raise EncodeError(
-                f"The file that was just written does not decode on this machine, so it is not handed out ({error}) "
-                "Try another device, and check memory and installation."
-            ) from error
 
     # Decompress ---------------------------------------------------------------------------------------------------
 
@@ -562,7 +439,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         if (earlier := self._earlier_release(data)) is not None:
             return earlier.decompress(data, output_type, allow_partial, preview)
         # 1. The file and its symbols: hyper-latent, then the four passes of the latent. Every check happens here.
-        symbols = self.read_symbols(data, allow_partial, preview)
+        symbols = self._read_own(data, allow_partial, preview)
         if (named := dict(symbols.extensions).get(Tag.IDENTITY)) is not None:
             warn_of_another_decoder(named, self.decoder_id)
         if (named := dict(symbols.extensions).get(Tag.ADAPTER)) is not None:
@@ -601,7 +478,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         # The semantic map belongs to the picture as a whole: every tile attends to all of its tokens.
         semantic = self.codec.adapt(symbols.semantic_seed)  # [1, S, Z, V]
         tokens = semantic_tokens(semantic)  # [1, Z*V, S]
-        quality = torch.tensor([self._quality(symbols.row)], dtype=torch.float32, device=tokens.device)
+        quality = torch.tensor([self._coder.quality(symbols.row)], dtype=torch.float32, device=tokens.device)
 
         def rebuild_tile(rows: slice, columns: slice) -> tuple[Tensor]:
             y_hat = part_of(symbols.y_hat, rows, columns, Y_PER_Z)
@@ -630,38 +507,17 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         data = _read(data)
         if (earlier := self._earlier_release(data)) is not None:
             return earlier.read_symbols(data, allow_partial, preview)
+        return self._read_own(data, allow_partial, preview)
+
+    def _read_own(self, data: bytes | bytearray | memoryview, allow_partial: bool, preview: bool) -> Symbols:
+        """The symbols of a file of this very model, or of the authors' program, on the networks' device."""
         if is_authors_file(data, self.codec):
             file, y_hat, seed = decode_authors_file(bytes(data), self.codec, preview=preview)
-            device = self._execution_device
-            return Symbols(header_of(file), None if preview else 0, y_hat.to(device), seed.to(device))
-        cut = allow_partial and is_cut(data)
-        try:
-            reader = PartialReader(data, self._symbols()) if cut else BitstreamReader(data, self._symbols())
-        except WrongModel as error:
-            raise WrongModel(error.wanted, error.at_hand, where_to_get(error.wanted)) from None
-        header = reader.header
-        if self.max_pixels is not None and header.width * header.height > self.max_pixels:
-            raise TooLarge(
-                f"The file states a picture of {header.width}x{header.height} pixels, more than the limit of "
-                f"{self.max_pixels:,}. If you trust it, set the pipeline's `max_pixels` (or --max-pixels)."
-            )
-        hyper = self._hyper_synthesis(reader.read_hyper())
-        row = None if header.kind == Kind.Z_ONLY or preview else (header.quality_row or 0)
-        y_hat = self._decode_units(reader, row, hyper)
-        received = 1.0
-        if isinstance(reader, PartialReader):
-            received = header.size / reader.whole_size
-            row = row if reader.certain else None
-            warnings.warn(
-                f"The file is cut: {header.size:,} of its {reader.whole_size:,} bytes are there ({received:.0%}); the "
-                "rest is filled in by the model. Only the hyper-latent is verified.",
-                stacklevel=2,
-            )
-        elif not preview:
-            reader.finish()
-        extensions = () if isinstance(reader, PartialReader) else reader.extensions
+            symbols = Symbols(header_of(file), None if preview else 0, y_hat, seed)
+        else:
+            symbols = self._coder.read(data, allow_partial, preview, self.max_pixels)
         device = self._execution_device
-        return Symbols(header, row, y_hat.to(device), hyper.semantic_seed.to(device), received, extensions)
+        return replace(symbols, y_hat=symbols.y_hat.to(device), semantic_seed=symbols.semantic_seed.to(device))
 
     @torch.inference_mode()
     def transcode(self, data: DataInput) -> bytes:
@@ -684,22 +540,12 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
                 "entropy model."
             )
         file, y_hat, _ = decode_authors_file(bytes(data), self.codec)
-        hyper = self._hyper_synthesis(file.z_index)
-        analysed = _Analysed(file.width, file.height, y_hat.to(self._entropy.device), file.z_index, hyper)
-        transcoded = self._write(analysed, None if self.codec.config.z_only else 0)
-        self._prove(transcoded, analysed)
+        coder = self._coder
+        hyper = coder.hyper_synthesis(file.z_index)
+        analysed = Analysed(file.width, file.height, y_hat.to(coder.entropy.device), file.z_index, hyper)
+        transcoded = coder.write(analysed, None if self.codec.config.z_only else 0)
+        coder.prove(transcoded, analysed)
         return transcoded
-
-    def _decode_units(self, reader: BitstreamReader | PartialReader, row: int | None, hyper: ExactHyper) -> Tensor:
-        """Reads the four passes of `y` at a quality row; `None`: every pass takes its means."""
-
-        def code(unit: CodingUnit) -> Tensor | None:
-            if row is None:
-                return None
-            symbols = reader.read_unit(unit.scale_index[0].cpu().numpy())  # [N/4, rows, X]
-            return None if symbols is None else torch.from_numpy(symbols)[None].to(unit.means.device)
-
-        return self._entropy.code(hyper, self._entropy.gain(row or 0), code)
 
     # Both ---------------------------------------------------------------------------------------------------------
 
@@ -759,32 +605,6 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         if not return_dict:
             return rebuilt, bitstreams, bpp  # type: ignore[return-value]
         return OneDCPipelineOutput(images=rebuilt, bitstreams=bitstreams, bpp=bpp)  # type: ignore[arg-type]
-
-    def _row(self, quality: int) -> int:
-        """Quality 0 to 100 to a row of gains."""
-        return round(quality * (self._entropy.quality_rows - 1) / 100)
-
-    def _quality(self, row: int | None) -> float:
-        """A row of gains (`None`: z-only) to what the generator's quality embedding sees: 0 to 100, or -1."""
-        if row is None:
-            return -1.0
-        return 100.0 * row / max(1, self._entropy.quality_rows - 1)
-
-    @staticmethod
-    def _check_rate(quality: int | None, target_bytes: int | None, target_bpp: float | None, z_only: bool) -> None:
-        given = {"quality": quality, "target_bytes": target_bytes, "target_bpp": target_bpp, "z_only": z_only or None}
-        names = [name for name, value in given.items() if value is not None]
-        if len(names) > 1:
-            raise ValueError(f"Give one of `quality`, `target_bytes`, `target_bpp`, `z_only`; got {', '.join(names)}.")
-        for name, value in (("quality", quality), ("target_bytes", target_bytes)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer)):
-                raise TypeError(f"`{name}` must be an integer; got {value!r}.")
-        if quality is not None and not 0 <= quality <= 100:
-            raise ValueError(f"`quality` must lie in 0 to 100; got {quality}.")
-        if target_bytes is not None and target_bytes < 1:
-            raise ValueError(f"`target_bytes` must be at least 1; got {target_bytes}.")
-        if target_bpp is not None and not (isinstance(target_bpp, int | float) and 0 < target_bpp < float("inf")):
-            raise ValueError(f"`target_bpp` must be a positive number; got {target_bpp!r}.")
 
 
 def _read(data: DataInput) -> bytes | bytearray | memoryview:

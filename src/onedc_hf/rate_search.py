@@ -1,11 +1,34 @@
-"""Finds the quality row whose file comes closest to a byte budget from below."""
+"""How large a file may be: what may be asked for, and the quality row that comes closest to it from below."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 
-__all__ = ["search_row"]
+import numpy as np
+
+__all__ = ["check_rate", "search_row"]
+
+
+def check_rate(quality: int | None, target_bytes: int | None, target_bpp: float | None, z_only: bool) -> None:
+    """Refuses arguments of `OneDCPipeline.compress` that contradict each other or lie out of range.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+    given = {"quality": quality, "target_bytes": target_bytes, "target_bpp": target_bpp, "z_only": z_only or None}
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise ValueError(f"Give one of `quality`, `target_bytes`, `target_bpp`, `z_only`; got {', '.join(names)}.")
+    for name, value in (("quality", quality), ("target_bytes", target_bytes)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer)):
+            raise TypeError(f"`{name}` must be an integer; got {value!r}.")
+    if quality is not None and not 0 <= quality <= 100:
+        raise ValueError(f"`quality` must lie in 0 to 100; got {quality}.")
+    if target_bytes is not None and target_bytes < 1:
+        raise ValueError(f"`target_bytes` must be at least 1; got {target_bytes}.")
+    if target_bpp is not None and not (isinstance(target_bpp, int | float) and 0 < target_bpp < float("inf")):
+        raise ValueError(f"`target_bpp` must be a positive number; got {target_bpp!r}.")
 
 
 def search_row(estimate: Callable[[int], float], rows: int, budget: int, trials: int = 5) -> int:

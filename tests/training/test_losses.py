@@ -94,14 +94,14 @@ def test_the_texture_loss_sees_a_faint_grid_and_points_away_from_it(period: int)
     # A column pattern whose sign differs from row to row: a mean by position would not see it.
     sign = torch.randint(0, 2, (1, 1, 256, 1), generator=generator) * 2 - 1
     without = texture_loss(blurred, original)["period"]
-    assert without < 0.03
+    assert without < 0.002
     for grid in (0.03 * wave, 0.03 * wave.transpose(-1, -2), 0.03 * sign * wave):
         rebuilt = (blurred + grid).requires_grad_()
         seen = texture_loss(rebuilt, original)["period"]
-        assert seen > without + 0.1  # a mean over four periods and two directions
+        assert seen > 5 * without + 0.0003  # a mean over four periods and two directions
         (gradient,) = torch.autograd.grad(seen, rebuilt)
         assert (gradient * grid).sum() > 0
-        assert texture_loss(original + grid, original + grid)["period"] == 0  # the original may have one
+        assert texture_loss(original + grid, original + grid)["period"] < 1e-7  # the original may have one
 
 
 @pytest.mark.parametrize("block", [8, 16])

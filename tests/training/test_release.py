@@ -23,7 +23,7 @@ def test_finished_weights_keep_their_identity_and_code(
     assert (counts.sum(-1) == 2**16).all() and counts.min() >= 1
     pipe.save_pretrained(tmp_path)
     loaded = OneDCPipeline.from_pretrained(tmp_path, dtype=torch.float32)
-    assert loaded.model_id == pipe.model_id
+    assert loaded.model_id == pipe.model_id == pipe.codec.config.model_id
     assert loaded.generator.unet.conv_in.weight.dtype == torch.float32
     assert torch.equal(loaded.generator.unet.conv_in.weight.half().float(), loaded.generator.unet.conv_in.weight)
     data = loaded.compress(picture(64, 96), quality=60)

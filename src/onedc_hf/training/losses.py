@@ -71,16 +71,16 @@ def grid_loss(rebuilt: Tensor, original: Tensor) -> dict[str, Tensor]:
     return {"grid": (pattern.square() * share / blocks**2).mean()}
 
 
-def _period_energy(picture: Tensor) -> Tensor:
-    """Energy of lines at each of the periods over that at neighbouring frequencies, which get no gradient, `[B, 4]`."""
+def _period_amplitude(picture: Tensor) -> tuple[Tensor, Tensor]:
+    """Amplitude of lines at each of the periods, and at neighbouring frequencies (without gradient), `[B, 4]`."""
     side = picture.shape[-1]
     lines = picture.diff(dim=-1, append=picture[..., -1:]) * torch.hann_window(side, device=picture.device)
-    energy = torch.fft.rfft(lines).abs().square().mean(dim=(1, 2))  # [B, S / 2 + 1]
+    energy = torch.fft.rfft(lines, norm="ortho").abs().square().mean(dim=(1, 2)) + 1e-8  # [B, S / 2 + 1]
     at = [side // period for period in _TEXTURE_PERIODS]
     # Neighbours outside the window's main lobe, which is one bin on either side; Nyquist has them on one side only.
     beside = [[k for k in range(max(1, i - 4), min(side // 2, i + 4) + 1) if abs(k - i) > 1] for i in at]
-    level = torch.stack([energy[:, bins].detach().mean(dim=1) for bins in beside], dim=1)
-    return (energy[:, at] + 1e-4) / (level + 1e-4)
+    usual = torch.stack([energy[:, bins].detach().mean(dim=1) for bins in beside], dim=1)
+    return energy[:, at].sqrt(), usual.sqrt()
 
 
 def _by_position(picture: Tensor, block: int) -> Tensor:
@@ -95,17 +95,17 @@ def _by_position(picture: Tensor, block: int) -> Tensor:
 def texture_loss(rebuilt: Tensor, original: Tensor) -> dict[str, Tensor]:
     """Texture that is locked to the pixel grid anywhere in the picture: what the check of `evaluation.spectrum` finds.
 
-    `period`: by how much the energy at periods of 2, 4, 8 and 16 pixels, along rows and columns, over the energy at
-    neighbouring frequencies exceeds the original's (and 1), in amplitude. Of the picture and not of its error: where a
-    picture is blurred a faint grid is far below the detail that it lacks. `locked`: how the mean gradient by position
-    modulo 8 and 16, over its mean, differs from the original's. `grid_loss` sees what keeps its sign in smooth regions;
-    these two see fainter patterns, and in texture too.
+    `period`: by how much the amplitude at periods of 2, 4, 8 and 16 pixels, along rows and columns, exceeds that at
+    neighbouring frequencies, or the original's excess. Of the picture and not of its error: where a picture is blurred
+    a faint grid is far below the detail that it lacks. `locked`: how the mean gradient by position modulo 8 and 16,
+    over its mean, differs from the original's. `grid_loss` sees what keeps its sign in smooth regions; these two see
+    fainter patterns, and in texture too.
     """
     rebuilt, original = rebuilt.float(), original.float()
     excess = []
     for found, wanted in ((rebuilt, original), (rebuilt.mT, original.mT)):  # along rows, along columns
-        usual = _period_energy(wanted).sqrt().clamp(min=1)
-        excess.append(F.relu(_period_energy(found).sqrt() - usual).mean())
+        (amplitude, usual), (theirs, their_usual) = _period_amplitude(found), _period_amplitude(wanted)
+        excess.append(F.relu(amplitude - usual * (theirs / their_usual).clamp(min=1)).mean())
     locked = [
         (_by_position(rebuilt, block) - _by_position(original, block)).square().mean() for block in _TEXTURE_BLOCKS
     ]

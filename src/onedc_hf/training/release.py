@@ -28,6 +28,7 @@ import torch
 from PIL import Image
 
 from .. import __version__
+from ..coder import Symbols
 from ..coding.tables import fit_hyper_tables
 from ..errors import OneDCError
 from ..evaluation import tables
@@ -37,7 +38,7 @@ from ..evaluation.model_page import model_index
 from ..evaluation.run import load_results
 from ..hub.card import build_card, training_sources
 from ..pictures import load_picture
-from ..pipeline import OneDCPipeline, Symbols
+from ..pipeline import OneDCPipeline
 from ..releases import BOX, decoder_side
 from .adversary import BOX_DISCRIMINATORS, DISCRIMINATORS
 from .config import package_file
@@ -80,6 +81,7 @@ def finish_weights(pipe: OneDCPipeline, pictures: Sequence[Path]) -> None:
                 index.append(pipe._analyse(load_picture(path)).z_index)
         counts = fit_hyper_tables(index, entropy.fsq_levels, FLATTENING)
         entropy.z_counts.copy_(torch.from_numpy(counts.reshape(len(counts), -1)))
+        pipe._symbol_model = None  # the one that analysed the pictures has no such tables, and another digest
     for part in (pipe.vae, pipe.codec, pipe.generator):
         part.half()  # the entropy model's integers stay, and the generator's last layers stay in float32
     pipe.codec.config.model_id = entropy.digest().hex()
