@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from onedc_hf import ModelError, OneDCPipeline, WrongModel, releases
+from onedc_hf.training.components import load_model
 from onedc_hf.training.release import finish_weights, keep_earlier
 
 
@@ -65,6 +66,8 @@ def test_an_earlier_release_reads_and_does_not_write(box: Path, picture: Callabl
         earlier.compress(picture(64, 64))
     with pytest.raises(ModelError, match="only reads files"):
         earlier(picture(64, 64))
+    with pytest.raises(ModelError, match="only reads files"):
+        load_model(str(folder))
 
 
 def test_a_pipeline_that_is_no_release_reads_only_its_own_files(

@@ -105,9 +105,17 @@ def load_model(
         freeze (`Sequence[str]`): prefixes of parameters that will not learn.
         revision (`str`, *optional*): of the pipeline.
         variant (`str`, *optional*): of the pipeline's files.
+
+    Raises:
+        ModelError: if the pipeline only reads files (`decoder_only`), or cannot be loaded.
     """
     options = {key: value for key, value in {"revision": revision, "variant": variant}.items() if value}
     pipe = OneDCPipeline.from_pretrained(source or None, dtype=torch.float32, **options)
+    if pipe.codec.config.decoder_only:
+        raise ModelError(
+            f"The model of {source!r} only reads files: it was saved without its analysis side (`decoder_only`), and "
+            "training needs that. Start from a whole model, such as the one in the box (no `--init_from`)."
+        )
     if not all(part.startswith(tuple(freeze)) for part in DECIDES_SYMBOLS):
         pipe.codec.make_float()
     return TrainableOneDC(pipe.codec, pipe.generator, pipe.vae, pipe.scheduler, rate_estimate)
