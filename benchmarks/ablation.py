@@ -2,18 +2,19 @@
 
     python benchmarks/ablation.py --photographs FOLDER --work FOLDER
 
-Four arms of equal length: stage 1 (with distillation), then stage 2 (with the adversary) on what came out.
+Four arms of equal length: stage 1 (with distillation), then stage 2 (with the adversary) on what came out. No arm warms
+up its discriminators, since those of the package, which the box learned from, are taken up as they are.
 
 | arm             | differs in                                                         |
 |-----------------|--------------------------------------------------------------------|
 | `whole`         |                                                                    |
 | `distillation`  | stage 1 does not distil the tokenizer's codes                      |
 | `stage 2`       | stage 1 goes on instead, for as many crops                         |
-| `adversary`     | stage 2 has pixel, structure and feature losses alone              |
+| `adversary`     | stage 2 has pixel, structure, grid and feature losses alone        |
 
 All see the same crops in the same order. Measured on the pictures that the box's training leaves out, as real files at
-rates that every arm reaches. An arm that is there already in the work folder is not trained again. Writes
-benchmarks/results/ablation.json and prints a table.
+rates that every arm reaches. A run that is there already in the work folder, with the same settings, is not trained
+again. Writes benchmarks/results/ablation.json and prints a table.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ import os
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from onedc_hf.evaluation.run import load_results
 from onedc_hf.evaluation.tables import summarise
@@ -49,7 +53,14 @@ STAGE1: dict[str, Any] = {
     "feature_weight": 0.0,
     "ema_decay": 0.99,
 }
-STAGE2: dict[str, Any] = {"train_batch_size": 2, "ema_decay": 0.99, "lr_warmup_steps": 50, "z_only_share": 0.1}
+STAGE2: dict[str, Any] = {
+    "train_batch_size": 2,
+    "ema_decay": 0.99,
+    "lr_warmup_steps": 50,
+    "z_only_share": 0.1,
+    "adversary_warmup_steps": 0,
+}
+ARMS = ("whole", "distillation", "stage 2", "adversary")
 
 
 def arms(stage1_steps: int, stage2_steps: int) -> dict[str, list[tuple[str, str, str, dict[str, Any]]]]:
@@ -58,7 +69,7 @@ def arms(stage1_steps: int, stage2_steps: int) -> dict[str, list[tuple[str, str,
     plain = ("stage1-plain", "box-stage1", "", first[3] | {"distillation_weight": 0.0})
     second = STAGE2 | {"max_train_steps": stage2_steps}
     longer = STAGE1 | {"max_train_steps": stage2_steps, "learning_rate": 4e-4}
-    alone = second | {"adversary_weight": 0.0, "adversary_warmup_steps": 0}
+    alone = second | {"adversary_weight": 0.0}
     return {
         "whole": [first, ("whole", "box-stage2", "stage1", second)],
         "distillation": [plain, ("no-distillation", "box-stage2", "stage1-plain", second)],
@@ -70,9 +81,10 @@ def arms(stage1_steps: int, stage2_steps: int) -> dict[str, list[tuple[str, str,
 def train(work: Path, name: str, config: str, start: str, settings: dict[str, Any], common: dict[str, Any]) -> Path:
     """Trains one run, unless it is there, and returns its pipeline's folder."""
     pipeline, processes = work / name / "pipeline", common["processes"]
-    if (work / name / "done").is_file():
-        return pipeline
     settings = common["train"] | settings | {"output_dir": str(work / name)}
+    done, what = work / name / "done.json", json.dumps([config, start, processes, settings])
+    if done.is_file() and done.read_text(encoding="utf-8") == what:
+        return pipeline
     if start:
         settings["init_from"] = str(work / start / "pipeline")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
@@ -81,7 +93,7 @@ def train(work: Path, name: str, config: str, start: str, settings: dict[str, An
         command += [f"--{key}", *(map(str, value) if isinstance(value, list) else [str(value)])]
     shutil.rmtree(work / name, ignore_errors=True)
     subprocess.run(command, check=True, env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"})
-    (work / name / "done").touch()
+    done.write_text(what, encoding="utf-8")
     return pipeline
 
 
@@ -122,8 +134,8 @@ def main() -> None:
     parser.add_argument("--stage1-steps", type=int, default=600)
     parser.add_argument("--stage2-steps", type=int, default=500)
     parser.add_argument("--processes", type=int, default=2, help="with one thread each")
-    parser.add_argument("--mixed_precision", default="no", choices=["no", "bf16"])
-    parser.add_argument("--arms", nargs="+", default=["whole", "distillation", "stage 2", "adversary"])
+    parser.add_argument("--mixed-precision", default="no", choices=["no", "bf16"])
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     common = {
@@ -137,7 +149,20 @@ def main() -> None:
     pictures = held_out(arguments.photographs, arguments.work / "held-out")
     lengths = {"stage1_steps": arguments.stage1_steps, "stage2_steps": arguments.stage2_steps}
     crops = STAGE1["train_batch_size"] * arguments.processes
-    found: dict[str, Any] = {"benchmark": "ablation", **lengths, "crops_per_step": crops, "arms": {}}
+    found: dict[str, Any] = {
+        "benchmark": "ablation",
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
+        "machine": {"cpu_capability": torch.backends.cpu.get_cpu_capability(), "torch": torch.__version__},
+        "mixed_precision": arguments.mixed_precision,
+        **lengths,
+        "crops_per_step": crops,
+        "arms": {},
+    }
+    if arguments.results.is_file():  # arms of the same length that were measured before stay
+        before = json.loads(arguments.results.read_text(encoding="utf-8"))
+        if all(before.get(key) == found[key] for key in ("mixed_precision", *lengths, "crops_per_step")):
+            found["arms"] = before["arms"]
     for arm in arguments.arms:
         pipeline = Path()
         for name, config, start, settings in arms(**lengths)[arm]:

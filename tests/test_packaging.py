@@ -50,7 +50,9 @@ def test_box_weights_stay_small(wheel, part, mebibytes):
 def test_wheel_holds_no_other_models(wheel):
     weights = [item.filename for item in wheel.infolist() if item.filename.endswith(".safetensors")]
     elsewhere = [name for name in weights if not name.startswith(("onedc_hf/box/model/", "onedc_hf/box/earlier/"))]
-    assert [name for name in elsewhere if "tokenizer" not in name] == []
+    data = "onedc_hf/training/data"
+    assert set(elsewhere) == {f"{data}/box-tokenizer.safetensors", f"{data}/box-discriminators.safetensors"}
+    assert sum(wheel.getinfo(name).file_size for name in elsewhere) < 2**20
 
 
 def test_wheel_states_licence_and_command(wheel):

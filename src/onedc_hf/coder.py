@@ -86,11 +86,17 @@ class SymbolCoder:
     Args:
         codec (`OneDCCodec`): whose FSQ names the hyper-latent's codes.
         entropy (`ExactEntropyModel`): its entropy model, on the device where that computes.
-        model (`SymbolModel`): the integers that coding needs, and the model's digest.
+        symbols (`Callable`): gives the integers that coding needs, and the model's digest; asked for when a file is
+            written or read.
     """
 
-    def __init__(self, codec: OneDCCodec, entropy: ExactEntropyModel, model: SymbolModel):
-        self.codec, self.entropy, self.model = codec, entropy, model
+    def __init__(self, codec: OneDCCodec, entropy: ExactEntropyModel, symbols: Callable[[], SymbolModel]):
+        self.codec, self.entropy, self._symbols = codec, entropy, symbols
+
+    @property
+    def model(self) -> SymbolModel:
+        """The integers that coding needs, and the model's digest."""
+        return self._symbols()
 
     def hyper_synthesis(self, z_index: np.ndarray) -> ExactHyper:
         """What codes `[Z, V]` of the hyper-latent say."""

@@ -240,7 +240,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
     @property
     def _coder(self) -> SymbolCoder:
         """What writes and reads files with the weights at hand, where they are now."""
-        return SymbolCoder(self.codec, self._entropy, self._symbols())
+        return SymbolCoder(self.codec, self._entropy, self._symbols)
 
     @property
     def _entropy(self) -> ExactEntropyModel:

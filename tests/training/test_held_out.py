@@ -11,17 +11,17 @@ import torch
 from PIL import Image
 
 from onedc_hf import OneDCPipeline
-from onedc_hf.training.held_out import HeldOut, held_out_score
+from onedc_hf.training.held_out import HeldOut, measure_held_out
 
 
 def test_a_broken_model_scores_worse(photographs: Path) -> None:
     pipe = OneDCPipeline.from_pretrained(dtype=torch.float32)
     pictures = sorted((Path(__file__).parents[2] / "src" / "onedc_hf" / "box" / "pictures").glob("*.jpg"))[:1]
-    good = held_out_score(pipe, pictures)
+    good = measure_held_out(pipe, pictures)
     with torch.no_grad():
         for parameter in pipe.vae.decoder.parameters():
             parameter.mul_(0.5)
-    bad = held_out_score(pipe, pictures)
+    bad = measure_held_out(pipe, pictures)
     assert 0 < good.score < bad.score
     assert not good.refusal(None) and "scores" in bad.refusal(good)
 
@@ -30,7 +30,7 @@ def test_a_grid_that_the_score_does_not_see_is_measured(picture: Callable[..., n
     pipe = OneDCPipeline.from_pretrained(dtype=torch.float32)
     path = tmp_path / "picture.png"
     Image.fromarray(picture(192, 192)).save(path)
-    plain = held_out_score(pipe, [path])
+    plain = measure_held_out(pipe, [path])
     decode = pipe.vae.decode
 
     def with_a_screen_door(latent: torch.Tensor) -> Any:
@@ -39,12 +39,19 @@ def test_a_grid_that_the_score_does_not_see_is_measured(picture: Callable[..., n
         return decoded
 
     pipe.vae.decode = with_a_screen_door
-    assert held_out_score(pipe, [path]).grid > 2 * plain.grid
+    marred = measure_held_out(pipe, [path])
+    assert all(marred.grid[setting] > 2 * plain.grid[setting] for setting in ("0.06", "0.15"))
+    assert "grid at" in marred._replace(score=plain.score).refusal(plain)
 
 
 def test_what_is_refused() -> None:
-    in_place = HeldOut(score=0.2, grid=1.5)
-    assert not HeldOut(0.2, 1.5).refusal(in_place) and not HeldOut(0.1, 1.0).refusal(in_place)
-    assert "scores 0.21" in HeldOut(0.21, 1.0).refusal(in_place)
-    assert "1.60" in HeldOut(0.1, 1.6).refusal(in_place)
-    assert not HeldOut(0.1, 1.19).refusal(HeldOut(0.2, 1.0))  # less than pictures differ by chance
+    def found(score: float, z_only: float, low: float) -> HeldOut:
+        return HeldOut(score, {"z-only": z_only, "0.02": low})
+
+    in_place = found(0.2, 80.0, 1.5)
+    assert not found(0.2, 80.0, 1.5).refusal(in_place) and not found(0.1, 3.0, 1.0).refusal(in_place)
+    assert "scores 0.21" in found(0.21, 1.0, 1.0).refusal(in_place)
+    # One rate does not make up for another.
+    assert "0.02: 1.60" in found(0.1, 1.0, 1.6).refusal(in_place)
+    assert "z-only: 80.10" in found(0.1, 80.1, 1.0).refusal(in_place)
+    assert not found(0.1, 1.19, 1.19).refusal(found(0.2, 1.0, 1.0))

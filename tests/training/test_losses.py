@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from onedc_hf.coding import ideal_bits, paper_tables
 from onedc_hf.errors import ModelError
@@ -113,10 +112,21 @@ def test_the_texture_loss_sees_gradients_that_stay_at_block_borders(block: int) 
     without = texture_loss(original + noise, original)["locked"]
     rebuilt = (original + noise * (1 + borders)).requires_grad_()
     seen = texture_loss(rebuilt, original)["locked"]
-    assert texture_loss(original, original)["locked"] == 0
+    assert texture_loss(original, original)["locked"] < 1e-12
     assert seen > 5 * without
     (gradient,) = torch.autograd.grad(seen, rebuilt)
     assert (gradient * noise * borders).sum() > 0
+
+
+def test_flat_pictures_weigh_no_more_than_others() -> None:
+    generator = torch.Generator().manual_seed(0)
+    texture, noise = (0.2 * torch.randn(2, 3, 128, 128, generator=generator) for _ in range(2))
+    norms = []
+    for original, error in ((texture, 0.1 * noise), (torch.full_like(texture, 0.9), 0.01 * noise)):
+        rebuilt = (original + error).requires_grad_()
+        (gradient,) = torch.autograd.grad(texture_loss(rebuilt, original)["locked"], rebuilt)
+        norms.append(gradient.norm().item())
+    assert norms[1] < 5 * norms[0]
 
 
 def test_a_flat_picture_has_a_finite_texture_loss() -> None:
@@ -207,22 +217,6 @@ def test_the_network_reserved_for_measuring_cannot_be_trained_with() -> None:
         LiteFeatures("lite0")
 
 
-def test_the_network_may_run_in_bfloat16(features: LiteFeatures) -> None:
-    torch.manual_seed(0)
-    original = torch.rand(2, 3, 128, 128) * 2 - 1
-    adversary = Adversary(features.channels, 2e-4)
-    found = []
-    for autocast in (nullcontext, lambda: torch.autocast("cpu", torch.bfloat16)):
-        rebuilt = (0.8 * original).requires_grad_(True)
-        torch.manual_seed(1)  # of the jitter
-        losses = PerceptualLosses(features, adversary, autocast)(rebuilt, original)
-        assert all(loss.dtype == torch.float32 for loss in losses.values())
-        found.append((losses, *torch.autograd.grad(losses["features"], rebuilt)))
-    (plain, exact), (reduced, rough) = found
-    assert all(reduced[name].item() == pytest.approx(plain[name].item(), rel=0.05, abs=0.02) for name in plain)
-    assert torch.cosine_similarity(exact.flatten(), rough.flatten(), dim=0) > 0.9
-
-
 def test_discriminators_are_kept_and_taken_up(features: LiteFeatures, tmp_path: Path) -> None:
     torch.manual_seed(0)
     first, second = (Adversary(features.channels, 2e-3) for _ in range(2))
@@ -235,9 +229,11 @@ def test_discriminators_are_kept_and_taken_up(features: LiteFeatures, tmp_path: 
     for ours, theirs in zip(first.logits(maps), second.logits(maps), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-2)
     second.load("box")
+    with pytest.raises(ModelError, match="channels"):
+        Adversary(LiteFeatures("lite2").channels, 1e-3).load("box")
 
 
-@pytest.mark.parametrize("content", ["nothing", "noise", "others", "too few"])
+@pytest.mark.parametrize("content", ["nothing", "noise", "others", "too few", "other channels"])
 def test_discriminators_that_do_not_fit_are_refused(content: str, tmp_path: Path) -> None:
     path = tmp_path / DISCRIMINATORS
     if content == "noise":
@@ -245,7 +241,11 @@ def test_discriminators_that_do_not_fit_are_refused(content: str, tmp_path: Path
     elif content == "others":
         save_file({"weight": torch.zeros(1)}, path)
     elif content == "too few":
-        Adversary([8], 1e-3).save(path)
+        Adversary([8, 16], 1e-3).save(path)
+        heads = load_file(path)
+        save_file(dict(list(heads.items())[1:]), path, metadata={"channels": "8 16"})
+    elif content == "other channels":
+        Adversary([8, 24], 1e-3).save(path)
     with pytest.raises(ModelError, match="discriminators"):
         Adversary([8, 16], 1e-3).load(str(path))
 

@@ -123,6 +123,7 @@ def test_strangers_see_no_paths_and_no_token(tmp_path: Path) -> None:
             "train_data_dir": str(tmp_path / "pictures"),
             "init_from": str(tmp_path / "base"),
             "teacher": "org/teacher",
+            "discriminators": str(tmp_path / "discriminators.safetensors"),
             "validation_images": ["~/a.png", "./b/c.png"],
             "hub_token": "hf_secret",
             "seed": 3,
@@ -130,7 +131,7 @@ def test_strangers_see_no_paths_and_no_token(tmp_path: Path) -> None:
     )
     assert shown == {
         "train_data_dir": "pictures", "init_from": "base", "teacher": "org/teacher",
-        "validation_images": ["a.png", "c.png"], "seed": 3,
+        "discriminators": "discriminators.safetensors", "validation_images": ["a.png", "c.png"], "seed": 3,
     }  # fmt: skip
 
 

@@ -10,7 +10,10 @@ import pytest
 import torch
 
 from onedc_hf import OneDCPipeline
+from onedc_hf.errors import ModelError
 from onedc_hf.training import release
+from onedc_hf.training.adversary import DISCRIMINATORS, Adversary
+from onedc_hf.training.features import LiteFeatures
 from onedc_hf.training.release import Refused, finish_weights
 
 
@@ -38,3 +41,20 @@ def test_pictures_that_are_missing_stop_a_release(tiny_folder: Path, photographs
     with pytest.raises(Refused, match="held-out"):
         release.release(str(tiny_folder), photographs, photographs, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_release_takes_the_runs_discriminators_if_they_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    box, run = tmp_path / "box.safetensors", tmp_path / DISCRIMINATORS
+    box.write_bytes(b"earlier")
+    monkeypatch.setattr(release, "BOX_DISCRIMINATORS", box)
+    release.keep_discriminators(run)
+    assert box.read_bytes() == b"earlier" and "earlier run" in capsys.readouterr().out
+    Adversary([8, 16], 1e-3).save(run)
+    with pytest.raises(ModelError, match="channels"):
+        release.keep_discriminators(run)
+    assert box.read_bytes() == b"earlier"
+    Adversary(LiteFeatures().channels, 1e-3).save(run)
+    release.keep_discriminators(run)
+    assert box.read_bytes() == run.read_bytes()

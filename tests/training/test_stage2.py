@@ -148,6 +148,14 @@ def test_a_run_keeps_its_discriminators_for_the_next(stage2: Make, tmp_path: Pat
     first, second = load_file(kept), load_file(tmp_path / "second" / DISCRIMINATORS)
     # What learns is as it was; the vectors of spectral norm follow the weights in every pass.
     assert all(torch.equal(first[name], second[name]) for name in first if "original" in name or "bias" in name)
+    # A run that goes on has its own, wherever the file is by now; one without an adversary leaves no stranger's there.
+    AcceleratorState._reset_state(True)
+    gone = still | {"discriminators": str(tmp_path / "gone"), "resume_from_checkpoint": "latest"}
+    train(stage2(**gone, output_dir=str(tmp_path / "second"), max_train_steps=5))
+    assert (tmp_path / "second" / DISCRIMINATORS).is_file()
+    AcceleratorState._reset_state(True)
+    train(stage2(teacher="", output_dir=str(tmp_path / "second")))
+    assert not (tmp_path / "second" / DISCRIMINATORS).exists()
 
 
 def test_an_exact_codec_stays_and_without_a_list_only_the_generator_learns(stage2: Make, tiny_folder: Path) -> None:

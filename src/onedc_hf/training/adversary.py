@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -56,6 +56,7 @@ class Adversary:
     """
 
     def __init__(self, channels: Sequence[int], learning_rate: float, device: torch.device | str = "cpu"):
+        self.channels = " ".join(map(str, channels))  # tells one feature network from another
         self.heads = nn.ModuleList(_Head(width) for width in channels).to(device)
         self.optimizer = torch.optim.Adam(self.heads.parameters(), lr=learning_rate, betas=(0.0, 0.98))
 
@@ -92,7 +93,7 @@ class Adversary:
     def save(self, path: Path) -> None:
         """Writes what the heads have learned, in float16; not the fixed mixing, nor the optimiser."""
         learned = {k: v.half().contiguous().cpu() for k, v in self.heads.state_dict().items() if "mixing" not in k}
-        save_file(learned, path)
+        save_file(learned, path, metadata={"channels": self.channels})
 
     def load(self, source: str) -> None:
         """Takes up heads that `save` wrote; the optimiser starts anew.
@@ -104,18 +105,26 @@ class Adversary:
             ModelError: if there is no such file, or it holds heads for another feature network.
         """
         path = BOX_DISCRIMINATORS if source == "box" else Path(source)
+        what_to_do = (
+            f"Give 'box' (the ones of the package) or the {DISCRIMINATORS} that a run with the same `feature_network` "
+            "wrote; leave `discriminators` empty for new ones."
+        )
         try:
-            found = load_file(path)
-            missing, strange = self.heads.load_state_dict(found, strict=False)
-        except (OSError, SafetensorError, RuntimeError) as error:
+            with safe_open(path, "pt") as file:
+                channels = (file.metadata() or {}).get("channels")
+                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"The discriminators {source!r} could not be loaded: {error}. {what_to_do}") from error
+        if channels != self.channels:
             raise ModelError(
-                f"The discriminators {source!r} could not be loaded: {error}. Give 'box' (the ones of the package) or "
-                f"the {DISCRIMINATORS} that a run with the same `feature_network` wrote; leave `discriminators` empty "
-                "for new ones."
-            ) from error
-        missing = [name for name in missing if "mixing" not in name]
-        if missing or strange:
-            raise ModelError(f"{path} does not hold discriminators: {', '.join((missing + strange)[:3])} ...")
+                f"The discriminators {source!r} are for feature maps of {channels} channels, and those at hand have "
+                f"{self.channels}. {what_to_do}"
+            )
+        own = self.heads.state_dict()
+        learned = {name for name in own if "mixing" not in name}
+        if found.keys() != learned or any(found[name].shape != own[name].shape for name in learned):
+            raise ModelError(f"The file {source!r} does not hold discriminators of this version. {what_to_do}")
+        self.heads.load_state_dict(found, strict=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Heads and optimiser, for checkpoints."""

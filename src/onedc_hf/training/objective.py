@@ -45,9 +45,11 @@ class RunLosses:
         return self.perceptual.learn()
 
     def save(self, folder: Path) -> None:
-        """Writes what the discriminators have learned, if there are any: `discriminators.safetensors`."""
+        """Writes what the discriminators have learned: `discriminators.safetensors`. Without any, none stay there."""
+        path = folder / DISCRIMINATORS
+        path.unlink(missing_ok=True)
         if self.perceptual is not None and self.perceptual.adversary is not None:
-            self.perceptual.adversary.save(folder / DISCRIMINATORS)
+            self.perceptual.adversary.save(path)
 
 
 def picture_losses(config: TrainConfig, run: TrainingRun) -> RunLosses:
@@ -68,10 +70,10 @@ def picture_losses(config: TrainConfig, run: TrainingRun) -> RunLosses:
         adversary = None
         if config.adversary_weight:
             adversary = Adversary(features.channels, config.adversary_learning_rate, run.device)
-            if config.discriminators:
+            if config.discriminators and not config.resume_from_checkpoint:  # which has its own
                 adversary.load(config.discriminators)
             run.keep(adversary)
-        perceptual = PerceptualLosses(features, adversary, run.accelerator.autocast)
+        perceptual = PerceptualLosses(features, adversary)
         functions.append(perceptual)
     for name, weight in (("lpips", config.lpips_weight), ("dists", config.dists_weight)):
         if weight:

@@ -30,6 +30,7 @@ __all__ = ["PublishError", "open_repository", "public_settings", "publish", "pub
 # Settings that say where something lies on the machine of the run.
 _PATHS = (
     "cache_dir",
+    "discriminators",
     "exclude",
     "init_from",
     "logging_dir",

@@ -5,8 +5,8 @@
 In one go: an exact entropy path and static tables for the hyper-latent (if the entropy model changed), weights rounded
 to float16, identity, the comparison with the weights in place, and everything that depends on the weights:
 golden files, Kodak results, README table, card, the figure of the demo; and the run's discriminators, for whoever
-trains on. Weights that score worse on the held-out training pictures than those in place, or show a grid there that
-those do not, are refused (`held_out.py`). Commit the result as one commit.
+trains on. Weights that score worse on the held-out training pictures than those in place, or show more of a grid there
+at any rate, are refused (`held_out.py`). Commit the result as one commit.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ from ..hub.card import build_card, training_sources
 from ..pictures import load_picture
 from ..pipeline import OneDCPipeline
 from ..releases import BOX, decoder_side
-from .adversary import BOX_DISCRIMINATORS, DISCRIMINATORS
+from .adversary import BOX_DISCRIMINATORS, DISCRIMINATORS, Adversary
 from .config import package_file
 from .data import read_names
-from .held_out import held_out_score
+from .features import LiteFeatures
+from .held_out import measure_held_out
 
 __all__ = ["Refused", "finish_weights", "release", "symbols_digest"]
 
@@ -81,7 +82,6 @@ def finish_weights(pipe: OneDCPipeline, pictures: Sequence[Path]) -> None:
                 index.append(pipe._analyse(load_picture(path)).z_index)
         counts = fit_hyper_tables(index, entropy.fsq_levels, FLATTENING)
         entropy.z_counts.copy_(torch.from_numpy(counts.reshape(len(counts), -1)))
-        pipe._symbol_model = None  # the one that analysed the pictures has no such tables, and another digest
     for part in (pipe.vae, pipe.codec, pipe.generator):
         part.half()  # the entropy model's integers stay, and the generator's last layers stay in float32
     pipe.codec.config.model_id = entropy.digest().hex()
@@ -128,6 +128,15 @@ def keep_file(pipe: OneDCPipeline, folder: Path) -> None:
         }
     )
     listed.write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def keep_discriminators(path: Path) -> None:
+    """Puts a run's discriminators into the package; without any, those that are there stay, and a line says so."""
+    if not path.is_file():
+        print(f"No {path}: the package keeps the discriminators of an earlier run.", flush=True)
+        return
+    Adversary(LiteFeatures().channels, 0.0).load(str(path))  # refuses what no run could take up
+    shutil.copyfile(path, BOX_DISCRIMINATORS)
 
 
 def keep_earlier(box: Path) -> None:
@@ -214,11 +223,11 @@ def release(candidate: str, photographs: Path, kodak_folder: Path, repository: P
         if size > MAX_BYTES:
             raise Refused(f"The weights take {size / 2**20:.1f} MiB; at most {MAX_BYTES // 2**20} MiB may ship.")
         pipe = OneDCPipeline.from_pretrained(staged, dtype=torch.float32)
-        measured = {"candidate": held_out_score(pipe, judged)}
+        measured = {"candidate": measure_held_out(pipe, judged)}
         in_place = None
         if (BOX / "model" / "model_index.json").is_file():
             in_place = OneDCPipeline.from_pretrained(dtype=torch.float32)
-            measured["in place"] = held_out_score(in_place, judged)
+            measured["in place"] = measure_held_out(in_place, judged)
         print(json.dumps({name: found._asdict() for name, found in measured.items()}), flush=True)
         reason = measured["candidate"].refusal(measured.get("in place"))
         if reason and not force:
@@ -227,9 +236,7 @@ def release(candidate: str, photographs: Path, kodak_folder: Path, repository: P
             keep_earlier(BOX)
         shutil.rmtree(BOX / "model", ignore_errors=True)
         shutil.copytree(staged, BOX / "model")
-    discriminators = Path(candidate).parent / DISCRIMINATORS  # beside the pipeline, in the folder of its run
-    if discriminators.is_file():
-        shutil.copyfile(discriminators, BOX_DISCRIMINATORS)
+    keep_discriminators(Path(candidate).parent / DISCRIMINATORS)  # beside the pipeline, in the folder of its run
     pipe = OneDCPipeline.from_pretrained(dtype=torch.float32)
     released = json.loads((BOX / "released.json").read_text()) if (BOX / "released.json").is_file() else []
     if pipe.model_id not in [one["model_id"] for one in released]:  # no released digest is withdrawn
@@ -259,7 +266,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--photographs", type=Path, required=True, help="folder of the training photographs")
     parser.add_argument("--kodak", type=Path, required=True, help="folder of the 24 Kodak pictures")
     parser.add_argument("--repository", type=Path, default=Path.cwd(), help="checkout to write to")
-    parser.add_argument("--force", action="store_true", help="ship even if the held-out score is worse")
+    parser.add_argument("--force", action="store_true", help="ship even if the held-out pictures are worse")
     arguments = parser.parse_args(argv)
     try:
         if arguments.candidate == "box":
