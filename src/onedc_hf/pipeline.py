@@ -58,6 +58,7 @@ __all__ = ["OneDCPipeline", "OneDCPipelineOutput"]
 logger = logging.getLogger(__name__)
 
 _DEFAULT_QUALITY = 50
+_LATENT_PER_POSITION = POSITION // 8  # the VAE's grid
 
 DataInput = bytes | bytearray | memoryview | str | os.PathLike[str]
 
@@ -485,7 +486,10 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
             detail = self.codec.synthesise(y_hat, part_of(semantic, rows, columns, 1))  # [1, D, h, w]
             latent = self.generator(detail, tokens, quality)  # [1, L, h, w], from one step of diffusion
             latent = (latent / self.vae.config.scaling_factor).to(self.vae.dtype)
-            return (torch.from_numpy(from_tensor(self.vae.decode(latent).sample)[0]),)
+            place = {}
+            if getattr(self.vae.config, "noise_channels", 0):  # noise belongs to a place in the picture
+                place["origin"] = (_LATENT_PER_POSITION * rows.start, _LATENT_PER_POSITION * columns.start)
+            return (torch.from_numpy(from_tensor(self.vae.decode(latent, **place).sample)[0]),)
 
         height, width = symbols.header.height, symbols.header.width
         pixels = torch.empty(height, width, 3, dtype=torch.uint8)

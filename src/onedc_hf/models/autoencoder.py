@@ -5,6 +5,9 @@ Shapes: B batch, H and W rows and columns of the picture (multiples of 8), h = H
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -13,18 +16,19 @@ from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
-from .blocks import LiteBlock
+from .blocks import Float32Conv2d, LiteBlock
+from .noise import position_noise
 
 __all__ = ["OneDCAutoencoder"]
 
 
 class _Residual3x3(nn.Module):
-    """Two dense 3x3 convolutions around a skip: for the few channels at half size."""
+    """Two dense 3x3 convolutions around a skip: for the few channels at half size, in float32."""
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = Float32Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = Float32Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(F.silu(self.conv1(x)))
@@ -34,7 +38,9 @@ class OneDCAutoencoder(ModelMixin, ConfigMixin):
     """Patch-embedding encoder and pixel-shuffle decoder around `LiteBlock`s at 1/8; no posterior, no attention.
 
     Nearly all work is done at 1/8; a thin head of dense convolutions stands at 1/2, nothing at full size
-    (full-size layers cost out of all proportion on a CPU).
+    (full-size layers cost out of all proportion on a CPU). The head stays in float32 whatever the rest is in: with its
+    weights rounded to bfloat16, errors differ between the four pixels of a 2x2 block, which is a fine screen over
+    everything (docs/training-log.md).
 
     Args:
         latent_channels (`int`, *optional*, defaults to 16): L.
@@ -43,6 +49,7 @@ class OneDCAutoencoder(ModelMixin, ConfigMixin):
         head_channels, head_layers (`int`): width and blocks of the head at 1/2.
         expansion (`int`, *optional*, defaults to 3): inner width of the blocks.
         scaling_factor (`float`, *optional*, defaults to 1.0): latents are multiplied by it outside, as in diffusers.
+        noise_channels (`int`, *optional*, defaults to 0): channels of noise beside the latent, for texture (noise.py).
     """
 
     _supports_gradient_checkpointing = False
@@ -59,6 +66,7 @@ class OneDCAutoencoder(ModelMixin, ConfigMixin):
         head_layers: int = 1,
         expansion: int = 3,
         scaling_factor: float = 1.0,
+        noise_channels: int = 0,
     ):
         super().__init__()
         self.encoder = nn.Sequential(
@@ -72,9 +80,41 @@ class OneDCAutoencoder(ModelMixin, ConfigMixin):
             nn.Conv2d(decoder_channels, 16 * head_channels, 1),
             nn.PixelShuffle(4),
             *[_Residual3x3(head_channels) for _ in range(head_layers)],
-            nn.Conv2d(head_channels, 12, 3, padding=1),
+            Float32Conv2d(head_channels, 12, 3, padding=1),
             nn.PixelShuffle(2),
         )
+        if noise_channels:
+            self.noise_in = nn.Conv2d(noise_channels, decoder_channels, 3, padding=1, bias=False)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in diffusers, but for the head, whose weights a half-precision `dtype` does not reach."""
+        asked, older = kwargs.pop("dtype", None), kwargs.pop("torch_dtype", None)
+        dtype = older if asked is None else asked
+        loaded = super().from_pretrained(*args, **kwargs)  # in float32, whatever the file is in
+        if isinstance(dtype, torch.dtype):
+            (loaded[0] if isinstance(loaded, tuple) else loaded).to(dtype)
+        return loaded
+
+    def with_noise(self, channels: int) -> OneDCAutoencoder:
+        """A copy that has noise beside the latent, so faint as yet that pictures hardly change: a start for training.
+
+        Raises:
+            ValueError: if this one has noise already, in another number of channels.
+        """
+        if self.config.noise_channels not in (0, channels):
+            raise ValueError(
+                f"The autoencoder has {self.config.noise_channels} channels of noise and cannot get {channels}."
+            )
+        if self.config.noise_channels:
+            return self
+        settings = {key: value for key, value in self.config.items() if not key.startswith("_")}
+        copy = type(self)(**(settings | {"noise_channels": channels}))
+        copy.load_state_dict(self.state_dict(), strict=False)
+        # Not zero: the gradient at zero is that of a mean over noise, which is zero too.
+        deviation = 0.1 * float(self.decoder[0].weight.detach().std())
+        torch.nn.init.normal_(copy.noise_in.weight, std=deviation)
+        return copy
 
     @apply_forward_hook
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderTinyOutput | tuple[Tensor]:
@@ -83,9 +123,30 @@ class OneDCAutoencoder(ModelMixin, ConfigMixin):
         return AutoencoderTinyOutput(latents=latents) if return_dict else (latents,)
 
     @apply_forward_hook
-    def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
-        """Latents `[B, L, h, w]` (unscaled) to pictures `[B, 3, H, W]`, about [-1, 1], not clamped."""
-        sample = self.decoder(z)
+    def decode(
+        self,
+        z: Tensor,
+        return_dict: bool = True,
+        *,
+        origin: tuple[int, int] = (0, 0),
+        noise: Tensor | None = None,
+    ) -> DecoderOutput | tuple[Tensor]:
+        """Latents `[B, L, h, w]` (unscaled) to pictures `[B, 3, H, W]`, about [-1, 1], not clamped.
+
+        Args:
+            z (`torch.Tensor`): the latents.
+            return_dict (`bool`, *optional*, defaults to `True`): whether to wrap the pictures.
+            origin (`tuple[int, int]`, *optional*): row and column of the picture's latent at which `z` starts, for a
+                tile: its noise is that part of the picture's.
+            noise (`torch.Tensor` of shape `[B, noise_channels, h, w]`, *optional*): in place of the position's own, for
+                training, which should see ever new noise.
+        """
+        hidden = self.decoder[0](z)
+        if self.config.noise_channels:
+            if noise is None:
+                noise = position_noise(self.config.noise_channels, z.shape[-2], z.shape[-1], origin)
+            hidden = hidden + self.noise_in(noise.to(z))
+        sample = self.decoder[1:](hidden)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
     def forward(self, sample: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:

@@ -122,10 +122,23 @@ def load_model(
 
 
 def load_start(config: TrainConfig) -> TrainableOneDC:
-    """The model that a run's settings start from; see `load_model`."""
-    return load_model(
+    """The model that a run's settings start from (see `load_model`), with noise for its decoder if they ask for it.
+
+    Raises:
+        ModelError: if the pipeline cannot be trained, or its VAE cannot have noise.
+        ValueError: if its VAE has noise in another number of channels.
+    """
+    model = load_model(
         config.init_from, config.rate_estimate, config.freeze, revision=config.revision, variant=config.variant
     )
+    if config.noise_channels:
+        if not isinstance(model.vae, OneDCAutoencoder):
+            raise ModelError(
+                f"`noise_channels` is for OneDCAutoencoder, and this pipeline's VAE is a {type(model.vae).__name__}: "
+                "leave it at 0."
+            )
+        model.vae = model.vae.with_noise(config.noise_channels)
+    return model
 
 
 def choose_what_learns(model: TrainableOneDC, config: TrainConfig) -> list[nn.Parameter]:

@@ -33,6 +33,8 @@ class TrainConfig:
         revision, variant (`str`): of that pipeline.
         freeze (`list[str]`): prefixes of parameters that do not learn (`codec.enc`, `vae.encoder`, ...); empty in
             stage 2: everything but the generator.
+        noise_channels (`int`): give the decoder of an `OneDCAutoencoder` that has none so many channels of noise beside
+            the latent, to make texture of; 0: leave it as it is.
         train_lora (`bool`): of the generator's U-Net only a LoRA learns (peft), which is saved beside the pipeline.
         rank, lora_alpha, lora_targets: of the adapter; no targets: those of the paper.
         lora_train_also (`list[str]`): parts of the generator that learn whole beside the adapter.
@@ -115,6 +117,7 @@ class TrainConfig:
     revision: str = ""
     variant: str = ""
     freeze: list[str] = dataclasses.field(default_factory=list)
+    noise_channels: int = 0
     train_lora: bool = False
     rank: int = 64
     lora_alpha: float = 8.0

@@ -145,8 +145,11 @@ class TrainableOneDC(nn.Module):
 
     def decode_latent(self, latent: Tensor) -> Tensor:
         """Pictures `[B, 3, S, S]` of scaled latents, in float32."""
+        noise: dict[str, Tensor] = {}
+        if isinstance(self.vae, OneDCAutoencoder) and (channels := self.vae.config.noise_channels):
+            noise["noise"] = torch.randn(latent.shape[0], channels, *latent.shape[-2:], device=latent.device)
         with torch.autocast(latent.device.type, enabled=False):
-            decoded: Any = self.vae.decode((latent / self.latent_scale).to(self.vae.dtype))
+            decoded: Any = self.vae.decode((latent / self.latent_scale).to(self.vae.dtype), **noise)
         return decoded.sample
 
     def forward(self, pixels: Tensor, quality: Tensor, tokens: Any = None) -> Rebuilt:
