@@ -5,7 +5,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from ..errors import OneDCError
+from ..errors import OneDCError, PictureError
+from .run import rebuilt_picture
 from .sheet import INK, PAPER, font
 
 __all__ = ["contact_sheet"]
@@ -34,11 +35,13 @@ def contact_sheet(run: Path, results: dict[str, Any], setting: str, columns: int
         raise OneDCError(f"the run has no OneDC pictures at {setting!r}; it has {', '.join(results['settings'])}")
     cells = []
     for row in rows:
-        path = (run / row["file"]).with_suffix(".png")
-        if not path.is_file():
-            raise OneDCError(f"{path} is gone; run `onedc evaluate` again with the same --out")
-        with Image.open(path) as picture:
-            cells.append((picture.convert("RGB"), f"{row['picture']}   {row['bytes']:,} bytes, {row['bpp']:.4f} bpp"))
+        try:
+            picture = Image.fromarray(rebuilt_picture(run, row))
+        except PictureError as error:
+            raise OneDCError(
+                f"a picture of the run is gone ({error}); run `onedc evaluate` again with the same --out"
+            ) from error
+        cells.append((picture, f"{row['picture']}   {row['bytes']:,} bytes, {row['bpp']:.4f} bpp"))
     columns = min(columns, len(cells))
     lines = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     width = max(sum(picture.width + _GAP for picture, _ in line) for line in lines) + _GAP

@@ -250,10 +250,7 @@ class _Subject:
 
     def _grid(self, rebuilt: np.ndarray) -> Row | None:
         report = _or_none(lambda: grid_report(self.pixels, rebuilt))
-        return report and {
-            "energy": {str(period): round(ratio, 4) for period, ratio in report.energy.items()},
-            "gradient": {str(block): round(ratio, 4) for block, ratio in report.gradient.items()},
-        }
+        return report and report.to_row()
 
 
 def _or_none(compute: Callable[[], Any]) -> Any:

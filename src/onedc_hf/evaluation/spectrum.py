@@ -8,7 +8,7 @@ rewards them. Two measures find them, and both are read against the original's o
 - `locked_gradient`: mean gradient by position modulo 8 or 16, largest over mean: block borders lie at fixed positions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -41,6 +41,21 @@ class GridReport:
         """The largest of all ratios."""
         return max(*self.energy.values(), *self.gradient.values())
 
+    def to_row(self) -> dict[str, dict[str, float]]:
+        """Return the readings for JSON, whose keys are text."""
+        return {
+            "energy": {str(period): round(ratio, 4) for period, ratio in self.energy.items()},
+            "gradient": {str(block): round(ratio, 4) for block, ratio in self.gradient.items()},
+        }
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Mapping[str, float]]) -> "GridReport":
+        """Return what `to_row` wrote."""
+        return cls(
+            energy={int(period): ratio for period, ratio in row["energy"].items()},
+            gradient={int(block): ratio for block, ratio in row["gradient"].items()},
+        )
+
 
 def grid_report(original: np.ndarray, rebuilt: np.ndarray) -> GridReport:
     """Compare two `uint8` `[H, W, 3]` pictures of equal size, at least 64 pixels a side.
@@ -59,10 +74,10 @@ def grid_report(original: np.ndarray, rebuilt: np.ndarray) -> GridReport:
 
 
 def mean_report(reports: Sequence[GridReport]) -> GridReport:
-    """Return the mean of each reading over a set of pictures."""
+    """Return the mean of each reading over a set of pictures, at least one."""
     return GridReport(
-        energy={period: fmean(report.energy[period] for report in reports) for period in PERIODS},
-        gradient={block: fmean(report.gradient[block] for report in reports) for block in BLOCKS},
+        energy={period: fmean(report.energy[period] for report in reports) for period in reports[0].energy},
+        gradient={block: fmean(report.gradient[block] for report in reports) for block in reports[0].gradient},
     )
 
 

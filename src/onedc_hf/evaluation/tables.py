@@ -16,6 +16,7 @@ from ..errors import OneDCError
 from .classical import CODECS
 from .metrics import ALL_METRICS
 from .rows import setting_order
+from .spectrum import GridReport, mean_report
 
 __all__ = ["BEGIN", "END", "codec_title", "insert", "main", "markdown", "summarise"]
 
@@ -67,12 +68,7 @@ def _rank(setting: str, codec: str) -> tuple[float, int, str]:
 def _grid(rows: list[dict[str, Any]]) -> float | None:
     if any(not row.get("grid") for row in rows):
         return None
-    ratios: dict[tuple[str, str], list[float]] = {}
-    for row in rows:
-        for kind in ("energy", "gradient"):
-            for period, ratio in row["grid"][kind].items():
-                ratios.setdefault((kind, str(period)), []).append(ratio)
-    return max(fmean(values) for values in ratios.values())
+    return mean_report([GridReport.from_row(row["grid"]) for row in rows]).worst
 
 
 def markdown(
