@@ -18,7 +18,9 @@ from onedc_hf.training.features import LiteFeatures, jitter
 from onedc_hf.training.losses import (
     BalancedLosses,
     PerceptualLosses,
+    band_statistics_loss,
     feature_distance,
+    feature_statistics,
     grid_loss,
     l1_loss,
     ms_ssim_loss,
@@ -116,6 +118,49 @@ def test_the_texture_loss_sees_gradients_that_stay_at_block_borders(block: int) 
     assert seen > 5 * without
     (gradient,) = torch.autograd.grad(seen, rebuilt)
     assert (gradient * noise * borders).sum() > 0
+
+
+def _ground(seed: int) -> torch.Tensor:
+    """Grain on grey, `[1, 3, 128, 128]`: fine detail with a deviation of about 20 levels."""
+    return torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(seed)) * 20 / 127.5
+
+
+def test_band_statistics_ask_for_as_much_detail_and_not_for_the_same() -> None:
+    original = _ground(0)
+
+    def loss(rebuilt: torch.Tensor) -> float:
+        return float(band_statistics_loss(rebuilt, original)["band_statistics"])
+
+    assert loss(original) == 0
+    blur, other = loss(torch.zeros_like(original)), loss(_ground(1))
+    assert other < 0.25 * blur  # another grain of that strength
+    assert other < min(loss(0.5 * _ground(1)), loss(1.5 * _ground(1)))
+    assert float(l1_loss(_ground(1), original)) > 1.3 * float(l1_loss(torch.zeros_like(original), original))
+    half = torch.cat([original[..., :64], torch.zeros_like(original)[..., 64:]], dim=-1)
+    assert 0.4 * blur < loss(half) < 0.6 * blur  # where it is missing counts
+
+
+def test_band_statistics_pull_towards_the_deviation_that_was() -> None:
+    original = _ground(0)
+    for strength, sign in ((0.3, -1), (2.0, 1)):
+        rebuilt = (strength * _ground(1)).requires_grad_()
+        band_statistics_loss(rebuilt, original)["band_statistics"].backward()
+        assert rebuilt.grad is not None and sign * float((rebuilt.grad * rebuilt.detach()).sum()) > 0
+    flat = torch.zeros(1, 3, 64, 64).requires_grad_()
+    band_statistics_loss(flat, torch.zeros(1, 3, 64, 64))["band_statistics"].backward()
+    assert flat.grad is not None and torch.isfinite(flat.grad).all()
+
+
+def test_feature_statistics_of_a_known_case() -> None:
+    """A map of +-1 against one of zeros: means agree, deviations are 1 and 0, each with 0.1 in the square."""
+    board = (torch.arange(16)[:, None] + torch.arange(16)) % 2 * 2.0 - 1
+    original, flat = board.expand(1, 2, 16, 16), torch.zeros(1, 2, 16, 16)
+    theirs = (1 / 1.001**2 + 0.01) ** 0.5  # channels are divided by their deviation, and 0.001
+    expected = (0.1 - theirs) ** 2 / (theirs + 0.1)
+    assert float(feature_statistics([flat], [original], side=32)) == pytest.approx(expected, rel=1e-4)
+    assert float(feature_statistics([-original], [original], side=32)) == pytest.approx(0, abs=1e-9)
+    shifted = (0.5 / 1.001) ** 2 / (theirs + 0.1)
+    assert float(feature_statistics([original + 0.5], [original], side=32)) == pytest.approx(shifted, rel=1e-4)
 
 
 def test_flat_pictures_weigh_no_more_than_others() -> None:

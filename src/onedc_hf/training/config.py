@@ -89,9 +89,9 @@ class TrainConfig:
     Losses on pictures, of both stages:
         balance_losses (`bool`): weights are ratios of gradient norms at the picture against the pixel loss; otherwise
             they multiply the losses, as in the paper.
-        pixel_weight, ms_ssim_weight, grid_weight, texture_weight, feature_weight, lpips_weight, dists_weight,
-        adversary_weight (`float`): strengths; 0 switches a loss off. `pixel_weight` counts only where losses are not
-            balanced.
+        pixel_weight, ms_ssim_weight, grid_weight, texture_weight, statistics_weight, feature_weight, lpips_weight,
+        dists_weight, adversary_weight (`float`): strengths; 0 switches a loss off. `pixel_weight` counts only where
+            losses are not balanced.
         feature_network (`str`): `lite1` or `lite2`.
         vgg_weights, lpips_heads, dists_weights (`str`): files of LPIPS and DISTS (training/perceptual.py).
         adversary_learning_rate (`float`), adversary_every (`int`): the discriminators' rate and how many steps apart
@@ -197,6 +197,7 @@ class TrainConfig:
     ms_ssim_weight: float = 0.5
     grid_weight: float = 0.0
     texture_weight: float = 0.0
+    statistics_weight: float = 0.0
     feature_weight: float = 0.5
     feature_network: str = "lite1"
     lpips_weight: float = 0.0

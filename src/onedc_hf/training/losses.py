@@ -22,7 +22,9 @@ from .features import LiteFeatures, jitter
 __all__ = [
     "BalancedLosses",
     "PerceptualLosses",
+    "band_statistics_loss",
     "feature_distance",
+    "feature_statistics",
     "grid_loss",
     "l1_loss",
     "ms_ssim_loss",
@@ -31,6 +33,7 @@ __all__ = [
 
 _SMOOTH_VARIANCE = 0.0025  # of a block in [-1, 1]: a deviation of six levels of 255
 _LEVEL = 1 / 127.5  # one level of 255, in [-1, 1]
+_OCTAVES, _WINDOW = 4, 16  # of local statistics; the window in pixels
 
 # (rebuilt, original) to named losses; losses of one function may share work.
 PictureLosses = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
@@ -116,6 +119,56 @@ def texture_loss(rebuilt: Tensor, original: Tensor) -> dict[str, Tensor]:
     return {"period": torch.stack(excess).mean(), "locked": torch.stack(locked).mean()}
 
 
+def _moments(x: Tensor, window: int, spread: float) -> tuple[Tensor, Tensor]:
+    """Mean and deviation in windows that overlap by half; `spread` keeps the root away from zero."""
+    mean = F.avg_pool2d(x, window, window // 2)
+    variance = F.avg_pool2d(x.square(), window, window // 2) - mean.square()
+    return mean, (variance.clamp(min=0) + spread**2).sqrt()
+
+
+def _wasserstein(found: Tensor, wanted: Tensor, window: int, spread: float) -> Tensor:
+    (mean, deviation), (their_mean, their_deviation) = (_moments(x, window, spread) for x in (found, wanted))
+    distance = (mean - their_mean).square() + (deviation - their_deviation).square()
+    return (distance / (their_deviation + spread)).mean()
+
+
+def band_statistics_loss(rebuilt: Tensor, original: Tensor) -> dict[str, Tensor]:
+    """Local statistics of four octaves of the pictures: as much detail as there was, whatever it looks like.
+
+    Squared 2-Wasserstein distance between the normal distributions of a band in windows of 16 pixels or more, over the
+    original's deviation there, since texture masks an error in texture (Wasserstein distortion: Qiu et al., 2024; with
+    noise for a decoder in Balle et al., 2025). L1 asks for the mean of all textures that could have been, which is
+    none; an adversary asks for texture, but where and how much it learns slowly.
+    """
+    total = rebuilt.new_zeros((), dtype=torch.float32)
+    found, wanted = rebuilt.float(), original.float()
+    for octave in range(_OCTAVES):
+        smaller = [F.avg_pool2d(x, 2) for x in (found, wanted)]
+        details = [
+            x - F.interpolate(low, scale_factor=2, mode="bilinear", align_corners=False)
+            for x, low in zip((found, wanted), smaller, strict=True)
+        ]
+        total = total + _wasserstein(*details, window=max(8, _WINDOW >> octave), spread=2 * _LEVEL)
+        found, wanted = smaller
+    return {"band_statistics": total / _OCTAVES}
+
+
+def feature_statistics(found: Sequence[Tensor], wanted: Sequence[Tensor], side: int) -> Tensor:
+    """The same distance between feature maps, whose channels are divided by their deviation over the originals.
+
+    Args:
+        found (`Sequence[torch.Tensor]`): maps `[B, C, h, w]` of the rebuilt crops.
+        wanted (`Sequence[torch.Tensor]`): of the originals.
+        side (`int`): of the crops in pixels, to know each map's stride.
+    """
+    total = found[0].new_zeros(())
+    for rebuilt, original in zip(found, wanted, strict=True):
+        deviation = original.std(dim=(0, 2, 3), keepdim=True, correction=0) + 1e-3
+        window = max(4, _WINDOW * original.shape[-1] // side)
+        total = total + _wasserstein(rebuilt / deviation, original / deviation, window, spread=0.1)
+    return total / len(found)
+
+
 def feature_distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
     """L1 distance between feature maps, each channel divided by its deviation over the originals of the batch."""
     total = found[0].new_zeros(())
@@ -134,10 +187,11 @@ class PerceptualLosses:
     Args:
         features (`LiteFeatures`): the frozen network.
         adversary (`Adversary`, *optional*): discriminators on its maps.
+        statistics (`bool`): with the distance between local statistics of its maps.
     """
 
-    def __init__(self, features: LiteFeatures, adversary: Adversary | None = None):
-        self.features, self.adversary = features, adversary
+    def __init__(self, features: LiteFeatures, adversary: Adversary | None = None, statistics: bool = False):
+        self.features, self.adversary, self.statistics = features, adversary, statistics
         self._maps: tuple[list[Tensor], list[Tensor]] | None = None
 
     def to(self, device: torch.device | str) -> PerceptualLosses:
@@ -152,6 +206,8 @@ class PerceptualLosses:
             wanted = self.features(target)
         found = self.features(moved)
         losses = {"features": feature_distance(found, wanted)}
+        if self.statistics:
+            losses["feature_statistics"] = feature_statistics(found, wanted, target.shape[-1])
         if self.adversary is not None:
             losses["adversary"] = self.adversary.generator_loss(found)
             self._maps = ([m.detach() for m in found], wanted)

@@ -11,7 +11,15 @@ from torch import Tensor
 from .adversary import DISCRIMINATORS, Adversary
 from .config import TrainConfig
 from .features import LiteFeatures
-from .losses import BalancedLosses, PerceptualLosses, PictureLosses, grid_loss, ms_ssim_loss, texture_loss
+from .losses import (
+    BalancedLosses,
+    PerceptualLosses,
+    PictureLosses,
+    band_statistics_loss,
+    grid_loss,
+    ms_ssim_loss,
+    texture_loss,
+)
 from .run import TrainingRun
 
 __all__ = ["RunLosses", "picture_losses"]
@@ -63,8 +71,10 @@ def picture_losses(config: TrainConfig, run: TrainingRun) -> RunLosses:
         functions.append(grid_loss)
     if config.texture_weight:
         functions.append(texture_loss)
+    if config.statistics_weight:
+        functions.append(band_statistics_loss)
     perceptual = None
-    if config.feature_weight or config.adversary_weight:
+    if config.feature_weight or config.adversary_weight or config.statistics_weight:
         features = LiteFeatures(config.feature_network)
         features.to(device=run.device, memory_format=torch.channels_last)
         adversary = None
@@ -73,7 +83,7 @@ def picture_losses(config: TrainConfig, run: TrainingRun) -> RunLosses:
             if config.discriminators and not config.resume_from_checkpoint:  # which has its own
                 adversary.load(config.discriminators)
             run.keep(adversary)
-        perceptual = PerceptualLosses(features, adversary)
+        perceptual = PerceptualLosses(features, adversary, statistics=config.statistics_weight > 0)
         functions.append(perceptual)
     for name, weight in (("lpips", config.lpips_weight), ("dists", config.dists_weight)):
         if weight:
@@ -85,6 +95,8 @@ def picture_losses(config: TrainConfig, run: TrainingRun) -> RunLosses:
         "grid": config.grid_weight,
         "period": config.texture_weight,
         "locked": config.texture_weight,
+        "band_statistics": config.statistics_weight,
+        "feature_statistics": config.statistics_weight,
         "features": config.feature_weight,
         "lpips": config.lpips_weight,
         "dists": config.dists_weight,
