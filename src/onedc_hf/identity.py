@@ -35,7 +35,11 @@ __all__ = [
 
 _BYTES = 4
 # By component, prefixes of the weights that act after decoding; empty: all of them.
-_DECODER_SIDE = {"codec": ("semantic_adaptor.", "dec."), "generator": ("",), "vae": ("decoder.", "post_quant_conv.")}
+_DECODER_SIDE = {
+    "codec": ("semantic_adaptor.", "dec."),
+    "generator": ("",),
+    "vae": ("decoder.", "noise_in.", "post_quant_conv."),
+}
 
 
 def decoder_digest(components: dict[str, nn.Module]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -78,13 +79,14 @@ def test_noise_of_the_caller_takes_its_place() -> None:
         assert (vae.decode(z, noise=torch.randn(2, 6, 4, 4)).sample - vae.decode(z).sample).abs().max() > 0.01
 
 
-def test_the_head_stays_in_float32(tmp_path: Path) -> None:
+def test_the_head_stays_in_float32(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Loaded in bfloat16 or cast to it: what the head rounds shows as a screen of 2x2 pixels."""
     torch.manual_seed(0)
     OneDCAutoencoder(**WIDTHS).save_pretrained(tmp_path)
     exact = OneDCAutoencoder.from_pretrained(tmp_path)
     low = OneDCAutoencoder.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert (exact.dtype, low.dtype) == (torch.float32, torch.bfloat16)
+    assert not caplog.records  # diffusers warns where casting is a danger
     for vae in (low, OneDCAutoencoder.from_pretrained(tmp_path).to(torch.float16)):
         head = {name: p for name, p in vae.named_parameters() if p.dtype == torch.float32}
         assert set(head) == {
@@ -124,3 +126,23 @@ def test_noise_is_for_the_autoencoder_that_can_have_it(monkeypatch: pytest.Monke
     monkeypatch.setattr(components, "load_model", lambda *_, **__: SimpleNamespace(vae=torch.nn.Identity()))
     with pytest.raises(ModelError, match="noise_channels.*Identity"):
         load_start(TrainConfig(train_data_dir="unused", noise_channels=6))
+
+
+def test_a_pipeline_with_noise_decodes_the_same_in_tiles_and_after_saving(
+    tiny_folder: Path, tmp_path: Path, picture: Callable[..., np.ndarray]
+) -> None:
+    torch.manual_seed(0)
+    plain = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float32)
+    pipe = OneDCPipeline(**(plain.components | {"vae": plain.vae.with_noise(6).eval()}))
+    torch.nn.init.normal_(pipe.vae.noise_in.weight, std=0.3)
+    data = pipe.compress(picture(400, 384))
+    whole = np.asarray(pipe.decompress(data), dtype=int)
+    assert np.array_equal(whole, np.asarray(pipe.decompress(data)))
+    assert pipe.model_id == plain.model_id and pipe.decoder_id != plain.decoder_id  # noise is a part of the decoder
+    pipe.save_pretrained(tmp_path)
+    loaded = OneDCPipeline.from_pretrained(tmp_path, dtype=torch.float32)
+    assert np.array_equal(np.asarray(loaded.decompress(data)), whole)
+    loaded.enable_tiling(256, 128)
+    tiled = np.asarray(loaded.decompress(data), dtype=int)
+    grain = np.abs(whole - np.asarray(plain.decompress(data), dtype=int)).mean()
+    assert np.abs(tiled - whole).mean() < 0.1 * grain  # with noise that began anew in each tile it would be as large

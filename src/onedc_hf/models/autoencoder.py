@@ -93,7 +93,8 @@ class OneDCAutoencoder(ModelMixin, ConfigMixin):
         dtype = older if asked is None else asked
         loaded = super().from_pretrained(*args, **kwargs)  # in float32, whatever the file is in
         if isinstance(dtype, torch.dtype):
-            (loaded[0] if isinstance(loaded, tuple) else loaded).to(dtype)
+            # Not diffusers' `to`, which warns that casting spoils what has to stay in float32: here it cannot.
+            nn.Module.to(loaded[0] if isinstance(loaded, tuple) else loaded, dtype)
         return loaded
 
     def with_noise(self, channels: int) -> OneDCAutoencoder:
@@ -114,7 +115,7 @@ class OneDCAutoencoder(ModelMixin, ConfigMixin):
         # Not zero: the gradient at zero is that of a mean over noise, which is zero too.
         deviation = 0.1 * float(self.decoder[0].weight.detach().std())
         torch.nn.init.normal_(copy.noise_in.weight, std=deviation)
-        return copy
+        return nn.Module.to(copy, self.dtype)
 
     @apply_forward_hook
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderTinyOutput | tuple[Tensor]:
