@@ -38,7 +38,7 @@ _BYTES = 4
 _DECODER_SIDE = {
     "codec": ("semantic_adaptor.", "dec."),
     "generator": ("",),
-    "vae": ("decoder.", "noise_in.", "post_quant_conv."),
+    "vae": ("decoder.", "noise_", "post_quant_conv."),
 }
 
 

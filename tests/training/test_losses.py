@@ -140,6 +140,15 @@ def test_band_statistics_ask_for_as_much_detail_and_not_for_the_same() -> None:
     assert 0.4 * blur < loss(half) < 0.6 * blur  # where it is missing counts
 
 
+def test_band_statistics_tell_hatching_from_grain() -> None:
+    original, rows, columns = _ground(0), torch.arange(128.0)[:, None], torch.arange(128.0)
+    for direction in (rows, columns, rows + columns, rows - columns):
+        hatching = torch.sin(direction * 2).expand(1, 3, 128, 128)
+        hatching = hatching * original.std() / hatching.std()
+        loss = float(band_statistics_loss(hatching, original)["band_statistics"])
+        assert loss > 3 * float(band_statistics_loss(_ground(1), original)["band_statistics"])
+
+
 def test_band_statistics_pull_towards_the_deviation_that_was() -> None:
     original = _ground(0)
     for strength, sign in ((0.3, -1), (2.0, 1)):

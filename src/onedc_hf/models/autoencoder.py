@@ -22,6 +22,9 @@ from .noise import position_noise
 __all__ = ["OneDCAutoencoder"]
 
 
+_FAINT = 0.1  # deviation of new noise among the features; about 3 levels of 255 in a picture of the box
+
+
 class _Residual3x3(nn.Module):
     """Two dense 3x3 convolutions around a skip: for the few channels at half size, in float32."""
 
@@ -85,6 +88,7 @@ class OneDCAutoencoder(ModelMixin, ConfigMixin):
         )
         if noise_channels:
             self.noise_in = nn.Conv2d(noise_channels, decoder_channels, 3, padding=1, bias=False)
+            self.noise_gate = nn.Conv2d(decoder_channels, decoder_channels, 1)
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -112,9 +116,10 @@ class OneDCAutoencoder(ModelMixin, ConfigMixin):
         settings = {key: value for key, value in self.config.items() if not key.startswith("_")}
         copy = type(self)(**(settings | {"noise_channels": channels}))
         copy.load_state_dict(self.state_dict(), strict=False)
-        # Not zero: the gradient at zero is that of a mean over noise, which is zero too.
-        deviation = 0.1 * float(self.decoder[0].weight.detach().std())
-        torch.nn.init.normal_(copy.noise_in.weight, std=deviation)
+        # Not zero, where no gradient would arrive: that of a mean over noise is zero there.
+        torch.nn.init.normal_(copy.noise_in.weight, std=_FAINT / (9 * channels) ** 0.5)
+        torch.nn.init.zeros_(copy.noise_gate.weight)
+        torch.nn.init.ones_(copy.noise_gate.bias)
         return nn.Module.to(copy, self.dtype)
 
     @apply_forward_hook
@@ -142,12 +147,14 @@ class OneDCAutoencoder(ModelMixin, ConfigMixin):
             noise (`torch.Tensor` of shape `[B, noise_channels, h, w]`, *optional*): in place of the position's own, for
                 training, which should see ever new noise.
         """
-        hidden = self.decoder[0](z)
+        last = self.config.decoder_layers  # the index of the last block at 1/8
+        hidden = self.decoder[:last](z)
         if self.config.noise_channels:
             if noise is None:
                 noise = position_noise(self.config.noise_channels, z.shape[-2], z.shape[-1], origin)
-            hidden = hidden + self.noise_in(noise.to(z))
-        sample = self.decoder[1:](hidden)
+            # The features say how much of it belongs here: none in a sky, a great deal in a meadow.
+            hidden = hidden + self.noise_in(noise.to(z)) * self.noise_gate(hidden)
+        sample = self.decoder[last:](hidden)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
     def forward(self, sample: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
