@@ -127,8 +127,8 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`, *optional*): folder or repository id.
-            dtype (`torch.dtype`, *optional*): number format of everything but the entropy model, which stays in
-                float32; by default what suits this machine's CPU (`default_dtype`).
+            dtype (`torch.dtype`, *optional*): number format of everything but the entropy model and the last layers
+                of generator and VAE, which stay in float32; by default what suits this machine's CPU (`default_dtype`).
             kwargs: further arguments of `DiffusionPipeline.from_pretrained` (`revision`, `variant`, `token`, ...).
 
         Raises:

@@ -1,5 +1,7 @@
 """A faint grid is found, whatever the picture under it; blur and noise are none."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
@@ -85,3 +87,10 @@ def test_the_mean_over_a_set_is_taken_of_each_reading():
     second = GridReport({2: 3.0, 4: 2.0, 8: 1.0, 16: 2.0}, {8: 2.0, 16: 2.0})
     assert mean_report([first, second]) == GridReport({2: 2.0, 4: 2.0, 8: 2.0, 16: 3.0}, {8: 1.5, 16: 2.0})
     assert mean_report([first, second]).worst == 3
+
+
+def test_readings_survive_json():
+    report = GridReport({2: 1.23456, 4: 2.0}, {8: 1.0, 16: 2.0})
+    assert GridReport.from_row(json.loads(json.dumps(report.to_row()))) == GridReport(
+        {2: 1.2346, 4: 2.0}, report.gradient
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from onedc_hf import OneDCAutoencoder, OneDCPipeline
 from onedc_hf.errors import ModelError
 from onedc_hf.models.noise import position_noise
-from onedc_hf.training.components import load_start
+from onedc_hf.training.components import choose_what_learns, load_start
 from onedc_hf.training.config import TrainConfig
 
 WIDTHS = {"latent_channels": 4, "encoder_channels": 8, "decoder_channels": 16, "head_channels": 8}
@@ -79,15 +80,22 @@ def test_noise_of_the_caller_takes_its_place() -> None:
         assert (vae.decode(z, noise=torch.randn(2, 6, 4, 4)).sample - vae.decode(z).sample).abs().max() > 0.01
 
 
-def test_the_head_stays_in_float32(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_head_stays_in_float32(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Loaded in bfloat16 or cast to it: what the head rounds shows as a screen of 2x2 pixels."""
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)  # for caplog
     torch.manual_seed(0)
     OneDCAutoencoder(**WIDTHS).save_pretrained(tmp_path)
     exact = OneDCAutoencoder.from_pretrained(tmp_path)
     low = OneDCAutoencoder.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert (exact.dtype, low.dtype) == (torch.float32, torch.bfloat16)
-    assert not caplog.records  # diffusers warns where casting is a danger
-    for vae in (low, OneDCAutoencoder.from_pretrained(tmp_path).to(torch.float16)):
+    assert not caplog.records  # diffusers warns where casting is a danger, as in the next line
+    cast = OneDCAutoencoder.from_pretrained(tmp_path).to(torch.float16)
+    assert caplog.records
+    with torch.inference_mode():
+        assert low.decode(torch.zeros(1, 4, 4, 4, dtype=torch.bfloat16)).sample.dtype == torch.float32
+    for vae in (low, cast):
         head = {name: p for name, p in vae.named_parameters() if p.dtype == torch.float32}
         assert set(head) == {
             *(f"decoder.6.{name}.{kind}" for name in ("conv1", "conv2") for kind in ("weight", "bias")),
@@ -112,8 +120,12 @@ def test_a_model_gets_noise_to_start_training_with(tiny_folder: Path, tiny_pipel
     assert 0 < change < 0.1 * before.std()
     assert not torch.equal(first, second)  # every step draws its own
     assert noisy.vae.with_noise(6) is noisy.vae
-    with pytest.raises(ValueError, match="6 channels of noise"):
+    with pytest.raises(ModelError, match="6 channels of noise.*or to 0"):
         noisy.vae.with_noise(3)
+    noisy.eval()
+    with torch.no_grad():
+        assert torch.equal(noisy(pixels, quality).picture, noisy(pixels, quality).picture)  # the place's own
+    noisy.train()
     noisy(pixels, quality).picture.square().mean().backward()
     assert noisy.vae.noise_in.weight.grad is not None and noisy.vae.noise_in.weight.grad.abs().max() > 0
 
@@ -126,6 +138,18 @@ def test_noise_is_for_the_autoencoder_that_can_have_it(monkeypatch: pytest.Monke
     monkeypatch.setattr(components, "load_model", lambda *_, **__: SimpleNamespace(vae=torch.nn.Identity()))
     with pytest.raises(ModelError, match="noise_channels.*Identity"):
         load_start(TrainConfig(train_data_dir="unused", noise_channels=6))
+    with pytest.raises(ValueError, match="below 0"):
+        TrainConfig(train_data_dir="unused", noise_channels=-1)
+
+
+def test_noise_that_could_not_learn_is_refused(tiny_folder: Path) -> None:
+    settings = {"init_from": str(tiny_folder), "train_data_dir": "unused", "noise_channels": 6}
+    with pytest.raises(ValueError, match="freeze `vae.encoder`"):
+        choose_what_learns(load_start(TrainConfig(**settings)), TrainConfig(**settings, freeze=["codec", "vae"]))
+    config = TrainConfig(**settings, freeze=["codec", "vae.encoder"])
+    model = load_start(config)
+    learns = {id(parameter) for parameter in choose_what_learns(model, config)}
+    assert {id(model.vae.noise_in.weight), id(model.vae.noise_gate.weight)} <= learns
 
 
 def test_a_pipeline_with_noise_decodes_the_same_in_tiles_and_after_saving(

@@ -166,10 +166,21 @@ def test_feature_statistics_of_a_known_case() -> None:
     original, flat = board.expand(1, 2, 16, 16), torch.zeros(1, 2, 16, 16)
     theirs = (1 / 1.001**2 + 0.01) ** 0.5  # channels are divided by their deviation, and 0.001
     expected = (0.1 - theirs) ** 2 / (theirs + 0.1)
-    assert float(feature_statistics([flat], [original], side=32)) == pytest.approx(expected, rel=1e-4)
-    assert float(feature_statistics([-original], [original], side=32)) == pytest.approx(0, abs=1e-9)
+    assert float(feature_statistics([flat], [original])) == pytest.approx(expected, rel=1e-4)
+    assert float(feature_statistics([-original], [original])) == pytest.approx(0, abs=1e-9)
     shifted = (0.5 / 1.001) ** 2 / (theirs + 0.1)
-    assert float(feature_statistics([original + 0.5], [original], side=32)) == pytest.approx(shifted, rel=1e-4)
+    assert float(feature_statistics([original + 0.5], [original])) == pytest.approx(shifted, rel=1e-4)
+
+
+@pytest.mark.parametrize("side", [64, 128])
+def test_statistics_work_for_crops_of_every_size(features: LiteFeatures, side: int) -> None:
+    losses, pictures = PerceptualLosses(features, statistics=True), torch.rand(2, 1, 3, side, side) * 2 - 1
+    for seed in range(8):  # of the jitter
+        torch.manual_seed(seed)
+        found = losses(*pictures)
+        assert found.keys() == {"features", "feature_statistics"} and torch.isfinite(found["feature_statistics"])
+        assert losses(pictures[0], pictures[0])["feature_statistics"] == 0
+    assert torch.isfinite(band_statistics_loss(*pictures)["band_statistics"])
 
 
 def test_flat_pictures_weigh_no_more_than_others() -> None:

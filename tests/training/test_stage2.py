@@ -138,6 +138,30 @@ def test_it_runs_without_a_teacher_and_accumulates(stage2: Make) -> None:
     assert all("pixel" in line and "fake_score" not in line for line in _log(settings))
 
 
+def test_a_run_gives_the_decoder_noise_and_goes_on_with_it(stage2: Make, tmp_path: Path) -> None:
+    noisy = {
+        "teacher": "",
+        "noise_channels": 4,
+        "statistics_weight": 1.0,
+        "freeze": [*DECIDES_SYMBOLS],
+        "generator_every": 1,
+        "checkpointing_steps": 2,
+        "max_train_steps": 4,
+    }
+    whole = stage2(**noisy, output_dir=str(tmp_path / "whole"))
+    after = train(whole)
+    assert all("band_statistics" in line and "feature_statistics" in line for line in _log(whole))
+    vae = OneDCPipeline.from_pretrained(after).vae
+    assert vae.config.noise_channels == 4 and vae.noise_gate.weight.abs().max() > 0  # which began as zeros
+    AcceleratorState._reset_state(True)
+    halved = noisy | {"output_dir": str(tmp_path / "halved")}
+    train(stage2(**(halved | {"max_train_steps": 2})))
+    AcceleratorState._reset_state(True)
+    resumed = weights_of(train(stage2(**halved, resume_from_checkpoint="latest")))
+    unbroken = weights_of(after)
+    assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken)
+
+
 def test_a_run_keeps_its_discriminators_for_the_next(stage2: Make, tmp_path: Path) -> None:
     settings = {"teacher": "", "adversary_weight": 1.0, "adversary_learning_rate": 1e-2, "adversary_every": 1}
     train(stage2(**settings, output_dir=str(tmp_path / "first")))

@@ -39,7 +39,8 @@ def contact_sheet(run: Path, results: dict[str, Any], setting: str, columns: int
             picture = Image.fromarray(rebuilt_picture(run, row))
         except PictureError as error:
             raise OneDCError(
-                f"a picture of the run is gone ({error}); run `onedc evaluate` again with the same --out"
+                f"a picture of the run cannot be shown ({error}); if it is gone or damaged, run `onedc evaluate` again "
+                "with the same --out"
             ) from error
         cells.append((picture, f"{row['picture']}   {row['bytes']:,} bytes, {row['bpp']:.4f} bpp"))
     columns = min(columns, len(cells))

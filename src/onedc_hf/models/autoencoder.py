@@ -16,6 +16,7 @@ from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
+from ..errors import ModelError
 from .blocks import Float32Conv2d, LiteBlock
 from .noise import position_noise
 
@@ -89,38 +90,46 @@ class OneDCAutoencoder(ModelMixin, ConfigMixin):
         if noise_channels:
             self.noise_in = nn.Conv2d(noise_channels, decoder_channels, 3, padding=1, bias=False)
             self.noise_gate = nn.Conv2d(decoder_channels, decoder_channels, 1)
+            # Faint, but not zero: the gradient at zero is that of a mean over noise, and zero.
+            nn.init.normal_(self.noise_in.weight, std=_FAINT / (9 * noise_channels) ** 0.5)
+            nn.init.zeros_(self.noise_gate.weight)
+            nn.init.ones_(self.noise_gate.bias)
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in diffusers, but for the head, whose weights a half-precision `dtype` does not reach."""
-        asked, older = kwargs.pop("dtype", None), kwargs.pop("torch_dtype", None)
-        dtype = older if asked is None else asked
-        loaded = super().from_pretrained(*args, **kwargs)  # in float32, whatever the file is in
-        if isinstance(dtype, torch.dtype):
-            # Not diffusers' `to`, which warns that casting spoils what has to stay in float32: here it cannot.
-            nn.Module.to(loaded[0] if isinstance(loaded, tuple) else loaded, dtype)
+        """As in diffusers, but for the head, whose weights a half-precision `dtype` does not reach.
+
+        With a `device_map` or a `quantization_config` diffusers alone decides, and the head is rounded like the rest.
+        """
+        named = "dtype" if kwargs.get("dtype") is not None else "torch_dtype"
+        dtype = kwargs.get(named)
+        if not isinstance(dtype, torch.dtype) or kwargs.get("device_map") or kwargs.get("quantization_config"):
+            return super().from_pretrained(*args, **kwargs)
+        loaded = super().from_pretrained(*args, **(kwargs | {named: torch.float32}))
+        # Not diffusers' `to`, which warns that casting spoils what has to stay in float32: here it cannot.
+        nn.Module.to(loaded[0] if isinstance(loaded, tuple) else loaded, dtype)
         return loaded
 
     def with_noise(self, channels: int) -> OneDCAutoencoder:
-        """A copy that has noise beside the latent, so faint as yet that pictures hardly change: a start for training.
+        """This autoencoder with noise beside the latent; itself if it has that already.
+
+        New noise is so faint that pictures hardly change: a start for training.
 
         Raises:
-            ValueError: if this one has noise already, in another number of channels.
+            ModelError: if this one has noise in another number of channels.
         """
-        if self.config.noise_channels not in (0, channels):
-            raise ValueError(
-                f"The autoencoder has {self.config.noise_channels} channels of noise and cannot get {channels}."
-            )
-        if self.config.noise_channels:
+        has = self.config.noise_channels
+        if has == channels:
             return self
+        if has:
+            raise ModelError(
+                f"The autoencoder has {has} channels of noise and cannot get {channels}: set `noise_channels` to "
+                f"{has}, or to 0, which keeps what there is."
+            )
         settings = {key: value for key, value in self.config.items() if not key.startswith("_")}
         copy = type(self)(**(settings | {"noise_channels": channels}))
-        copy.load_state_dict(self.state_dict(), strict=False)
-        # Not zero, where no gradient would arrive: that of a mean over noise is zero there.
-        torch.nn.init.normal_(copy.noise_in.weight, std=_FAINT / (9 * channels) ** 0.5)
-        torch.nn.init.zeros_(copy.noise_gate.weight)
-        torch.nn.init.ones_(copy.noise_gate.bias)
-        return nn.Module.to(copy, self.dtype)
+        copy.load_state_dict(copy.state_dict() | self.state_dict())
+        return nn.Module.to(copy, self.device, self.dtype).train(self.training)
 
     @apply_forward_hook
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderTinyOutput | tuple[Tensor]:
@@ -137,7 +146,7 @@ class OneDCAutoencoder(ModelMixin, ConfigMixin):
         origin: tuple[int, int] = (0, 0),
         noise: Tensor | None = None,
     ) -> DecoderOutput | tuple[Tensor]:
-        """Latents `[B, L, h, w]` (unscaled) to pictures `[B, 3, H, W]`, about [-1, 1], not clamped.
+        """Latents `[B, L, h, w]` (unscaled) to pictures `[B, 3, H, W]` in float32, about [-1, 1], not clamped.
 
         Args:
             z (`torch.Tensor`): the latents.
@@ -147,14 +156,17 @@ class OneDCAutoencoder(ModelMixin, ConfigMixin):
             noise (`torch.Tensor` of shape `[B, noise_channels, h, w]`, *optional*): in place of the position's own, for
                 training, which should see ever new noise.
         """
-        last = self.config.decoder_layers  # the index of the last block at 1/8
-        hidden = self.decoder[:last](z)
-        if self.config.noise_channels:
+        channels = self.config.noise_channels
+        if channels:
+            last = max(1, self.config.decoder_layers)  # the index of the last block at 1/8
+            hidden = self.decoder[:last](z)
             if noise is None:
-                noise = position_noise(self.config.noise_channels, z.shape[-2], z.shape[-1], origin)
+                noise = position_noise(channels, z.shape[-2], z.shape[-1], origin)
             # The features say how much of it belongs here: none in a sky, a great deal in a meadow.
             hidden = hidden + self.noise_in(noise.to(z)) * self.noise_gate(hidden)
-        sample = self.decoder[last:](hidden)
+            sample = self.decoder[last:](hidden)
+        else:
+            sample = self.decoder(z)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
     def forward(self, sample: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:

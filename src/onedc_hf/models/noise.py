@@ -2,7 +2,7 @@
 
 Where neighbouring latents are alike, a convolutional decoder can only repeat itself, and what repeats is a pattern on
 its own grid. Noise beside the latent tells one position from the next. It is a function of the position alone, so that
-a file always gives the same picture, whole or in tiles, on any machine.
+a file always gets the same, whole or in tiles, on any machine.
 """
 
 from __future__ import annotations

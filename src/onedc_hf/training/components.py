@@ -22,6 +22,7 @@ DECIDES_SYMBOLS = ("codec.entropy", "codec.enc", "codec.hyper_enc", "gain_anchor
 
 __all__ = [
     "DECIDES_SYMBOLS",
+    "add_noise",
     "choose_what_learns",
     "load_model",
     "load_start",
@@ -126,19 +127,28 @@ def load_start(config: TrainConfig) -> TrainableOneDC:
 
     Raises:
         ModelError: if the pipeline cannot be trained, or its VAE cannot have noise.
-        ValueError: if its VAE has noise in another number of channels.
     """
     model = load_model(
         config.init_from, config.rate_estimate, config.freeze, revision=config.revision, variant=config.variant
     )
-    if config.noise_channels:
-        if not isinstance(model.vae, OneDCAutoencoder):
-            raise ModelError(
-                f"`noise_channels` is for OneDCAutoencoder, and this pipeline's VAE is a {type(model.vae).__name__}: "
-                "leave it at 0."
-            )
-        model.vae = model.vae.with_noise(config.noise_channels)
+    add_noise(model, config)
     return model
+
+
+def add_noise(model: TrainableOneDC, config: TrainConfig) -> None:
+    """Gives the VAE's decoder the noise that a run's settings ask for.
+
+    Raises:
+        ModelError: if this VAE cannot have it, or has it in another number of channels.
+    """
+    if not config.noise_channels:
+        return
+    if not isinstance(model.vae, OneDCAutoencoder):
+        raise ModelError(
+            f"`noise_channels` is for OneDCAutoencoder, and this model's VAE is a {type(model.vae).__name__}: leave it "
+            "at 0."
+        )
+    model.vae = model.vae.with_noise(config.noise_channels)
 
 
 def choose_what_learns(model: TrainableOneDC, config: TrainConfig) -> list[nn.Parameter]:
@@ -149,7 +159,7 @@ def choose_what_learns(model: TrainableOneDC, config: TrainConfig) -> list[nn.Pa
     part of the model (`OneDCGeneratorConfig.lora`), as in the paper's training from Stable Diffusion.
 
     Raises:
-        ValueError: if nothing is left.
+        ValueError: if nothing is left, or not what is new.
     """
     if config.train_lora:
         from .lora import add_adapter, continue_adapter  # peft is needed for nothing else
@@ -168,6 +178,11 @@ def choose_what_learns(model: TrainableOneDC, config: TrainConfig) -> list[nn.Pa
         if name.startswith(tuple(config.freeze)):
             parameter.requires_grad_(False)
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if config.noise_channels and not any(name.startswith("vae.noise_") for name in trainable):
+        raise ValueError(
+            "`noise_channels` gives the VAE's decoder weights that have to learn, and `freeze` covers them: freeze "
+            "`vae.encoder` in place of `vae` (in stage 2 an empty `freeze` covers the whole VAE), or leave it at 0."
+        )
     if not trainable:
         raise ValueError("Everything is frozen: nothing would learn. Look at `freeze`.")
     alone = all(name.startswith("generator.") for name in trainable)

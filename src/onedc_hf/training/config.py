@@ -34,7 +34,7 @@ class TrainConfig:
         freeze (`list[str]`): prefixes of parameters that do not learn (`codec.enc`, `vae.encoder`, ...); empty in
             stage 2: everything but the generator.
         noise_channels (`int`): give the decoder of an `OneDCAutoencoder` that has none so many channels of noise beside
-            the latent, to make texture of; 0: leave it as it is.
+            the latent, to make texture of (32 in the box); 0: leave it as it is.
         train_lora (`bool`): of the generator's U-Net only a LoRA learns (peft), which is saved beside the pipeline.
         rank, lora_alpha, lora_targets: of the adapter; no targets: those of the paper.
         lora_train_also (`list[str]`): parts of the generator that learn whole beside the adapter.
@@ -91,7 +91,7 @@ class TrainConfig:
             they multiply the losses, as in the paper.
         pixel_weight, ms_ssim_weight, grid_weight, texture_weight, statistics_weight, feature_weight, lpips_weight,
         dists_weight, adversary_weight (`float`): strengths; 0 switches a loss off. `pixel_weight` counts only where
-            losses are not balanced.
+            losses are not balanced; `texture_weight` and `statistics_weight` count once for each of their two losses.
         feature_network (`str`): `lite1` or `lite2`.
         vgg_weights, lpips_heads, dists_weights (`str`): files of LPIPS and DISTS (training/perceptual.py).
         adversary_learning_rate (`float`), adversary_every (`int`): the discriminators' rate and how many steps apart
@@ -239,6 +239,8 @@ class TrainConfig:
             raise ValueError(f"`mixed_precision` is one of {', '.join(_MIXED_PRECISIONS)}; got {self.mixed_precision}.")
         if self.optimizer not in _OPTIMIZERS:
             raise ValueError(f"`optimizer` is one of {', '.join(_OPTIMIZERS)}; got {self.optimizer!r}.")
+        if self.noise_channels < 0:
+            raise ValueError(f"`noise_channels` must not be below 0; got {self.noise_channels}.")
         for name in (
             "train_batch_size",
             "max_train_steps",

@@ -33,7 +33,7 @@ __all__ = [
 
 _SMOOTH_VARIANCE = 0.0025  # of a block in [-1, 1]: a deviation of six levels of 255
 _LEVEL = 1 / 127.5  # one level of 255, in [-1, 1]
-_OCTAVES, _WINDOW = 4, 16  # of local statistics; the window in pixels
+_OCTAVES, _WINDOW = 4, 16  # of local statistics of a picture; the window in pixels
 
 # (rebuilt, original) to named losses; losses of one function may share work.
 PictureLosses = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
@@ -121,8 +121,9 @@ def texture_loss(rebuilt: Tensor, original: Tensor) -> dict[str, Tensor]:
 
 def _moments(x: Tensor, window: int, spread: float) -> tuple[Tensor, Tensor]:
     """Mean and deviation in windows that overlap by half; `spread` keeps the root away from zero."""
-    mean = F.avg_pool2d(x, window, window // 2)
-    variance = F.avg_pool2d(x.square(), window, window // 2) - mean.square()
+    stride = max(1, window // 2)
+    mean = F.avg_pool2d(x, window, stride)
+    variance = F.avg_pool2d(x.square(), window, stride) - mean.square()
     return mean, (variance.clamp(min=0) + spread**2).sqrt()
 
 
@@ -133,7 +134,8 @@ def _wasserstein(found: Tensor, wanted: Tensor, window: int, spread: float) -> T
 
 
 def _by_direction(x: Tensor) -> Tensor:
-    """Differences of a map `[B, 1, h, w]` along rows, columns and both diagonals, `[B, 4, h - 1, w - 1]`."""
+    """Differences of a map `[B, 1, h, w]` along rows, columns and both diagonals, `[B, 4, h, w]`."""
+    x = F.pad(x, (0, 1, 0, 1), mode="replicate")
     here, right, below, across = x[..., :-1, :-1], x[..., :-1, 1:], x[..., 1:, :-1], x[..., 1:, 1:]
     return torch.cat([right - here, below - here, across - here, below - right], dim=1)
 
@@ -156,25 +158,22 @@ def band_statistics_loss(rebuilt: Tensor, original: Tensor) -> dict[str, Tensor]
             for x, low in zip((found, wanted), smaller, strict=True)
         ]
         oriented = [_by_direction(x.mean(dim=1, keepdim=True)) for x in details]
-        window = min(max(8, _WINDOW >> octave), oriented[0].shape[-1])
+        window = max(8, _WINDOW >> octave)
         total = total + _wasserstein(*details, window=window, spread=2 * _LEVEL)
         total = total + _wasserstein(*oriented, window=window, spread=2 * _LEVEL)
         found, wanted = smaller
     return {"band_statistics": total / _OCTAVES}
 
 
-def feature_statistics(found: Sequence[Tensor], wanted: Sequence[Tensor], side: int) -> Tensor:
-    """The same distance between feature maps, whose channels are divided by their deviation over the originals.
+def feature_statistics(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """The same distance between feature maps, in windows of 4x4 of their positions (smaller maps: as a whole).
 
-    Args:
-        found (`Sequence[torch.Tensor]`): maps `[B, C, h, w]` of the rebuilt crops.
-        wanted (`Sequence[torch.Tensor]`): of the originals.
-        side (`int`): of the crops in pixels, to know each map's stride.
+    Channels are divided by their deviation over the originals.
     """
     total = found[0].new_zeros(())
     for rebuilt, original in zip(found, wanted, strict=True):
         deviation = original.std(dim=(0, 2, 3), keepdim=True, correction=0) + 1e-3
-        window = max(4, _WINDOW * original.shape[-1] // side)
+        window = min(4, *original.shape[-2:])
         total = total + _wasserstein(rebuilt / deviation, original / deviation, window, spread=0.1)
     return total / len(found)
 
@@ -210,14 +209,14 @@ class PerceptualLosses:
         return self
 
     def __call__(self, rebuilt: Tensor, original: Tensor) -> dict[str, Tensor]:
-        """`features`, and `adversary` if there is one."""
+        """`features`, `feature_statistics` if asked for, and `adversary` if there is one."""
         moved, target = jitter([rebuilt, original])
         with torch.no_grad():
             wanted = self.features(target)
         found = self.features(moved)
         losses = {"features": feature_distance(found, wanted)}
         if self.statistics:
-            losses["feature_statistics"] = feature_statistics(found, wanted, target.shape[-1])
+            losses["feature_statistics"] = feature_statistics(found, wanted)
         if self.adversary is not None:
             losses["adversary"] = self.adversary.generator_loss(found)
             self._maps = ([m.detach() for m in found], wanted)

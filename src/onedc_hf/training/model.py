@@ -146,7 +146,8 @@ class TrainableOneDC(nn.Module):
     def decode_latent(self, latent: Tensor) -> Tensor:
         """Pictures `[B, 3, S, S]` of scaled latents, in float32."""
         noise: dict[str, Tensor] = {}
-        if isinstance(self.vae, OneDCAutoencoder) and (channels := self.vae.config.noise_channels):
+        channels = getattr(self.vae.config, "noise_channels", 0)
+        if channels and self.training:  # ever new noise; otherwise that of the place
             noise["noise"] = torch.randn(latent.shape[0], channels, *latent.shape[-2:], device=latent.device)
         with torch.autocast(latent.device.type, enabled=False):
             decoded: Any = self.vae.decode((latent / self.latent_scale).to(self.vae.dtype), **noise)

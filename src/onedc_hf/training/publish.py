@@ -57,6 +57,7 @@ _SHOWN = (
     "mixed_precision",
     "ema_decay",
     "freeze",
+    "noise_channels",
     "lambda_low",
     "lambda_high",
     "seed",

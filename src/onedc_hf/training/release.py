@@ -83,7 +83,7 @@ def finish_weights(pipe: OneDCPipeline, pictures: Sequence[Path]) -> None:
         counts = fit_hyper_tables(index, entropy.fsq_levels, FLATTENING)
         entropy.z_counts.copy_(torch.from_numpy(counts.reshape(len(counts), -1)))
     for part in (pipe.vae, pipe.codec, pipe.generator):
-        part.half()  # the entropy model's integers stay, and the generator's last layers stay in float32
+        part.half()  # the entropy model's integers stay, and the last layers of generator and VAE stay in float32
     pipe.codec.config.model_id = entropy.digest().hex()
 
 
