@@ -81,7 +81,7 @@ class OneDCAutoencoder(ModelMixin, ConfigMixin):
         self.decoder = nn.Sequential(
             nn.Conv2d(latent_channels, decoder_channels, 3, padding=1),
             *[LiteBlock(decoder_channels, expansion) for _ in range(decoder_layers)],
-            nn.Conv2d(decoder_channels, 16 * head_channels, 1),
+            Float32Conv2d(decoder_channels, 16 * head_channels, 1),
             nn.PixelShuffle(4),
             *[_Residual3x3(head_channels) for _ in range(head_layers)],
             Float32Conv2d(head_channels, 12, 3, padding=1),
