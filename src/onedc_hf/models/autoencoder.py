@@ -129,7 +129,8 @@ class OneDCAutoencoder(ModelMixin, ConfigMixin):
         settings = {key: value for key, value in self.config.items() if not key.startswith("_")}
         copy = type(self)(**(settings | {"noise_channels": channels}))
         copy.load_state_dict(copy.state_dict() | self.state_dict())
-        return nn.Module.to(copy, self.device, self.dtype).train(self.training)
+        nn.Module.to(copy, self.device, self.dtype)
+        return copy.train(self.training)
 
     @apply_forward_hook
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderTinyOutput | tuple[Tensor]:
