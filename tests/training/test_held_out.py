@@ -33,8 +33,8 @@ def test_a_grid_that_the_score_does_not_see_is_measured(picture: Callable[..., n
     plain = measure_held_out(pipe, [path])
     decode = pipe.vae.decode
 
-    def with_a_screen_door(latent: torch.Tensor) -> Any:
-        decoded = decode(latent)
+    def with_a_screen_door(latent: torch.Tensor, **place: Any) -> Any:
+        decoded = decode(latent, **place)
         decoded.sample[..., ::2] += 0.03
         return decoded
 
