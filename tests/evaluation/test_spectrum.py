@@ -7,7 +7,15 @@ import pytest
 from PIL import Image, ImageFilter
 
 from onedc_hf.errors import PictureError
-from onedc_hf.evaluation.spectrum import PERIODS, GridReport, grid_report, locked_gradient, mean_report, period_energy
+from onedc_hf.evaluation.spectrum import (
+    PERIODS,
+    GridReport,
+    grid_report,
+    locked_gradient,
+    mean_report,
+    period_energy,
+    repeated_share,
+)
 
 LIMIT = 1.2  # what a model may have over the original
 
@@ -75,6 +83,34 @@ def test_block_borders_show_in_the_locked_gradient(photograph, block):
     assert locked_gradient(photograph, block) < LIMIT
 
 
+def wallpaper(height, width, cell=64):
+    """Grain that every cell repeats, as diagonal strokes: rows and columns by themselves see next to nothing of it."""
+    grain = np.random.default_rng(5).normal(size=(cell, cell))
+    smooth = sum(np.roll(grain, (-i, i), (0, 1)) for i in range(8)) / 8**0.5
+    return np.tile(smooth, (height // cell, width // cell))[..., None]
+
+
+@pytest.mark.parametrize("strength", [1.5, 4])
+def test_diagonal_strokes_that_cells_repeat_are_found(photograph, strength):
+    papered = (blur(photograph) + strength * wallpaper(256, 384)).round().clip(0, 255).astype(np.uint8)
+    grain = np.random.default_rng(0).normal(0, strength, photograph.shape)
+    grainy = (blur(photograph) + grain).round().clip(0, 255).astype(np.uint8)
+    assert grid_report(photograph, papered).repeated > 0.4
+    assert abs(grid_report(photograph, grainy).repeated) < 0.03
+    assert grid_report(papered, papered).repeated == 0  # the original may have it
+
+
+def test_the_repeated_share_counts_cells():
+    paper = (128 + 20 * wallpaper(192, 256)[..., 0]).clip(0, 255).astype(np.uint8)
+    assert repeated_share(paper) > 0.95
+    half = paper.copy()
+    half[:, 128:] = (128 + 20 * np.random.default_rng(1).normal(size=(192, 128))).clip(0, 255)
+    assert 0.15 < repeated_share(half) < 0.35  # a mean of two kinds has a quarter of the energy of one
+    assert repeated_share(np.full((128, 128), 7, np.uint8)) == 0
+    with pytest.raises(PictureError, match="128 pixels a side"):
+        repeated_share(paper[:127])
+
+
 def test_flat_pictures_have_no_grid_and_tiny_ones_are_refused():
     flat = np.full((64, 80, 3), 99, np.uint8)
     assert set(period_energy(flat).values()) == {1.0}
@@ -87,6 +123,8 @@ def test_the_mean_over_a_set_is_taken_of_each_reading():
     second = GridReport({2: 3.0, 4: 2.0, 8: 1.0, 16: 2.0}, {8: 2.0, 16: 2.0})
     assert mean_report([first, second]) == GridReport({2: 2.0, 4: 2.0, 8: 2.0, 16: 3.0}, {8: 1.5, 16: 2.0})
     assert mean_report([first, second]).worst == 3
+    known = GridReport(first.energy, first.gradient, 0.25)
+    assert mean_report([first, known]).repeated == 0.25 and mean_report([first]).repeated is None
 
 
 def test_readings_survive_json():
@@ -94,3 +132,6 @@ def test_readings_survive_json():
     assert GridReport.from_row(json.loads(json.dumps(report.to_row()))) == GridReport(
         {2: 1.2346, 4: 2.0}, report.gradient
     )
+    report = GridReport({2: 1.0}, {8: 1.0}, 0.5)
+    assert GridReport.from_row(json.loads(json.dumps(report.to_row()))) == report
+    assert GridReport.from_row({"energy": {"2": 1.0}, "gradient": {"8": 1.0}}).repeated is None  # as once written

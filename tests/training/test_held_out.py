@@ -45,8 +45,8 @@ def test_a_grid_that_the_score_does_not_see_is_measured(picture: Callable[..., n
 
 
 def test_what_is_refused() -> None:
-    def found(score: float, z_only: float, low: float) -> HeldOut:
-        return HeldOut(score, {"z-only": z_only, "0.02": low})
+    def found(score: float, z_only: float, low: float, repeated: float = 0.0) -> HeldOut:
+        return HeldOut(score, {"z-only": z_only, "0.02": low}, {"z-only": repeated})
 
     in_place = found(0.2, 80.0, 1.5)
     assert not found(0.2, 80.0, 1.5).refusal(in_place) and not found(0.1, 3.0, 1.0).refusal(in_place)
@@ -55,3 +55,7 @@ def test_what_is_refused() -> None:
     assert "0.02: 1.60" in found(0.1, 1.0, 1.6).refusal(in_place)
     assert "z-only: 80.10" in found(0.1, 80.1, 1.0).refusal(in_place)
     assert not found(0.1, 1.19, 1.19).refusal(found(0.2, 1.0, 1.0))
+    papered = found(0.1, 1.0, 1.0, repeated=0.3)
+    assert "z-only: 0.300" in papered.refusal(found(0.2, 1.0, 1.0, repeated=0.29))
+    assert not papered.refusal(found(0.2, 1.0, 1.0, repeated=0.31))
+    assert not found(0.1, 1.0, 1.0, repeated=0.04).refusal(found(0.2, 1.0, 1.0))

@@ -14,6 +14,7 @@ from onedc_hf.coding import ideal_bits, paper_tables
 from onedc_hf.errors import ModelError
 from onedc_hf.models.context import GAIN_STEP
 from onedc_hf.training.adversary import DISCRIMINATORS, Adversary
+from onedc_hf.training.config import TrainConfig
 from onedc_hf.training.features import LiteFeatures, jitter
 from onedc_hf.training.losses import (
     BalancedLosses,
@@ -25,7 +26,9 @@ from onedc_hf.training.losses import (
     l1_loss,
     ms_ssim_loss,
     texture_loss,
+    wallpaper_loss,
 )
+from onedc_hf.training.objective import detail_share
 from onedc_hf.training.rate import gaussian_bits, lower_bound, round_through
 
 
@@ -118,6 +121,50 @@ def test_the_texture_loss_sees_gradients_that_stay_at_block_borders(block: int) 
     assert seen > 5 * without
     (gradient,) = torch.autograd.grad(seen, rebuilt)
     assert (gradient * noise * borders).sum() > 0
+
+
+def test_the_wallpaper_loss_sees_what_cells_repeat_in_any_direction_and_points_away_from_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    original = 0.3 * torch.randn(2, 3, 256, 256, generator=generator)
+    grain = 0.1 * torch.randn(2, 3, 256, 256, generator=generator)  # as fine, of its own
+    cell = torch.randn(1, 1, 64, 64, generator=generator)
+    strokes = sum(cell.roll((-i, i), (2, 3)) for i in range(8)) / 8**0.5
+    paper = 0.1 * strokes.tile(1, 1, 4, 4)
+    assert wallpaper_loss(grain, original)["wallpaper"] < 0.01
+    assert wallpaper_loss(paper.expand(2, 3, -1, -1), original)["wallpaper"] > 0.9
+    assert wallpaper_loss(paper + grain, paper.expand(2, 3, -1, -1))["wallpaper"] == 0  # the original may have it
+    rebuilt = (paper + grain).requires_grad_()
+    seen = wallpaper_loss(rebuilt, original)["wallpaper"]
+    assert 0.2 < seen < 0.8
+    (gradient,) = torch.autograd.grad(seen, rebuilt)
+    assert (gradient * paper).sum() > 0 and torch.isfinite(gradient).all()
+    small = torch.zeros(1, 3, 64, 64, requires_grad=True)  # too few cells to say
+    assert wallpaper_loss(small, small.detach())["wallpaper"] == 0
+    flat = torch.zeros(1, 3, 128, 128, requires_grad=True)
+    wallpaper_loss(flat, flat.detach())["wallpaper"].backward()
+    assert flat.grad is not None and torch.isfinite(flat.grad).all()
+
+
+def test_crops_of_low_rate_can_be_asked_for_less_detail() -> None:
+    original, rebuilt = (_ground(seed).repeat(2, 1, 1, 1) for seed in (0, 1))
+
+    def asked(detail: torch.Tensor | None, weights: dict[str, float]) -> torch.Tensor:
+        return BalancedLosses([band_statistics_loss, ms_ssim_loss], weights)(rebuilt, original, detail)[0]
+
+    both = {"band_statistics": 2.0, "ms_ssim": 1.0}
+    everything, none = asked(None, both), asked(torch.zeros(2), both)
+    assert torch.allclose(asked(torch.ones(2), both), everything, atol=1e-9)
+    assert torch.allclose(none, asked(None, {"ms_ssim": 1.0}), atol=1e-9)  # fidelity is asked for all the same
+    half = asked(torch.tensor([0.5, 1.0]), both)
+    assert torch.allclose(half[0], (everything + none)[0] / 2, atol=1e-9) and torch.allclose(half[1], everything[1])
+
+
+def test_how_much_detail_a_rate_is_asked_for() -> None:
+    config = TrainConfig(train_data_dir="anywhere", low_rate_detail=0.4)
+    share = detail_share(config, torch.tensor([-1.0, 0.0, 15.0, 30.0, 100.0]))
+    assert torch.allclose(share, torch.tensor([0.4, 0.4, 0.7, 1.0, 1.0]))
+    with pytest.raises(ValueError, match="low_rate_detail"):
+        TrainConfig(train_data_dir="anywhere", low_rate_detail=1.5)
 
 
 def _ground(seed: int) -> torch.Tensor:

@@ -1,27 +1,33 @@
 """Is there a grid in the picture that the original does not have?
 
 Decoders that upsample leave textures with a period of 2, 4, 8 or 16 pixels, sometimes so faint that a perceptual metric
-rewards them. Two measures find them, and both are read against the original's own values:
+rewards them. Three measures find them, and all are read against the original's own values:
 
 - `period_energy`: energy at the grid's frequency over that at neighbouring frequencies, along rows and columns.
   Relative, because a blurred picture has little energy anywhere and would hide a grid under an absolute measure.
 - `locked_gradient`: mean gradient by position modulo 8 or 16, largest over mean: block borders lie at fixed positions.
+- `repeated_share`: how much of the detail all cells of 64x64 pixels have in common. Rows and columns see nothing of a
+  pattern along diagonals. A code of the hyper-latent stands for 64x64 pixels: where many are alike, a decoder draws the
+  same into each, as on wallpaper.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 
 from ..errors import PictureError
 from .metrics._common import check_pair
 
-__all__ = ["PERIODS", "GridReport", "grid_report", "locked_gradient", "mean_report", "period_energy"]
+__all__ = ["PERIODS", "GridReport", "grid_report", "locked_gradient", "mean_report", "period_energy", "repeated_share"]
 
 PERIODS = (2, 4, 8, 16)
 BLOCKS = (8, 16)
+CELL = 64  # pixels that one code of the hyper-latent stands for
 SMALLEST_SIDE = 64
+_PATCH = 16  # pixels over which the strength of detail is taken
 
 
 @dataclass(frozen=True)
@@ -31,29 +37,34 @@ class GridReport:
     Args:
         energy (`dict[int, float]`): by period in pixels.
         gradient (`dict[int, float]`): by block size in pixels.
+        repeated (`float`, *optional*): share of the detail that is repeated from cell to cell, less the original's; 0
+            means: no more than the original has. None where it is not known: for pictures under 128 pixels a side.
     """
 
     energy: dict[int, float]
     gradient: dict[int, float]
+    repeated: float | None = None
 
     @property
     def worst(self) -> float:
-        """The largest of all ratios."""
+        """The largest of all ratios (`repeated` is none)."""
         return max(*self.energy.values(), *self.gradient.values())
 
-    def to_row(self) -> dict[str, dict[str, float]]:
+    def to_row(self) -> dict[str, Any]:
         """Return the readings for JSON, whose keys are text."""
         return {
             "energy": {str(period): round(ratio, 4) for period, ratio in self.energy.items()},
             "gradient": {str(block): round(ratio, 4) for block, ratio in self.gradient.items()},
+            "repeated": None if self.repeated is None else round(self.repeated, 4),
         }
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Mapping[str, float]]) -> "GridReport":
-        """Return what `to_row` wrote."""
+    def from_row(cls, row: Mapping[str, Any]) -> "GridReport":
+        """Return what `to_row` wrote; earlier versions of it wrote no `repeated`."""
         return cls(
             energy={int(period): ratio for period, ratio in row["energy"].items()},
             gradient={int(block): ratio for block, ratio in row["gradient"].items()},
+            repeated=row.get("repeated"),
         )
 
 
@@ -67,17 +78,21 @@ def grid_report(original: np.ndarray, rebuilt: np.ndarray) -> GridReport:
     """
     check_pair(original, rebuilt)
     before, after = period_energy(original), period_energy(rebuilt)
+    large = min(original.shape[:2]) >= 2 * CELL
     return GridReport(
         energy={period: _ratio(after[period], before[period]) for period in PERIODS},
         gradient={block: _ratio(locked_gradient(rebuilt, block), locked_gradient(original, block)) for block in BLOCKS},
+        repeated=repeated_share(rebuilt) - max(0.0, repeated_share(original)) if large else None,
     )
 
 
 def mean_report(reports: Sequence[GridReport]) -> GridReport:
-    """Return the mean of each reading over a set of pictures, at least one."""
+    """Return the mean of each reading over a set of pictures, at least one; `repeated` over those that have it."""
+    repeated = [report.repeated for report in reports if report.repeated is not None]
     return GridReport(
         energy={period: fmean(report.energy[period] for report in reports) for period in reports[0].energy},
         gradient={block: fmean(report.gradient[block] for report in reports) for block in reports[0].gradient},
+        repeated=fmean(repeated) if repeated else None,
     )
 
 
@@ -109,6 +124,32 @@ def locked_gradient(picture: np.ndarray, block: int) -> float:
     cells = gradient[: rows * block, : columns * block].reshape(rows, block, columns, block)
     by_position = cells.mean(axis=(0, 2))  # [block, block]
     return float(by_position.max() / max(by_position.mean(), 1e-9))
+
+
+def repeated_share(picture: np.ndarray) -> float:
+    """Return the share of the detail that every cell of 64x64 pixels repeats: about 0 in photographs, 1 in wallpaper.
+
+    Detail is what a pixel differs by from the mean of its 3x3 neighbours, divided by its deviation over 16x16 pixels,
+    so that smooth places count as much as rough ones. The mean of K cells that know nothing of each other has 1 / K of
+    their energy; that is taken off.
+
+    Args:
+        picture (`np.ndarray`): `uint8` `[H, W, 3]` or `[H, W]`, at least 128 pixels a side.
+    """
+    grey = _grey(picture)
+    rows, columns = (side // CELL for side in grey.shape)
+    if min(rows, columns) < 2:
+        raise PictureError(f"cells of {CELL} pixels repeat in pictures of {2 * CELL} pixels a side or more")
+    padded = np.pad(grey, 1, mode="edge")
+    around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).mean(axis=(2, 3))
+    detail = (grey - around)[: rows * CELL, : columns * CELL]
+    patches = detail.reshape(rows * CELL // _PATCH, _PATCH, columns * CELL // _PATCH, _PATCH)
+    # Half a level is added: less is the rounding to 8 bits.
+    patches = patches / (np.sqrt((patches**2).mean(axis=(1, 3), keepdims=True)) + 0.5)
+    cells = patches.reshape(rows, CELL, columns, CELL)
+    repeated, every = (cells.mean(axis=(0, 2)) ** 2).mean(), (cells**2).mean()
+    count = rows * columns
+    return float((count * repeated / max(every, 1e-9) - 1) / (count - 1)) if every > 0 else 0.0
 
 
 def _line_energy(grey: np.ndarray, period: int) -> float:

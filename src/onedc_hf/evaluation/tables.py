@@ -31,7 +31,8 @@ def summarise(results: dict[str, Any]) -> list[dict[str, Any]]:
         `list[dict]`: for each setting (ascending) and codec (OneDC first): `setting`, `codec`, `pictures`, `at_floor`
         (how many could not be made small enough), the mean of `bytes`, `bpp` and every metric (None where a picture
         has none: a mean over the others would be of another set), every set metric, `grid` (the largest, over periods,
-        of the mean ratio to the original), and the median of `encode_seconds` and `decode_seconds` for OneDC.
+        of the mean ratio to the original), `repeated` (the mean share of detail that repeats from cell to cell), and
+        the median of `encode_seconds` and `decode_seconds` for OneDC.
     """
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in results["rows"]:
@@ -43,7 +44,8 @@ def summarise(results: dict[str, Any]) -> list[dict[str, Any]]:
         for name in ("bytes", "bpp", *results["metrics"]):
             values: list[Any] = [row.get(name) for row in rows]
             line[name] = None if None in values else fmean(values)
-        line["grid"] = _grid(rows)
+        report = _grid(rows)
+        line["grid"], line["repeated"] = (None, None) if report is None else (report.worst, report.repeated)
         for name in ("encode_seconds", "decode_seconds"):
             if codec == "onedc":
                 line[name] = median(row[name] for row in rows)
@@ -65,10 +67,10 @@ def _rank(setting: str, codec: str) -> tuple[float, int, str]:
     return setting_order(setting), _ORDER.index(codec) if codec in _ORDER else len(_ORDER), codec
 
 
-def _grid(rows: list[dict[str, Any]]) -> float | None:
+def _grid(rows: list[dict[str, Any]]) -> GridReport | None:
     if any(not row.get("grid") for row in rows):
         return None
-    return mean_report([GridReport.from_row(row["grid"]) for row in rows]).worst
+    return mean_report([GridReport.from_row(row["grid"]) for row in rows])
 
 
 def markdown(
@@ -109,6 +111,8 @@ def markdown(
         if metrics is None or name in metrics
     ]
     headings = ["bpp asked", "codec", "bytes", "bpp", *(metric.heading for metric in shown), "grid"]
+    repeats = any(line["repeated"] is not None for line in summary)
+    headings += ["repeated"] if repeats else []
     lines = [headings, ["---", "---", *["---:"] * (len(headings) - 2)]]
     for line in summary:
         ours = line["codec"] == "onedc"
@@ -124,6 +128,7 @@ def markdown(
             _figure(line["bpp"], 4) + mark,
             *(_figure(line[metric.name], metric.digits) for metric in shown),
             _figure(line["grid"], 2),
+            *([_figure(line["repeated"], 2)] if repeats else []),
         ]
         lines.append(cells)
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
@@ -134,12 +139,18 @@ def _explanation(results: dict[str, Any], summary: list[dict[str, Any]], picture
     ours = [line for line in summary if line["codec"] == "onedc"]
     encode, decode = (median(line[name] for line in ours) for name in ("encode_seconds", "decode_seconds"))
     machine = results["machine"]
+    repeats = ""
+    if any(line["repeated"] is not None for line in summary):
+        repeats = (
+            "`repeated`: share of detail that all cells of 64x64 pixels have in common, beyond the original's (0: no "
+            "more than that). "
+        )
     failed = f" ({len(results['failed'])} failed and are left out)" if results.get("failed") else ""
     return (
         f"Means over {pictures} pictures{failed}, every rate that of real files that were decoded. Classical codecs "
         "are at the size nearest to OneDC's on each picture; \\* marks those whose smallest file is larger on some. "
         "`grid`: energy and gradient locked to periods of 2 to 16 pixels, over the original's (1.0: no pattern was "
-        f"added). Model `{results['model']['model_id'][:4]}`, weights `{results['model']['weights']}`; encode "
+        f"added). {repeats}Model `{results['model']['model_id'][:4]}`, weights `{results['model']['weights']}`; encode "
         f"{encode:.2f} s, decode {decode:.2f} s (median; {machine['threads']} threads, {machine['cpu_capability']}, "
         f"torch {machine['torch']})."
     )

@@ -91,7 +91,10 @@ class TrainConfig:
             they multiply the losses, as in the paper.
         pixel_weight, ms_ssim_weight, grid_weight, texture_weight, statistics_weight, feature_weight, lpips_weight,
         dists_weight, adversary_weight (`float`): strengths; 0 switches a loss off. `pixel_weight` counts only where
-            losses are not balanced; `texture_weight` and `statistics_weight` count once for each of their two losses.
+            losses are not balanced; `texture_weight` counts once for each of its three losses, `statistics_weight` for
+            each of its two.
+        low_rate_detail (`float`): share of the pull of `statistics_weight` and `adversary_weight` on crops of quality 0
+            and those of which only `z` is sent; it grows to 1 at quality 30.
         feature_network (`str`): `lite1` or `lite2`.
         vgg_weights, lpips_heads, dists_weights (`str`): files of LPIPS and DISTS (training/perceptual.py).
         adversary_learning_rate (`float`), adversary_every (`int`): the discriminators' rate and how many steps apart
@@ -198,6 +201,7 @@ class TrainConfig:
     grid_weight: float = 0.0
     texture_weight: float = 0.0
     statistics_weight: float = 0.0
+    low_rate_detail: float = 1.0
     feature_weight: float = 0.5
     feature_network: str = "lite1"
     lpips_weight: float = 0.0
@@ -239,6 +243,8 @@ class TrainConfig:
             raise ValueError(f"`mixed_precision` is one of {', '.join(_MIXED_PRECISIONS)}; got {self.mixed_precision}.")
         if self.optimizer not in _OPTIMIZERS:
             raise ValueError(f"`optimizer` is one of {', '.join(_OPTIMIZERS)}; got {self.optimizer!r}.")
+        if not 0 <= self.low_rate_detail <= 1:
+            raise ValueError(f"`low_rate_detail` must lie in [0, 1]; got {self.low_rate_detail}.")
         if self.noise_channels < 0:
             raise ValueError(f"`noise_channels` must not be below 0; got {self.noise_channels}.")
         for name in (

@@ -36,12 +36,14 @@ class View(NamedTuple):
         picture (`torch.Tensor` of shape `[B, 3, S, S]`): rebuilt, about [-1, 1].
         original (`torch.Tensor` of shape `[B, 3, S, S]`): in [-1, 1].
         captions (`list[str]`, *optional*): of the originals.
+        quality (`torch.Tensor` of shape `[B]`, *optional*): that the crops were sent at; -1: only `z`.
     """
 
     latent: Tensor
     picture: Tensor
     original: Tensor
     captions: Sequence[str] | None = None
+    quality: Tensor | None = None
 
     def detach(self) -> View:
         """The same, without a way back to the generator."""
@@ -85,7 +87,7 @@ class PictureGuidance:
     def generator_loss(self, view: View) -> tuple[Tensor, dict[str, float]]:
         """Balanced or weighted losses, as the settings say."""
         picture = view.picture.float()
-        gradient, values = self.losses(picture.detach(), view.original)
+        gradient, values = self.losses(picture.detach(), view.original, view.quality)
         self._looked = True
         return (picture * gradient).sum(), values
 

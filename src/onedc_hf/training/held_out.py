@@ -30,10 +30,11 @@ from ..pictures import load_picture, to_tensor
 from ..pipeline import OneDCPipeline
 from .features import LiteFeatures
 
-__all__ = ["GRID_LIMIT", "SCORE_BPP", "HeldOut", "measure_held_out"]
+__all__ = ["GRID_LIMIT", "REPEATED_LIMIT", "SCORE_BPP", "HeldOut", "measure_held_out"]
 
 SCORE_BPP = (0.02, 0.06, 0.15)
 GRID_LIMIT = 1.2  # up to here nobody sees a pattern
+REPEATED_LIMIT = 0.05  # nor up to here, of detail that repeats from cell to cell
 
 
 class HeldOut(NamedTuple):
@@ -43,10 +44,13 @@ class HeldOut(NamedTuple):
         score (`float`): see above.
         grid (`dict[str, float]`): by setting (`z-only` and the rates of the score) the grid check's largest mean over
             the pictures; 1 where no pattern was added.
+        repeated (`dict[str, float]`): by setting, the share of detail that repeats from cell to cell, beyond the
+            originals'; 0 where no pattern was added.
     """
 
     score: float
     grid: dict[str, float]
+    repeated: dict[str, float]
 
     def refusal(self, in_place: HeldOut | None) -> str:
         """Why weights that measure so may not take the place of others (or of none); empty if they may."""
@@ -60,6 +64,13 @@ class HeldOut(NamedTuple):
                     f"The candidate's pictures show more of a grid at {setting}: {found:.2f} times the originals', and "
                     f"those in place {in_place.grid[setting]:.2f} (up to {GRID_LIMIT} passes). Train on with a larger "
                     "`texture_weight`."
+                )
+        for setting, found in self.repeated.items():
+            if found > max(REPEATED_LIMIT, in_place.repeated[setting]):
+                return (
+                    f"More of the candidate's detail repeats from cell to cell at {setting}: {found:.3f}, and "
+                    f"{in_place.repeated[setting]:.3f} of those in place (up to {REPEATED_LIMIT} passes). Train on "
+                    "with a larger `texture_weight`."
                 )
         return ""
 
@@ -92,7 +103,9 @@ def measure_held_out(pipe: OneDCPipeline, pictures: Sequence[Path]) -> HeldOut:
         grids["z-only"].append(grid_report(picture, again))
     pairs = [pair for bpp in SCORE_BPP for pair in zip(rebuilt[bpp], originals, strict=True)]
     distance = float(np.mean([ours.distance_from(theirs) for ours, theirs in pairs]))
+    reports = {setting: mean_report(found) for setting, found in grids.items()}
     return HeldOut(
         score=0.5 * dissimilarity / (len(pictures) * len(SCORE_BPP)) + 0.5 * distance,
-        grid={setting: mean_report(found).worst for setting, found in grids.items()},
+        grid={setting: report.worst for setting, report in reports.items()},
+        repeated={setting: report.repeated or 0.0 for setting, report in reports.items()},
     )

@@ -9,13 +9,13 @@ Shapes: B batch, S side of a crop. Pictures are `[B, 3, S, S]` in [-1, 1].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..evaluation.spectrum import BLOCKS, PERIODS
+from ..evaluation.spectrum import BLOCKS, CELL, PERIODS
 from .adversary import Adversary
 from .features import LiteFeatures, jitter
 
@@ -29,11 +29,13 @@ __all__ = [
     "l1_loss",
     "ms_ssim_loss",
     "texture_loss",
+    "wallpaper_loss",
 ]
 
 _SMOOTH_VARIANCE = 0.0025  # of a block in [-1, 1]: a deviation of six levels of 255
 _LEVEL = 1 / 127.5  # one level of 255, in [-1, 1]
 _OCTAVES, _WINDOW = 4, 16  # of local statistics of a picture; the window in pixels
+_ASK_FOR_DETAIL = frozenset({"band_statistics", "feature_statistics", "adversary"})
 
 # (rebuilt, original) to named losses; losses of one function may share work.
 PictureLosses = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
@@ -119,6 +121,48 @@ def texture_loss(rebuilt: Tensor, original: Tensor) -> dict[str, Tensor]:
     return {"period": torch.stack(excess).mean(), "locked": torch.stack(locked).mean()}
 
 
+def _octaves(*pictures: Tensor, count: int) -> Iterator[list[Tensor]]:
+    """Details of pictures, finest octave first: what each loses by being halved."""
+    for _ in range(count):
+        smaller = [F.avg_pool2d(x, 2) for x in pictures]
+        yield [
+            x - F.interpolate(low, scale_factor=2, mode="bilinear", align_corners=False)
+            for x, low in zip(pictures, smaller, strict=True)
+        ]
+        pictures = tuple(smaller)
+
+
+def _repeated_share(detail: Tensor, cell: int) -> Tensor:
+    """Share of a detail's energy, `[B]`, that every cell repeats: about 0 in photographs, 1 for a wallpaper.
+
+    Each place counts alike, however strong its detail is. Cells that know nothing of each other have a mean of 1 / K
+    of their energy, which is taken off.
+    """
+    with torch.no_grad():
+        deviation = F.avg_pool2d(detail.square(), 15, 1, 7, count_include_pad=False).mean(1, keepdim=True).sqrt()
+    detail = detail / (deviation + _LEVEL)
+    rows, columns = detail.shape[-2] // cell, detail.shape[-1] // cell
+    cells = detail.unflatten(-1, (columns, cell)).unflatten(-3, (rows, cell))  # [B, 3, rows, cell, columns, cell]
+    repeated = cells.mean(dim=(2, 4)).square().mean(dim=(1, 2, 3))
+    count = rows * columns
+    return (count * repeated / detail.square().mean(dim=(1, 2, 3)).clamp(min=1e-6) - 1) / (count - 1)
+
+
+def wallpaper_loss(rebuilt: Tensor, original: Tensor) -> dict[str, Tensor]:
+    """Texture that every cell of 64x64 pixels repeats, in any direction: the share beyond the original's, over octaves.
+
+    Where only `z` was sent, neighbouring codes are often equal, and the networks draw the same into every cell of the
+    hyper-latent. Rows and columns see nothing of a pattern along diagonals. 0 for crops with fewer than 4 cells.
+    """
+    if min(original.shape[-2:]) < 2 * CELL:
+        return {"wallpaper": (rebuilt * 0).sum()}
+    excess = [
+        F.relu(_repeated_share(found, CELL >> octave) - _repeated_share(wanted, CELL >> octave).clamp(min=0)).mean()
+        for octave, (found, wanted) in enumerate(_octaves(rebuilt.float(), original.float(), count=_OCTAVES))
+    ]
+    return {"wallpaper": torch.stack(excess).mean()}
+
+
 def _moments(x: Tensor, window: int, spread: float) -> tuple[Tensor, Tensor]:
     """Mean and deviation in windows that overlap by half; `spread` keeps the root away from zero."""
     stride = max(1, window // 2)
@@ -150,18 +194,11 @@ def band_statistics_loss(rebuilt: Tensor, original: Tensor) -> dict[str, Tensor]
     texture, but where and how much it learns slowly.
     """
     total = rebuilt.new_zeros((), dtype=torch.float32)
-    found, wanted = rebuilt.float(), original.float()
-    for octave in range(_OCTAVES):
-        smaller = [F.avg_pool2d(x, 2) for x in (found, wanted)]
-        details = [
-            x - F.interpolate(low, scale_factor=2, mode="bilinear", align_corners=False)
-            for x, low in zip((found, wanted), smaller, strict=True)
-        ]
+    for octave, details in enumerate(_octaves(rebuilt.float(), original.float(), count=_OCTAVES)):
         oriented = [_by_direction(x.mean(dim=1, keepdim=True)) for x in details]
         window = max(8, _WINDOW >> octave)
         total = total + _wasserstein(*details, window=window, spread=2 * _LEVEL)
         total = total + _wasserstein(*oriented, window=window, spread=2 * _LEVEL)
-        found, wanted = smaller
     return {"band_statistics": total / _OCTAVES}
 
 
@@ -265,24 +302,36 @@ class BalancedLosses:
             norm = self.reduce(float(gradient.norm()))
             self.norms[name] = self.momentum * self.norms.get(name, norm) + (1 - self.momentum) * norm
 
-    def __call__(self, rebuilt: Tensor, original: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """The gradient to send back from `rebuilt`, and each loss's value for the log."""
+    def __call__(
+        self, rebuilt: Tensor, original: Tensor, detail: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The gradient to send back from `rebuilt`, and each loss's value for the log.
+
+        Args:
+            rebuilt (`torch.Tensor` of shape `[B, 3, S, S]`): about [-1, 1].
+            original (`torch.Tensor` of shape `[B, 3, S, S]`): in [-1, 1].
+            detail (`torch.Tensor` of shape `[B]`, *optional*): what share of the pull of the losses that ask for detail
+                (statistics, adversary) each crop gets; all of it where it is missing.
+        """
         leaf = rebuilt.detach().requires_grad_(True)
         losses: dict[str, Tensor] = {"pixel": l1_loss(leaf, original)}
         for function in self.functions:
             losses.update(function(leaf, original))
-        total = losses["pixel"]
-        if self.balance:
-            if self._calls % self.every == 0 or not self.weights.keys() <= self.norms.keys():  # a loss may join later
-                self._measure(losses, leaf)
-            for name, weight in self.weights.items():
-                total = total + losses[name] * (weight * self.norms["pixel"] / max(self.norms[name], 1e-12))
-        else:
-            total = self.pixel_weight * total
-            for name, weight in self.weights.items():
-                total = total + weight * losses[name]
+        if self.balance and (self._calls % self.every == 0 or not self.weights.keys() <= self.norms.keys()):
+            self._measure(losses, leaf)  # at the latest when a loss joins
         self._calls += 1
-        (gradient,) = torch.autograd.grad(total, leaf)
+        total = losses["pixel"] * (1.0 if self.balance else self.pixel_weight)
+        asks = leaf.new_zeros(())
+        for name, weight in self.weights.items():
+            scale = weight * self.norms["pixel"] / max(self.norms[name], 1e-12) if self.balance else weight
+            if detail is not None and name in _ASK_FOR_DETAIL:
+                asks = asks + losses[name] * scale
+            else:
+                total = total + losses[name] * scale
+        (gradient,) = torch.autograd.grad(total, leaf, retain_graph=asks.requires_grad)
+        if detail is not None and asks.requires_grad:
+            (wanted,) = torch.autograd.grad(asks, leaf)
+            gradient = gradient + wanted * detail.view(-1, 1, 1, 1)
         return gradient, {name: float(loss.detach()) for name, loss in losses.items()}
 
     def state_dict(self) -> dict[str, object]:

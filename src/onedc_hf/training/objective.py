@@ -19,10 +19,21 @@ from .losses import (
     grid_loss,
     ms_ssim_loss,
     texture_loss,
+    wallpaper_loss,
 )
 from .run import TrainingRun
 
-__all__ = ["RunLosses", "picture_losses"]
+__all__ = ["RunLosses", "detail_share", "picture_losses"]
+
+_ALL_DETAIL = 30.0  # quality from which on files say enough for texture: the box's 0.03 to 0.06 bpp
+
+
+def detail_share(config: TrainConfig, quality: Tensor) -> Tensor:
+    """Share of the pull of losses that ask for detail, `[B]`: `low_rate_detail` at quality 0 and z-only, then rising.
+
+    Where a file says little about a place, texture that is asked for all the same can only be made up.
+    """
+    return config.low_rate_detail + (1 - config.low_rate_detail) * (quality / _ALL_DETAIL).clamp(0, 1)
 
 
 class RunLosses:
@@ -38,9 +49,16 @@ class RunLosses:
         self.config, self.losses = config, losses
         self.perceptual = perceptual if perceptual is not None and perceptual.adversary is not None else None
 
-    def __call__(self, rebuilt: Tensor, original: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """The gradient to send back from `rebuilt`, and each loss's value for the log."""
-        return self.losses(rebuilt, original)
+    def __call__(
+        self, rebuilt: Tensor, original: Tensor, quality: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The gradient to send back from `rebuilt`, and each loss's value for the log.
+
+        `quality` `[B]` (-1: only `z` is sent) is what `low_rate_detail` goes by; without it all crops count alike.
+        """
+        if quality is None or self.config.low_rate_detail == 1:
+            return self.losses(rebuilt, original)
+        return self.losses(rebuilt, original, detail_share(self.config, quality))
 
     def warming_up(self, step: int) -> bool:
         """Whether only the discriminators learn in this step."""
@@ -70,7 +88,7 @@ def picture_losses(config: TrainConfig, run: TrainingRun) -> RunLosses:
     if config.grid_weight:
         functions.append(grid_loss)
     if config.texture_weight:
-        functions.append(texture_loss)
+        functions += [texture_loss, wallpaper_loss]
     if config.statistics_weight:
         functions.append(band_statistics_loss)
     perceptual = None
@@ -95,6 +113,7 @@ def picture_losses(config: TrainConfig, run: TrainingRun) -> RunLosses:
         "grid": config.grid_weight,
         "period": config.texture_weight,
         "locked": config.texture_weight,
+        "wallpaper": config.texture_weight,
         "band_statistics": config.statistics_weight,
         "feature_statistics": config.statistics_weight,
         "features": config.feature_weight,

@@ -120,7 +120,7 @@ def train(config: TrainConfig) -> Path:
                     tokens = None if bare.distillation is None else bare.distillation.targets(pixels)
                     with run.accelerator.autocast(), torch.set_grad_enabled(not warming_up):
                         rebuilt: Rebuilt = model(pixels, quality, tokens)
-                    gradient, values = losses(rebuilt.picture.float(), pixels)
+                    gradient, values = losses(rebuilt.picture.float(), pixels, quality)
                     weight = crop_weight(config, quality)
                     gradient = gradient * weight.view(-1, 1, 1, 1)
                     rate = (weight * rate_weight(config, quality, run.step) * rebuilt.bpp).mean()

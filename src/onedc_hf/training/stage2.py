@@ -77,7 +77,7 @@ def train(config: TrainConfig) -> Path:
                 with run.accelerator.accumulate(model):
                     with run.accelerator.autocast(), torch.set_grad_enabled(turn):
                         rebuilt: Rebuilt = model(pixels, quality)
-                    view = View(rebuilt.latent, rebuilt.picture, pixels, captions)
+                    view = View(rebuilt.latent, rebuilt.picture, pixels, captions, quality)
                     if turn:
                         pulls = []
                         for guidance in guidances:
