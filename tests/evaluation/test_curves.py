@@ -16,6 +16,7 @@ from onedc_hf.evaluation import page
 from onedc_hf.evaluation.curves import Curve, bd_rate, curve_of
 from onedc_hf.evaluation.model_page import TASKS, model_index, task_values, write_eval_results
 from onedc_hf.evaluation.published import published_curves, published_source
+from onedc_hf.evaluation.run import rebuilt_picture
 from onedc_hf.evaluation.tables import BEGIN, END
 
 SETTINGS = ("z-only", "0.03", "0.1", "0.3")
@@ -248,6 +249,12 @@ def test_contact_sheets_show_every_picture_in_real_pixels(tmp_path, run_folder, 
     assert main([*command, "0.1"]) == 1
     assert "gone" in capsys.readouterr().err
     assert main(["report", str(run_folder), "--readme", "x", "--contact-sheets", "0.1"]) == 2
+
+
+@pytest.mark.parametrize("codec", ["onedc", "jpeg"])
+def test_a_picture_of_a_run_that_is_gone_is_named(tmp_path, codec):
+    with pytest.raises(OneDCError, match=r"gone\.(png|jpg).*run `onedc evaluate` again"):
+        rebuilt_picture(tmp_path, {"codec": codec, "file": f"gone.{'odc' if codec == 'onedc' else 'jpg'}"})
 
 
 def test_a_page_without_crops_or_costs_leaves_them_out(tmp_path):

@@ -5,7 +5,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from ..errors import OneDCError, PictureError
+from ..errors import OneDCError
 from .run import rebuilt_picture
 from .sheet import INK, PAPER, font
 
@@ -35,13 +35,7 @@ def contact_sheet(run: Path, results: dict[str, Any], setting: str, columns: int
         raise OneDCError(f"the run has no OneDC pictures at {setting!r}; it has {', '.join(results['settings'])}")
     cells = []
     for row in rows:
-        try:
-            picture = Image.fromarray(rebuilt_picture(run, row))
-        except PictureError as error:
-            raise OneDCError(
-                f"a picture of the run cannot be shown ({error}); if it is gone or damaged, run `onedc evaluate` again "
-                "with the same --out"
-            ) from error
+        picture = Image.fromarray(rebuilt_picture(run, row))
         cells.append((picture, f"{row['picture']}   {row['bytes']:,} bytes, {row['bpp']:.4f} bpp"))
     columns = min(columns, len(cells))
     lines = [cells[start : start + columns] for start in range(0, len(cells), columns)]

@@ -31,7 +31,7 @@ def crop_sheet(
         pictures (`Sequence[str]`): their names.
 
     Raises:
-        `OneDCError`: the run lacks such a picture or setting.
+        `OneDCError`: the run lacks such a picture or setting, or a file of it is gone.
     """
     by_name = {original.name: original for original in source.pictures}
     codecs = results["codecs"]

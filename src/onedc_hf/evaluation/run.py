@@ -269,9 +269,19 @@ def _ladder(picture: np.ndarray, codec: str) -> Any:
 
 
 def rebuilt_picture(folder: Path, row: Mapping[str, Any]) -> np.ndarray:
-    """The picture that a row's file was decoded to, `uint8` `[H, W, 3]`; OneDC's was kept beside its file."""
+    """The picture that a row's file was decoded to, `uint8` `[H, W, 3]`; OneDC's was kept beside its file.
+
+    Raises:
+        `OneDCError`: it is gone or damaged.
+    """
     file = folder / row["file"]
-    return load_picture(file.with_suffix(".png")) if row["codec"] == "onedc" else _decode_file(file, row["codec"])
+    try:
+        return load_picture(file.with_suffix(".png")) if row["codec"] == "onedc" else _decode_file(file, row["codec"])
+    except (OneDCError, OSError) as error:
+        raise OneDCError(
+            f"a picture of the run cannot be shown ({error}); if it is gone or damaged, run `onedc evaluate` again "
+            "with the same --out"
+        ) from error
 
 
 def _decode_file(file: Path, codec: str) -> np.ndarray:
