@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--codecs", nargs="*", metavar="NAME",
-        help="jpeg webp avif jxl compressai:MODEL; none: OneDC alone (default: the classical ones at hand)",
+        help="jpeg webp avif jxl (the default: those at hand) avif-half compressai:MODEL; none: OneDC alone",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="made, or continued")
     parser.add_argument(
@@ -68,9 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
     from ..evaluation.metrics import OFFLINE_METRICS
     from ..evaluation.originals import open_source
     from ..evaluation.rows import RowStore
-    from ..evaluation.run import CODECS, RATES, Plan, collect, load_results, measure, weights_digest
+    from ..evaluation.run import DEFAULT_CODECS, RATES, Plan, collect, load_results, measure, weights_digest
 
-    codecs = [codec for codec in CODECS if codec in available_codecs()]
+    codecs = [codec for codec in DEFAULT_CODECS if codec in available_codecs()]
     try:
         plan = Plan(
             rates=tuple(dict.fromkeys(arguments.rates or RATES)),

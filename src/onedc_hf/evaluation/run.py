@@ -27,7 +27,7 @@ from PIL import Image
 
 from ..errors import OneDCError, PictureError
 from ..pictures import load_picture
-from .classical import Ladder, decode
+from .classical import CODECS, Ladder, decode
 from .learned import LearnedLadder, is_learned
 from .metrics import METRICS, SET_METRICS
 from .originals import Original, Source
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ..pipeline import OneDCPipeline
 
 __all__ = [
-    "CODECS",
+    "DEFAULT_CODECS",
     "RATES",
     "Plan",
     "collect",
@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 RATES = (0.01, 0.02, 0.03, 0.067, 0.1, 0.15, 0.25)
-CODECS = ("jpeg", "webp", "avif", "jxl")
+DEFAULT_CODECS = ("jpeg", "webp", "avif", "jxl")
 FORMAT = 2
 
 
@@ -70,7 +70,7 @@ class Plan:
 
     rates: Sequence[float] = RATES
     metrics: Sequence[str] = ("psnr", "ms_ssim")
-    codecs: Sequence[str] = CODECS
+    codecs: Sequence[str] = DEFAULT_CODECS
 
     def __post_init__(self) -> None:
         known = (*METRICS, *SET_METRICS)
@@ -276,16 +276,16 @@ def rebuilt_picture(folder: Path, row: Mapping[str, Any]) -> np.ndarray:
     """
     file = folder / row["file"]
     try:
-        return load_picture(file.with_suffix(".png")) if row["codec"] == "onedc" else _decode_file(file, row["codec"])
+        if row["codec"] == "onedc":
+            return load_picture(file.with_suffix(".png"))
+        if is_learned(row["codec"]):
+            return LearnedLadder.decode(file.read_bytes())
+        return decode(file.read_bytes(), (row["width"], row["height"]))
     except (OneDCError, OSError) as error:
         raise OneDCError(
             f"a picture of the run cannot be shown ({error}); if it is gone or damaged, run `onedc evaluate` again "
             "with the same --out"
         ) from error
-
-
-def _decode_file(file: Path, codec: str) -> np.ndarray:
-    return LearnedLadder.decode(file.read_bytes()) if is_learned(codec) else decode(file.read_bytes())
 
 
 # --- results of all processes -----------------------------------------------------------------------------------------
