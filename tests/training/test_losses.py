@@ -145,6 +145,20 @@ def test_the_wallpaper_loss_sees_what_cells_repeat_in_any_direction_and_points_a
     assert flat.grad is not None and torch.isfinite(flat.grad).all()
 
 
+def test_a_wallpaper_that_is_almost_gone_is_not_hunted_as_hard_as_ever() -> None:
+    generator = torch.Generator().manual_seed(0)
+    original, grain = (0.3 * torch.randn(2, 3, 256, 256, generator=generator) for _ in range(2))
+    paper = 0.3 * torch.randn(1, 1, 64, 64, generator=generator).tile(2, 3, 4, 4)
+
+    def pull(share: float) -> float:
+        rebuilt = share * paper + (1 - share) * grain
+        with_it, without = (BalancedLosses([wallpaper_loss], {"wallpaper": weight}) for weight in (4.0, 0.0))
+        return float((with_it(rebuilt, original)[0] - without(rebuilt, original)[0]).norm())
+
+    assert pull(0.05) == 0  # nothing to see
+    assert 0 < pull(0.2) < 0.75 * pull(0.5)
+
+
 def test_crops_of_low_rate_can_be_asked_for_less_detail() -> None:
     original, rebuilt = (_ground(seed).repeat(2, 1, 1, 1) for seed in (0, 1))
 

@@ -35,6 +35,10 @@ __all__ = [
 _SMOOTH_VARIANCE = 0.0025  # of a block in [-1, 1]: a deviation of six levels of 255
 _LEVEL = 1 / 127.5  # one level of 255, in [-1, 1]
 _OCTAVES, _WINDOW = 4, 16  # of local statistics of a picture; the window in pixels
+_UNSEEN_SHARE = 0.02  # of detail, repeated from cell to cell: what 16 cells read by chance
+# Gradient norms, as multiples of the pixel loss's, below which a loss is not strengthened further: what it has where
+# there is plenty to find fault with. Without, a loss that is satisfied would pull as hard as ever, at next to nothing.
+_LEAST_NORMS = {"wallpaper": 25.0}
 _ASK_FOR_DETAIL = frozenset({"band_statistics", "feature_statistics", "adversary"})
 
 # (rebuilt, original) to named losses; losses of one function may share work.
@@ -156,10 +160,10 @@ def wallpaper_loss(rebuilt: Tensor, original: Tensor) -> dict[str, Tensor]:
     """
     if min(original.shape[-2:]) < 2 * CELL:
         return {"wallpaper": (rebuilt * 0).sum()}
-    excess = [
-        F.relu(_repeated_share(found, CELL >> octave) - _repeated_share(wanted, CELL >> octave).clamp(min=0)).mean()
-        for octave, (found, wanted) in enumerate(_octaves(rebuilt.float(), original.float(), count=_OCTAVES))
-    ]
+    excess = []
+    for octave, (found, wanted) in enumerate(_octaves(rebuilt.float(), original.float(), count=_OCTAVES)):
+        allowed = _repeated_share(wanted, CELL >> octave).clamp(min=0) + _UNSEEN_SHARE
+        excess.append(F.relu(_repeated_share(found, CELL >> octave) - allowed).mean())
     return {"wallpaper": torch.stack(excess).mean()}
 
 
@@ -302,6 +306,9 @@ class BalancedLosses:
             norm = self.reduce(float(gradient.norm()))
             self.norms[name] = self.momentum * self.norms.get(name, norm) + (1 - self.momentum) * norm
 
+    def _norm(self, name: str) -> float:
+        return max(self.norms[name], _LEAST_NORMS.get(name, 0.0) * self.norms["pixel"], 1e-12)
+
     def __call__(
         self, rebuilt: Tensor, original: Tensor, detail: Tensor | None = None
     ) -> tuple[Tensor, dict[str, float]]:
@@ -323,7 +330,7 @@ class BalancedLosses:
         total = losses["pixel"] * (1.0 if self.balance else self.pixel_weight)
         asks = leaf.new_zeros(())
         for name, weight in self.weights.items():
-            scale = weight * self.norms["pixel"] / max(self.norms[name], 1e-12) if self.balance else weight
+            scale = weight * self.norms["pixel"] / self._norm(name) if self.balance else weight
             if detail is not None and name in _ASK_FOR_DETAIL:
                 asks = asks + losses[name] * scale
             else:
