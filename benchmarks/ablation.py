@@ -38,6 +38,7 @@ from onedc_hf.training.data import read_names
 
 RESULTS = Path(__file__).parent / "results" / "ablation.json"
 METRICS = ("psnr", "ms_ssim", "st_lpips_vgg", "class_agreement_lite0", "frechet_lite0")
+PATTERNS = ("grid", "repeated")
 RATES = ("0.1", "0.2")
 
 # The analysis stays the linear one: it can neither be unlearned nor differ between the arms (docs/training-log.md).
@@ -102,7 +103,7 @@ def measure(pipeline: Path, pictures: Path, out: Path) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "onedc_hf.cli.main", "evaluate", "--model", str(pipeline), "--out", str(out)]
     command += ["--dataset", str(pictures), "--codecs", "--rates", *RATES, "--metrics", *METRICS, "--dtype", "float32"]
     subprocess.run(command, check=True)
-    keep = ("setting", "bpp", *METRICS, "grid")
+    keep = ("setting", "bpp", *METRICS, *PATTERNS)
     return [{key: line[key] for key in keep if key in line} for line in summarise(load_results(out / "results.json"))]
 
 
@@ -118,10 +119,11 @@ def held_out(photographs: Path, folder: Path) -> Path:
 
 def table(found: dict[str, Any]) -> str:
     """The results as Markdown."""
-    lines = ["| left out | rate asked | bpp | " + " | ".join(METRICS) + " | grid |", "|---|---|" + "---:|" * 7]
+    shown = ("bpp", *METRICS, *PATTERNS)
+    lines = ["| left out | rate asked | " + " | ".join(shown) + " |", "|---|---|" + "---:|" * len(shown)]
     for arm, rows in found["arms"].items():
         for row in rows:
-            values = [f"{row[name]:.4f}" if row.get(name) is not None else "-" for name in ("bpp", *METRICS, "grid")]
+            values = [f"{row[name]:.4f}" if row.get(name) is not None else "-" for name in shown]
             lines.append(f"| {'nothing' if arm == 'whole' else arm} | {row['setting']} | " + " | ".join(values) + " |")
     return "\n".join(lines)
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from onedc_hf.cli.main import main
 from onedc_hf.errors import OneDCError
-from onedc_hf.evaluation import page
+from onedc_hf.evaluation import page, plots
+from onedc_hf.evaluation.classical import CODECS
 from onedc_hf.evaluation.curves import Curve, bd_rate, curve_of
 from onedc_hf.evaluation.model_page import TASKS, model_index, task_values, write_eval_results
 from onedc_hf.evaluation.published import published_curves, published_source
@@ -253,8 +254,15 @@ def test_contact_sheets_show_every_picture_in_real_pixels(tmp_path, run_folder, 
 
 @pytest.mark.parametrize("codec", ["onedc", "jpeg"])
 def test_a_picture_of_a_run_that_is_gone_is_named(tmp_path, codec):
-    with pytest.raises(OneDCError, match=r"gone\.(png|jpg).*run `onedc evaluate` again"):
+    with pytest.raises(OneDCError, match=r"gone\.(png|jpg).*run `onedc evaluate` again.*delete"):
         rebuilt_picture(tmp_path, {"codec": codec, "file": f"gone.{'odc' if codec == 'onedc' else 'jpg'}"})
+
+
+def test_every_codec_has_a_line_of_its_own():
+    styles = [*plots._OURS, *plots._OTHERS.values(), plots._LEARNED]
+    assert set(plots._OTHERS) == set(CODECS)
+    assert len({marker for _, marker, _ in styles}) == len({str(dashes) for *_, dashes in plots._OTHERS.values()}) + 4
+    assert len({marker for _, marker, _ in styles}) == len(styles)
 
 
 def test_a_page_without_crops_or_costs_leaves_them_out(tmp_path):

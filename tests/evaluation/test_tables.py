@@ -97,3 +97,19 @@ def test_what_is_shown_can_be_chosen(results):
     assert text.splitlines()[0] == "| bpp asked | codec | bytes | bpp | grid |"
     assert [line.split("|")[2].strip() for line in text.splitlines()[2:4]] == ["**OneDC**", "AVIF"]
     assert "JPEG" not in text
+
+
+def test_what_cells_repeat_is_a_column_where_it_is_known(results):
+    for row in results["rows"]:
+        if row["codec"] != "avif":
+            row["grid"]["repeated"] = 0.26 if row["codec"] == "onedc" else -0.001
+    lines = tables.markdown(results).splitlines()
+    assert lines[0].endswith("| grid | repeated |")
+    assert [line.rsplit("|", 2)[1].strip() for line in lines[2:5]] == ["0.26", "0.00", "n/a"]
+    assert "`repeated`: share of detail" in lines[-1]
+    del results["rows"][2]["grid"]["repeated"]  # a mean over the other picture alone would be of another set
+    assert tables.markdown(results).splitlines()[8].rsplit("|", 2)[1].strip() == "n/a"
+    del results["rows"][5]["grid"]["repeated"]
+    for row in results["rows"]:
+        row["grid"].pop("repeated", None)
+    assert "repeated" not in tables.markdown(results)

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from onedc_hf import OneDCPipeline
+from onedc_hf.errors import PictureError
 from onedc_hf.training.held_out import HeldOut, measure_held_out
 
 
@@ -42,6 +44,30 @@ def test_a_grid_that_the_score_does_not_see_is_measured(picture: Callable[..., n
     marred = measure_held_out(pipe, [path])
     assert all(marred.grid[setting] > 2 * plain.grid[setting] for setting in ("0.06", "0.15"))
     assert "grid at" in marred._replace(score=plain.score).refusal(plain)
+
+
+def test_wallpaper_is_measured_and_small_pictures_are_refused(
+    picture: Callable[..., np.ndarray], tmp_path: Path
+) -> None:
+    pipe = OneDCPipeline.from_pretrained(dtype=torch.float32)
+    path = tmp_path / "picture.png"
+    Image.fromarray(picture(256, 256)).save(path)
+    plain = measure_held_out(pipe, [path])
+    decode = pipe.vae.decode
+    cell = 0.1 * torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+    def papered(latent: torch.Tensor, **place: Any) -> Any:
+        decoded = decode(latent, **place)
+        decoded.sample.add_(cell.tile(1, 1, *(side // 64 for side in decoded.sample.shape[-2:])))
+        return decoded
+
+    pipe.vae.decode = papered
+    marred = measure_held_out(pipe, [path])
+    assert all(marred.repeated[setting] > plain.repeated[setting] + 0.3 for setting in plain.repeated)
+    assert "repeats from cell to cell" in marred._replace(score=plain.score, grid=plain.grid).refusal(plain)
+    Image.fromarray(picture(96, 256)).save(path)
+    with pytest.raises(PictureError, match="128 pixels"):
+        measure_held_out(pipe, [path])
 
 
 def test_what_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from onedc_hf.coding import ideal_bits, paper_tables
 from onedc_hf.errors import ModelError
 from onedc_hf.models.context import GAIN_STEP
+from onedc_hf.training import objective, stage1, stage2
 from onedc_hf.training.adversary import DISCRIMINATORS, Adversary
 from onedc_hf.training.config import TrainConfig
 from onedc_hf.training.features import LiteFeatures, jitter
@@ -138,6 +140,8 @@ def test_the_wallpaper_loss_sees_what_cells_repeat_in_any_direction_and_points_a
     assert 0.2 < seen < 0.8
     (gradient,) = torch.autograd.grad(seen, rebuilt)
     assert (gradient * paper).sum() > 0 and torch.isfinite(gradient).all()
+    noise = 0.1 * torch.randn(16, 3, 128, 128, generator=generator)  # of few cells, chance explains more
+    assert wallpaper_loss(noise, noise.flip(0))["wallpaper"] < 0.005
     small = torch.zeros(1, 3, 64, 64, requires_grad=True)  # too few cells to say
     assert wallpaper_loss(small, small.detach())["wallpaper"] == 0
     flat = torch.zeros(1, 3, 128, 128, requires_grad=True)
@@ -171,6 +175,46 @@ def test_crops_of_low_rate_can_be_asked_for_less_detail() -> None:
     assert torch.allclose(none, asked(None, {"ms_ssim": 1.0}), atol=1e-9)  # fidelity is asked for all the same
     half = asked(torch.tensor([0.5, 1.0]), both)
     assert torch.allclose(half[0], (everything + none)[0] / 2, atol=1e-9) and torch.allclose(half[1], everything[1])
+
+
+def test_less_detail_can_be_asked_of_losses_that_share_a_network() -> None:
+    features = LiteFeatures()
+    adversary = Adversary(features.channels, 1e-3)
+    original, rebuilt = (_ground(seed).repeat(2, 1, 1, 1) for seed in (0, 1))
+
+    def asked(detail: torch.Tensor | None, balance: bool, **weights: float) -> torch.Tensor:
+        torch.manual_seed(0)  # the network looks at moved pictures
+        losses = BalancedLosses([PerceptualLosses(features, adversary, statistics=True)], weights, balance=balance)
+        return losses(rebuilt, original, detail)[0]
+
+    for balance in (True, False):
+        everything = asked(None, balance, features=1.0, feature_statistics=1.0, adversary=1.0)
+        none = asked(torch.zeros(2), balance, features=1.0, feature_statistics=1.0, adversary=1.0)
+        assert torch.allclose(none, asked(None, balance, features=1.0), atol=1e-7)
+        assert not torch.allclose(none, everything, atol=1e-7)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_both_stages_tell_the_losses_at_what_quality_crops_were_sent(
+    stage: int, tiny_config: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+
+    def record(config: TrainConfig, quality: torch.Tensor) -> torch.Tensor:
+        seen.extend(quality.tolist())
+        return torch.ones_like(quality)
+
+    monkeypatch.setattr(objective, "detail_share", record)
+    config = TrainConfig(
+        model=str(tiny_config), train_data_dir=str(photographs), output_dir=str(tmp_path), stage=stage, resolution=64,
+        train_batch_size=2, max_train_steps=2, generator_every=1, low_rate_detail=0.5, ms_ssim_weight=0.0,
+        feature_weight=0.0, grid_weight=1.0, exclude=[], z_only_share=0.5,
+    )  # fmt: skip
+    if stage == 2:
+        first = dataclasses.replace(config, stage=1, output_dir=str(tmp_path / "first"), low_rate_detail=1.0)
+        config = dataclasses.replace(config, init_from=str(stage1.train(first)))
+    (stage1 if stage == 1 else stage2).train(config)
+    assert len(seen) == 4 and all(-1 <= quality <= 100 for quality in seen)
 
 
 def test_how_much_detail_a_rate_is_asked_for() -> None:

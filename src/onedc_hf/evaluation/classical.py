@@ -96,8 +96,8 @@ class Ladder:
         self.codec = CODECS[codec]
         self._image = Image.fromarray(picture)
         if self.codec.halves:
-            half = tuple((side + 1) // 2 for side in self._image.size)
-            self._image = self._image.resize(half, Image.Resampling.LANCZOS)
+            width, height = self._image.size
+            self._image = self._image.resize(((width + 1) // 2, (height + 1) // 2), Image.Resampling.LANCZOS)
         self._files: dict[int, bytes] = {}
 
     def at(self, quality: int) -> bytes:
@@ -159,13 +159,11 @@ def decode(data: bytes, size: tuple[int, int] | None = None) -> np.ndarray:
 @lru_cache(maxsize=1)
 def available_codecs() -> Sequence[str]:
     """Return the keys of `CODECS` that can be written here."""
-    names = ["jpeg"]
-    names += [name for name in ("webp", "avif") if features.check(name)]
-    names += ["avif-half"] if "avif" in names else []
+    formats = {"JPEG"} | {name.upper() for name in ("webp", "avif") if features.check(name)}
     try:
         import pillow_jxl  # noqa: F401  # type: ignore[import-not-found]
 
-        names.append("jxl")
+        formats.add("JXL")
     except ImportError:
         pass
-    return tuple(names)
+    return tuple(name for name, codec in CODECS.items() if codec.pillow_format in formats)

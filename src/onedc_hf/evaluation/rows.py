@@ -7,7 +7,7 @@ row holds one picture at one setting by one codec:
     setting ("z-only", "own rate", or the bpp asked for), codec ("onedc", "jpeg", ...), bytes, bpp (of the file)
     file (in the run's folder), file_sha256, weights and device (OneDC: digest of the model's weights, where it ran)
     target_bytes, quality, at_floor (other codecs: the size aimed at; even the smallest file is above it)
-    one key for each metric (null where the picture is too small for it), grid (ratios of spectrum.py)
+    one key for each metric (null where the picture is too small for it), grid (readings of spectrum.py)
     encode_seconds, decode_seconds (OneDC only)
     at (seconds since 1970: of rows about the same thing, whichever process wrote them, the newest counts)
 

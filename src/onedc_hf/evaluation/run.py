@@ -192,17 +192,22 @@ class _Subject:
             if codec not in self._ladders:
                 self._ladders[codec] = _ladder(self.pixels, codec)
             encoded = self._ladders[codec].nearest(target)
-            file = self._write(encoded.data, codec.replace(":", "-"), setting, codec.partition(":")[0])
+            suffix = CODECS[codec].pillow_format.lower() if codec in CODECS else codec.partition(":")[0]
+            file = self._write(encoded.data, codec.replace(":", "-"), setting, suffix)
             row = self._facts(setting, codec, file) | {
                 "target_bytes": target,
                 "quality": encoded.quality,
                 "at_floor": encoded.at_floor,
             }
         known = self._store.find_measured(self._original.sha256, codec, row["file_sha256"])
-        added = {name: known[name] for name in (*self._plan.pair_metrics, "grid") if name in known and name not in row}
+        added = {name: known[name] for name in self._measures if _knows(known, name) and not _knows(row, name)}
         if added:
             row = {name: value for name, value in row.items() if name != "at"} | added  # not as it is on disk
         return self._completed(row, lambda: rebuilt_picture(self._store.folder, row))
+
+    @property
+    def _measures(self) -> tuple[str, ...]:
+        return (*self._plan.pair_metrics, "grid")
 
     def _facts(self, setting: str, codec: str, file: Path) -> Row:
         height, width = self.pixels.shape[:2]
@@ -232,7 +237,7 @@ class _Subject:
 
     def _completed(self, row: Row, rebuilt: Callable[[], np.ndarray]) -> Row:
         """The row with every metric asked for: as it is, if it is on disk and whole; otherwise appended."""
-        missing = [name for name in (*self._plan.pair_metrics, "grid") if name not in row]
+        missing = [name for name in self._measures if not _knows(row, name)]
         if not missing and "at" in row:
             return row
         if missing:
@@ -251,6 +256,11 @@ class _Subject:
     def _grid(self, rebuilt: np.ndarray) -> Row | None:
         report = _or_none(lambda: grid_report(self.pixels, rebuilt))
         return report and report.to_row()
+
+
+def _knows(row: Row, name: str) -> bool:
+    """Whether a row has a measure; a grid check of before it read what cells repeat is not whole."""
+    return name in row and not (name == "grid" and row["grid"] is not None and "repeated" not in row["grid"])
 
 
 def _or_none(compute: Callable[[], Any]) -> Any:
@@ -280,11 +290,12 @@ def rebuilt_picture(folder: Path, row: Mapping[str, Any]) -> np.ndarray:
             return load_picture(file.with_suffix(".png"))
         if is_learned(row["codec"]):
             return LearnedLadder.decode(file.read_bytes())
-        return decode(file.read_bytes(), (row["width"], row["height"]))
+        halved = CODECS[row["codec"]].halves
+        return decode(file.read_bytes(), (row["width"], row["height"]) if halved else None)
     except (OneDCError, OSError) as error:
         raise OneDCError(
-            f"a picture of the run cannot be shown ({error}); if it is gone or damaged, run `onedc evaluate` again "
-            "with the same --out"
+            f"a picture of the run cannot be read ({error}); if it is gone, run `onedc evaluate` again with the same "
+            f"--out; if it is damaged, delete {file} first"
         ) from error
 
 

@@ -80,7 +80,8 @@ def comparison_rows(
                 note = f"its smallest file: {_times(ratio)} OneDC's"
             elif not 1 / _FAIR < ratio < _FAIR:
                 note = f"quality {encoded.quality}, no nearer: {_times(ratio)} OneDC's"
-            picture, title = decode(encoded.data), CODECS[encoded.codec].title
+            size_of_original = (original.shape[1], original.shape[0])
+            picture, title = decode(encoded.data, size_of_original), CODECS[encoded.codec].title
             cells.append(Cell(picture, title, len(encoded.data), note, warn=ratio >= _FAIR))
         rows.append(Row(name, tuple(cells)))
     return rows

@@ -87,12 +87,12 @@ def grid_report(original: np.ndarray, rebuilt: np.ndarray) -> GridReport:
 
 
 def mean_report(reports: Sequence[GridReport]) -> GridReport:
-    """Return the mean of each reading over a set of pictures, at least one; `repeated` over those that have it."""
+    """Return the mean of each reading over a set of pictures, at least one; of `repeated` only if all have it."""
     repeated = [report.repeated for report in reports if report.repeated is not None]
     return GridReport(
         energy={period: fmean(report.energy[period] for report in reports) for period in reports[0].energy},
         gradient={block: fmean(report.gradient[block] for report in reports) for block in reports[0].gradient},
-        repeated=fmean(repeated) if repeated else None,
+        repeated=fmean(repeated) if len(repeated) == len(reports) else None,
     )
 
 
@@ -149,7 +149,9 @@ def repeated_share(picture: np.ndarray) -> float:
     cells = patches.reshape(rows, CELL, columns, CELL)
     repeated, every = (cells.mean(axis=(0, 2)) ** 2).mean(), (cells**2).mean()
     count = rows * columns
-    return float((count * repeated / max(every, 1e-9) - 1) / (count - 1)) if every > 0 else 0.0
+    if every < 1e-6:  # a picture of one colour: what is left is the rounding of float32
+        return 0.0
+    return float((count * repeated / every - 1) / (count - 1))
 
 
 def _line_energy(grey: np.ndarray, period: int) -> float:

@@ -111,15 +111,17 @@ def markdown(
         if metrics is None or name in metrics
     ]
     headings = ["bpp asked", "codec", "bytes", "bpp", *(metric.heading for metric in shown), "grid"]
+    summary = [
+        line
+        for line in summary
+        if (settings is None or line["setting"] in settings)
+        and (codecs is None or line["codec"] in codecs or line["codec"] == "onedc")
+    ]
     repeats = any(line["repeated"] is not None for line in summary)
     headings += ["repeated"] if repeats else []
     lines = [headings, ["---", "---", *["---:"] * (len(headings) - 2)]]
     for line in summary:
         ours = line["codec"] == "onedc"
-        if settings is not None and line["setting"] not in settings:
-            continue
-        if codecs is not None and line["codec"] not in codecs and not ours:
-            continue
         mark = "\\*" if line["at_floor"] else ""
         cells = [
             line["setting"] if ours else "",
@@ -145,6 +147,8 @@ def _explanation(results: dict[str, Any], summary: list[dict[str, Any]], picture
             "`repeated`: share of detail that all cells of 64x64 pixels have in common, beyond the original's (0: no "
             "more than that). "
         )
+    if any(line["codec"] == "avif-half" for line in summary):
+        repeats += "AVIF at half size: sides halved before and doubled after. "
     failed = f" ({len(results['failed'])} failed and are left out)" if results.get("failed") else ""
     return (
         f"Means over {pictures} pictures{failed}, every rate that of real files that were decoded. Classical codecs "
@@ -157,7 +161,7 @@ def _explanation(results: dict[str, Any], summary: list[dict[str, Any]], picture
 
 
 def _figure(value: float | None, digits: int) -> str:
-    return "n/a" if value is None else f"{value:,.{digits}f}"
+    return "n/a" if value is None else f"{round(value, digits) + 0.0:,.{digits}f}"  # no minus before a zero
 
 
 def insert(text: str, table: str) -> str:

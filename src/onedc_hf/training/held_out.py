@@ -8,8 +8,8 @@ divided by the variance that the originals have: 0 means the same statistics, 1 
 earlier score took the L1 distance of features in its place. It prefers blur: on this model it rose while an adversary
 lowered the Fréchet distance and pictures became sharper to the eye; docs/training-log.md.)
 
-Neither of the two sees a faint screen door over everything, and an adversary likes to paint one: the grid check
-(`evaluation.spectrum`) is read beside the score, and has a say of its own.
+Neither of the two sees a faint screen door over everything, and an adversary likes to paint one; nor one pattern in all
+cells of the hyper-latent. The checks of `evaluation.spectrum` are read beside the score, and have a say of their own.
 
 Uses nothing that is reserved for measuring (Kodak, ST-LPIPS, EfficientNet-Lite0).
 """
@@ -25,7 +25,7 @@ import torch
 
 from ..evaluation.frechet import FeatureStatistics
 from ..evaluation.metrics import METRICS
-from ..evaluation.spectrum import GridReport, grid_report, mean_report
+from ..evaluation.spectrum import GridReport, grid_report, mean_report, repeated_share
 from ..pictures import load_picture, to_tensor
 from ..pipeline import OneDCPipeline
 from .features import LiteFeatures
@@ -34,7 +34,7 @@ __all__ = ["GRID_LIMIT", "REPEATED_LIMIT", "SCORE_BPP", "HeldOut", "measure_held
 
 SCORE_BPP = (0.02, 0.06, 0.15)
 GRID_LIMIT = 1.2  # up to here nobody sees a pattern
-REPEATED_LIMIT = 0.05  # nor up to here, of detail that repeats from cell to cell
+REPEATED_LIMIT = 0.05  # mean share of detail that repeats from cell to cell
 
 
 class HeldOut(NamedTuple):
@@ -81,7 +81,10 @@ def measure_held_out(pipe: OneDCPipeline, pictures: Sequence[Path]) -> HeldOut:
 
     Args:
         pipe (`OneDCPipeline`): the model.
-        pictures (`Sequence[Path]`): files that no training saw.
+        pictures (`Sequence[Path]`): files that no training saw, of 128 pixels a side or more.
+
+    Raises:
+        PictureError: for a smaller one.
     """
     network, structure = LiteFeatures("lite2"), METRICS["ms_ssim"]
     levels = len(network.channels) - 1  # without the finest, which sees little more than edges
@@ -91,6 +94,7 @@ def measure_held_out(pipe: OneDCPipeline, pictures: Sequence[Path]) -> HeldOut:
     dissimilarity = 0.0
     for path in pictures:
         picture = load_picture(path)
+        repeated_share(picture)  # refuses pictures that are too small for it
         for statistics, features in zip(originals, network(to_tensor(picture))[1:], strict=True):
             statistics.add(features)
         for bpp in SCORE_BPP:

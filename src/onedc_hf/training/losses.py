@@ -35,7 +35,7 @@ __all__ = [
 _SMOOTH_VARIANCE = 0.0025  # of a block in [-1, 1]: a deviation of six levels of 255
 _LEVEL = 1 / 127.5  # one level of 255, in [-1, 1]
 _OCTAVES, _WINDOW = 4, 16  # of local statistics of a picture; the window in pixels
-_UNSEEN_SHARE = 0.02  # of detail, repeated from cell to cell: what 16 cells read by chance
+_UNSEEN_SHARE = 0.02  # of detail, repeated from cell to cell
 # Gradient norms, as multiples of the pixel loss's, below which a loss is not strengthened further: what it has where
 # there is plenty to find fault with. Without, a loss that is satisfied would pull as hard as ever, at next to nothing.
 _LEAST_NORMS = {"wallpaper": 25.0}
@@ -162,8 +162,11 @@ def wallpaper_loss(rebuilt: Tensor, original: Tensor) -> dict[str, Tensor]:
         return {"wallpaper": (rebuilt * 0).sum()}
     excess = []
     for octave, (found, wanted) in enumerate(_octaves(rebuilt.float(), original.float(), count=_OCTAVES)):
-        allowed = _repeated_share(wanted, CELL >> octave).clamp(min=0) + _UNSEEN_SHARE
-        excess.append(F.relu(_repeated_share(found, CELL >> octave) - allowed).mean())
+        cell = CELL >> octave
+        count = (found.shape[-2] // cell) * (found.shape[-1] // cell)
+        chance = 2 * 2**0.5 / cell / (count - 1)  # two deviations of what independent cells read
+        allowed = _repeated_share(wanted, cell).clamp(min=0) + max(_UNSEEN_SHARE, chance)
+        excess.append(F.relu(_repeated_share(found, cell) - allowed).mean())
     return {"wallpaper": torch.stack(excess).mean()}
 
 
@@ -318,7 +321,8 @@ class BalancedLosses:
             rebuilt (`torch.Tensor` of shape `[B, 3, S, S]`): about [-1, 1].
             original (`torch.Tensor` of shape `[B, 3, S, S]`): in [-1, 1].
             detail (`torch.Tensor` of shape `[B]`, *optional*): what share of the pull of the losses that ask for detail
-                (statistics, adversary) each crop gets; all of it where it is missing.
+                (statistics, adversary) each crop gets; all of it where it is missing. It costs a second way back
+                through their networks.
         """
         leaf = rebuilt.detach().requires_grad_(True)
         losses: dict[str, Tensor] = {"pixel": l1_loss(leaf, original)}

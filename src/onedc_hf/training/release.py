@@ -5,8 +5,8 @@
 In one go: an exact entropy path and static tables for the hyper-latent (if the entropy model changed), weights rounded
 to float16, identity, the comparison with the weights in place, and everything that depends on the weights:
 golden files, Kodak results, README table, card, the figure of the demo; and the run's discriminators, for whoever
-trains on. Weights that score worse on the held-out training pictures than those in place, or show more of a grid there
-at any rate, are refused (`held_out.py`). Commit the result as one commit.
+trains on. Weights that score worse on the held-out training pictures than those in place, or at any rate show more of a
+grid there or more detail that cells repeat, are refused (`held_out.py`). Commit the result as one commit.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def release(candidate: str, photographs: Path, kodak_folder: Path, repository: P
     """Checks the candidate and writes everything that ships; see the module's text.
 
     Raises:
-        Refused: if it is too large, scores worse than the weights in place or shows a grid.
+        Refused: if it is too large, scores worse than the weights in place or shows a pattern.
     """
     held_out = read_names(package_file("box-heldout.txt") or "")
     every = {path.name: path for path in sorted(photographs.rglob("*.jpg"))}
