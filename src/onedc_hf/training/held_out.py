@@ -23,9 +23,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..errors import PictureError
 from ..evaluation.frechet import FeatureStatistics
 from ..evaluation.metrics import METRICS
-from ..evaluation.spectrum import GridReport, grid_report, mean_report, repeated_share
+from ..evaluation.spectrum import CELL, GridReport, grid_report, mean_report
 from ..pictures import load_picture, to_tensor
 from ..pipeline import OneDCPipeline
 from .features import LiteFeatures
@@ -58,20 +59,21 @@ class HeldOut(NamedTuple):
             return ""
         if self.score > in_place.score:
             return f"The candidate scores {self.score:.5f}, worse than {in_place.score:.5f} of those in place."
-        for setting, found in self.grid.items():
-            if found > max(GRID_LIMIT, in_place.grid[setting]):
-                return (
-                    f"The candidate's pictures show more of a grid at {setting}: {found:.2f} times the originals', and "
-                    f"those in place {in_place.grid[setting]:.2f} (up to {GRID_LIMIT} passes). Train on with a larger "
-                    "`texture_weight`."
-                )
-        for setting, found in self.repeated.items():
-            if found > max(REPEATED_LIMIT, in_place.repeated[setting]):
-                return (
-                    f"More of the candidate's detail repeats from cell to cell at {setting}: {found:.3f}, and "
-                    f"{in_place.repeated[setting]:.3f} of those in place (up to {REPEATED_LIMIT} passes). Train on "
-                    "with a larger `texture_weight`."
-                )
+        for what, readings, theirs, limit in (
+            ("The candidate's pictures show more of a grid", self.grid, in_place.grid, GRID_LIMIT),
+            (
+                "More of the candidate's detail repeats from cell to cell",
+                self.repeated,
+                in_place.repeated,
+                REPEATED_LIMIT,
+            ),
+        ):
+            for setting, found in readings.items():
+                if found > max(limit, theirs[setting]):
+                    return (
+                        f"{what} at {setting}: {found:.3f}, and {theirs[setting]:.3f} of those in place (up to {limit} "
+                        "passes). Train on with a larger `texture_weight`."
+                    )
         return ""
 
 
@@ -94,7 +96,8 @@ def measure_held_out(pipe: OneDCPipeline, pictures: Sequence[Path]) -> HeldOut:
     dissimilarity = 0.0
     for path in pictures:
         picture = load_picture(path)
-        repeated_share(picture)  # refuses pictures that are too small for it
+        if min(picture.shape[:2]) < 2 * CELL:
+            raise PictureError(f"{path.name}: held-out pictures need {2 * CELL} pixels a side or more")
         for statistics, features in zip(originals, network(to_tensor(picture))[1:], strict=True):
             statistics.add(features)
         for bpp in SCORE_BPP:
