@@ -2,15 +2,16 @@
 
     python benchmarks/ablation.py --photographs FOLDER --work FOLDER
 
-Four arms of equal length: stage 1 (with distillation), then stage 2 (with the adversary) on what came out. No arm warms
-up its discriminators, since those of the package, which the box learned from, are taken up as they are.
+Arms of equal length: stage 1 (with distillation), then stage 2 (with the adversary) on what came out. No arm warms up
+its discriminators, since those of the package, which the box learned from, are taken up as they are.
 
-| arm             | differs in                                                         |
-|-----------------|--------------------------------------------------------------------|
-| `whole`         |                                                                    |
-| `distillation`  | stage 1 does not distil the tokenizer's codes                      |
-| `stage 2`       | stage 1 goes on instead, for as many crops                         |
-| `adversary`     | stage 2 has pixel, structure, grid and feature losses alone        |
+| arm             | differs in                                                                               |
+|-----------------|------------------------------------------------------------------------------------------|
+| `whole`         |                                                                                          |
+| `distillation`  | stage 1 does not distil the tokenizer's codes                                            |
+| `stage 2`       | stage 1 goes on instead, for as many crops                                               |
+| `adversary`     | stage 2 has pixel, structure, grid, statistics and feature losses alone                  |
+| `teacher`       | stage 2 has a diffusion teacher (trained here first, beyond the budget) for an adversary |
 
 All see the same crops in the same order. Measured on the pictures that the box's training leaves out, as real files at
 rates that every arm reaches. A run that is there already in the work folder, with the same settings, is not trained
@@ -61,10 +62,19 @@ STAGE2: dict[str, Any] = {
     "z_only_share": 0.1,
     "adversary_warmup_steps": 0,
 }
-ARMS = ("whole", "distillation", "stage 2", "adversary")
+# Distribution matching and its GAN in the adversary's place, weighted by gradient norms at the latent (docs/train.md).
+TEACHER: dict[str, Any] = {
+    "teacher": "teacher",
+    "matching_weight": 0.3,
+    "latent_gan_weight": 0.3,
+    "adversary_weight": 0.0,
+}
+ARMS = ("whole", "distillation", "stage 2", "adversary", "teacher")
 
 
-def arms(stage1_steps: int, stage2_steps: int) -> dict[str, list[tuple[str, str, str, dict[str, Any]]]]:
+def arms(
+    stage1_steps: int, stage2_steps: int, teacher_steps: int
+) -> dict[str, list[tuple[str, str, str, dict[str, Any]]]]:
     """For each arm its runs: name, config, the run it starts from (or nothing), what it differs in."""
     first = ("stage1", "box-stage1", "", STAGE1 | {"max_train_steps": stage1_steps})
     plain = ("stage1-plain", "box-stage1", "", first[3] | {"distillation_weight": 0.0})
@@ -76,6 +86,11 @@ def arms(stage1_steps: int, stage2_steps: int) -> dict[str, list[tuple[str, str,
         "distillation": [plain, ("no-distillation", "box-stage2", "stage1-plain", second)],
         "stage 2": [first, ("no-stage2", "box-stage1", "stage1", longer)],
         "adversary": [first, ("no-adversary", "box-stage2", "stage1", alone)],
+        "teacher": [
+            first,
+            ("teacher", "teacher", "stage1", {"max_train_steps": teacher_steps}),
+            ("with-teacher", "box-stage2", "stage1", second | TEACHER),
+        ],
     }
 
 
@@ -86,14 +101,23 @@ def train(work: Path, name: str, config: str, start: str, settings: dict[str, An
     done, what = work / name / "done.json", json.dumps([config, start, processes, settings])
     if done.is_file() and done.read_text(encoding="utf-8") == what:
         return pipeline
-    if start:
-        settings["init_from"] = str(work / start / "pipeline")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command += ["-m", "onedc_hf.training.cli", "--config", config]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    if config == "teacher":  # one process: it has the threads that the others' processes have
+        command = [sys.executable, "-m", "onedc_hf.training.teacher", "--model", str(work / start / "pipeline")]
+        known = ("train_data_dir", "output_dir", "max_train_steps")
+        settings = {key: settings[key] for key in known} | {"num_threads": processes}
+        environment["OMP_NUM_THREADS"] = str(processes)
+    else:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        command += ["-m", "onedc_hf.training.cli", "--config", config]
+        if start:
+            settings["init_from"] = str(work / start / "pipeline")
+        if settings.get("teacher"):
+            settings["teacher"] = str(work / settings["teacher"])
     for key, value in settings.items():
         command += [f"--{key}", *(map(str, value) if isinstance(value, list) else [str(value)])]
     shutil.rmtree(work / name, ignore_errors=True)
-    subprocess.run(command, check=True, env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"})
+    subprocess.run(command, check=True, env=environment)
     done.write_text(what, encoding="utf-8")
     return pipeline
 
@@ -135,6 +159,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for runs and files")
     parser.add_argument("--stage1-steps", type=int, default=600)
     parser.add_argument("--stage2-steps", type=int, default=500)
+    parser.add_argument("--teacher-steps", type=int, default=1000, help="of 8 crops, on one process")
     parser.add_argument("--processes", type=int, default=2, help="with one thread each")
     parser.add_argument("--mixed-precision", default="no", choices=["no", "bf16"])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
@@ -158,6 +183,7 @@ def main() -> None:
         "machine": {"cpu_capability": torch.backends.cpu.get_cpu_capability(), "torch": torch.__version__},
         "mixed_precision": arguments.mixed_precision,
         **lengths,
+        "teacher_steps": arguments.teacher_steps,
         "crops_per_step": crops,
         "arms": {},
     }
@@ -167,7 +193,7 @@ def main() -> None:
             found["arms"] = before["arms"]
     for arm in arguments.arms:
         pipeline = Path()
-        for name, config, start, settings in arms(**lengths)[arm]:
+        for name, config, start, settings in arms(**lengths, teacher_steps=arguments.teacher_steps)[arm]:
             pipeline = train(arguments.work, name, config, start, settings, common)
         found["arms"][arm] = measure(pipeline, pictures, arguments.work / f"measured-{arm.replace(' ', '')}")
         arguments.results.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -30,6 +30,7 @@ from .calibration import calibrate
 from .coder import Analysed, SymbolCoder, Symbols
 from .coding import SymbolModel, Tag, parse_header
 from .coding.order import Y_PER_Z
+from .eight_bits import expanded
 from .errors import BitstreamError, ModelError, PictureError
 from .identity import (
     decoder_digest,
@@ -469,7 +470,8 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
             return None
         if wanted not in self._earlier:
             logger.info("The file is of an earlier release of the model in the box, which is loaded to read it.")
-            self._earlier[wanted] = OneDCPipeline.from_pretrained(folder, dtype=self.dtype)
+            with expanded(folder) as whole:
+                self._earlier[wanted] = OneDCPipeline.from_pretrained(whole, dtype=self.dtype)
         earlier = self._earlier[wanted].to(self._execution_device)
         earlier.max_pixels, earlier._tiling = self.max_pixels, self._tiling
         return earlier

@@ -34,7 +34,8 @@ def earlier_release(model_id: str) -> Path | None:
         model_id (`str`): the first hex digits of its model id, four or more, as a file holds them.
 
     Returns:
-        `Path`, *optional*: a pipeline that reads files and writes none; `None` if there is no such release here.
+        `Path`, *optional*: a pipeline that reads files and writes none, in 8 bits (eight_bits.py); `None` if there is
+        no such release here.
     """
     found = [one for one in released_ids() if one.startswith(model_id) and len(model_id) >= 4]
     folders = [folder for one in found if (folder := BOX / "earlier" / one[:8]).is_dir()]

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from onedc_hf import ModelError, OneDCPipeline, WrongModel, releases
+from onedc_hf.eight_bits import expanded
 from onedc_hf.training.components import load_model
 from onedc_hf.training.release import finish_weights, keep_earlier
 
@@ -41,7 +42,8 @@ def test_a_later_release_reads_earlier_files(
     assert first.model_id != second.model_id
     for options in ({"quality": 60}, {"z_only": True}):
         data = first.compress(picture(70, 90), **options)
-        assert np.array_equal(np.asarray(second.decompress(data)), np.asarray(first.decompress(data)))
+        again, original = (np.asarray(pipe.decompress(data)).astype(float) for pipe in (second, first))
+        assert np.abs(again - original).mean() < 3  # in 8 bits (eight_bits.py); levels of 255
         ours, theirs = second.read_symbols(data), first.read_symbols(data)
         assert torch.equal(ours.y_hat, theirs.y_hat) and torch.equal(ours.semantic_seed, theirs.semantic_seed)
     path = tmp_path / "old.odc"
@@ -58,7 +60,8 @@ def test_an_earlier_release_reads_and_does_not_write(box: Path, picture: Callabl
     folder = releases.earlier_release(old_id[:4])
     assert folder is not None and releases.earlier_release(new_id[:4]) is None
     assert releases.earlier_release(old_id[:3]) is None and releases.earlier_release("") is None
-    earlier = OneDCPipeline.from_pretrained(folder)
+    with expanded(folder) as whole:
+        earlier = OneDCPipeline.from_pretrained(whole)
     assert earlier.model_id == old_id
     names = list(earlier.codec.state_dict())
     assert names and not any(name.startswith(("enc.", "hyper_enc.")) for name in names)
@@ -66,8 +69,8 @@ def test_an_earlier_release_reads_and_does_not_write(box: Path, picture: Callabl
         earlier.compress(picture(64, 64))
     with pytest.raises(ModelError, match="only reads files"):
         earlier(picture(64, 64))
-    with pytest.raises(ModelError, match="only reads files"):
-        load_model(str(folder))
+    with expanded(folder) as whole, pytest.raises(ModelError, match="only reads files"):
+        load_model(str(whole))
 
 
 def test_a_pipeline_that_is_no_release_reads_only_its_own_files(

@@ -22,6 +22,7 @@ from onedc_hf.training.losses import (
     BalancedLosses,
     PerceptualLosses,
     band_statistics_loss,
+    colour_loss,
     feature_distance,
     feature_statistics,
     grid_loss,
@@ -219,10 +220,33 @@ def test_both_stages_tell_the_losses_at_what_quality_crops_were_sent(
 
 def test_how_much_detail_a_rate_is_asked_for() -> None:
     config = TrainConfig(train_data_dir="anywhere", low_rate_detail=0.4)
-    share = detail_share(config, torch.tensor([-1.0, 0.0, 15.0, 30.0, 100.0]))
-    assert torch.allclose(share, torch.tensor([0.4, 0.4, 0.7, 1.0, 1.0]))
-    with pytest.raises(ValueError, match="low_rate_detail"):
-        TrainConfig(train_data_dir="anywhere", low_rate_detail=1.5)
+    quality = torch.tensor([-1.0, 0.0, 15.0, 30.0, 60.0, 80.0, 100.0])
+    assert torch.allclose(detail_share(config, quality), torch.tensor([0.4, 0.4, 0.7, 1.0, 1.0, 1.0, 1.0]))
+    config = dataclasses.replace(config, high_rate_detail=0.2)
+    assert torch.allclose(detail_share(config, quality), torch.tensor([0.4, 0.4, 0.7, 1.0, 1.0, 0.6, 0.2]))
+    for name in ("low_rate_detail", "high_rate_detail"):
+        with pytest.raises(ValueError, match=name):
+            TrainConfig(train_data_dir="anywhere", **{name: 1.5})
+
+
+def test_colours_are_compared_without_lightness_and_without_detail() -> None:
+    original = torch.zeros(1, 3, 128, 128)
+
+    def loss(rebuilt: torch.Tensor) -> float:
+        return float(colour_loss(rebuilt, original)["colour"])
+
+    assert loss(original + 0.5) < 1e-7  # darker or lighter is for other losses to say
+    red = original.clone()
+    red[:, 0] += 0.1  # Cb falls by 0.0168736, Cr rises by 0.05
+    blue_to_orange, magenta_to_green = -0.06687 / 2**0.5, 0.03313 / 2**0.5
+    assert loss(red) == pytest.approx(blue_to_orange**2 + 2 * magenta_to_green**2, rel=1e-2)
+    stripes = original.clone()
+    stripes[:, 0, :, ::2], stripes[:, 0, :, 1::2] = 0.1, -0.1
+    assert loss(stripes) < 1e-12
+    # Half of the places at 16 pixels, and none at 64.
+    patches = original.clone().view(1, 3, 4, 2, 16, 4, 2, 16)
+    patches[:, 0, :, 0, :, :, 0], patches[:, 0, :, 1, :, :, 1] = 0.1, -0.1
+    assert loss(patches.view_as(original)) == pytest.approx(loss(red) / 4, rel=1e-4)
 
 
 def _ground(seed: int) -> torch.Tensor:

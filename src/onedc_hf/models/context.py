@@ -253,10 +253,15 @@ class EntropyModel(EntropyBase):
 
     # Networks -----------------------------------------------------------------------------------------------------
 
+    def semantic_seed(self, codes: Tensor) -> Tensor:
+        """FSQ codes `[B, K, Y/4, X/4]` in [-1, 1] to the semantic adaptor's input `[B, N, Y/4, X/4]`."""
+        with torch.autocast(device_type=codes.device.type, enabled=False):
+            return self.hyper_dec["feat_in"](codes.to(self.dtype))
+
     def hyper_synthesis(self, codes: Tensor) -> HyperParameters:
         """FSQ codes `[B, K, Y/4, X/4]` in [-1, 1] to the parameters they carry."""
         with torch.autocast(device_type=codes.device.type, enabled=False):
-            seed = self.hyper_dec["feat_in"](codes.to(self.dtype))  # [B, N, Y/4, X/4]
+            seed = self.semantic_seed(codes)
             params = self.y_prior_fusion(self.hyper_dec["to_entropy"](seed))  # [B, 2N, Y, X]
             return HyperParameters(seed, params, self.y_spatial_prior_reduction(params))
 

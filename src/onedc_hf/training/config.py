@@ -89,12 +89,13 @@ class TrainConfig:
     Losses on pictures, of both stages:
         balance_losses (`bool`): weights are ratios of gradient norms at the picture against the pixel loss; otherwise
             they multiply the losses, as in the paper.
-        pixel_weight, ms_ssim_weight, grid_weight, texture_weight, statistics_weight, feature_weight, lpips_weight,
-        dists_weight, adversary_weight (`float`): strengths; 0 switches a loss off. `pixel_weight` counts only where
-            losses are not balanced; `texture_weight` counts once for each of its three losses, `statistics_weight` for
-            each of its two.
+        pixel_weight, ms_ssim_weight, colour_weight, grid_weight, texture_weight, statistics_weight, feature_weight,
+        lpips_weight, dists_weight, adversary_weight (`float`): strengths; 0 switches a loss off. `pixel_weight` counts
+            only where losses are not balanced; `texture_weight` counts once for each of its three losses,
+            `statistics_weight` for each of its two.
         low_rate_detail (`float`): share of the pull of `statistics_weight` and `adversary_weight` on crops of quality 0
             and those of which only `z` is sent; it grows to 1 at quality 30.
+        high_rate_detail (`float`): the same at quality 100; it falls from 1 at quality 60.
         feature_network (`str`): `lite1` or `lite2`.
         vgg_weights, lpips_heads, dists_weights (`str`): files of LPIPS and DISTS (training/perceptual.py).
         adversary_learning_rate (`float`), adversary_every (`int`): the discriminators' rate and how many steps apart
@@ -198,10 +199,12 @@ class TrainConfig:
     balance_losses: bool = True
     pixel_weight: float = 1.0
     ms_ssim_weight: float = 0.5
+    colour_weight: float = 0.0
     grid_weight: float = 0.0
     texture_weight: float = 0.0
     statistics_weight: float = 0.0
     low_rate_detail: float = 1.0
+    high_rate_detail: float = 1.0
     feature_weight: float = 0.5
     feature_network: str = "lite1"
     lpips_weight: float = 0.0
@@ -243,8 +246,9 @@ class TrainConfig:
             raise ValueError(f"`mixed_precision` is one of {', '.join(_MIXED_PRECISIONS)}; got {self.mixed_precision}.")
         if self.optimizer not in _OPTIMIZERS:
             raise ValueError(f"`optimizer` is one of {', '.join(_OPTIMIZERS)}; got {self.optimizer!r}.")
-        if not 0 <= self.low_rate_detail <= 1:
-            raise ValueError(f"`low_rate_detail` must lie in [0, 1]; got {self.low_rate_detail}.")
+        for name in ("low_rate_detail", "high_rate_detail"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` must lie in [0, 1]; got {getattr(self, name)}.")
         if self.noise_channels < 0:
             raise ValueError(f"`noise_channels` must not be below 0; got {self.noise_channels}.")
         for name in (

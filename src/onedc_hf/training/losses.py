@@ -20,9 +20,11 @@ from .adversary import Adversary
 from .features import LiteFeatures, jitter
 
 __all__ = [
+    "OPPONENTS",
     "BalancedLosses",
     "PerceptualLosses",
     "band_statistics_loss",
+    "colour_loss",
     "feature_distance",
     "feature_statistics",
     "grid_loss",
@@ -34,6 +36,10 @@ __all__ = [
 
 _SMOOTH_VARIANCE = 0.0025  # of a block in [-1, 1]: a deviation of six levels of 255
 _LEVEL = 1 / 127.5  # one level of 255, in [-1, 1]
+# Cb - Cr (blue to orange) and Cb + Cr (magenta to green) of BT.601, of unit length, on pictures' red, green and blue.
+OPPONENTS = ((-0.4729, 0.0618, 0.4111), (0.2342, -0.5303, 0.2961))
+_COLOUR_SIDES = (16, 64)  # pixels that a colour is the mean of
+_GREEN_WEIGHT = 2.0  # of the second: photographs vary less in it, and eyes mind it no less
 _OCTAVES, _WINDOW = 4, 16  # of local statistics of a picture; the window in pixels
 _UNSEEN_SHARE = 0.02  # of detail, repeated from cell to cell
 # Gradient norms, as multiples of the pixel loss's, below which a loss is not strengthened further: what it has where
@@ -57,6 +63,19 @@ def ms_ssim_loss(rebuilt: Tensor, original: Tensor) -> dict[str, Tensor]:
     small = [F.avg_pool2d(x * 0.5 + 0.5, 2) for x in (rebuilt, original)]
     similarity = ms_ssim(small[0], small[1], data_range=1.0, kernel_size=7, sigma=1.0, betas=(0.3, 0.4, 0.3))
     return {"ms_ssim": 1 - similarity}
+
+
+def colour_loss(rebuilt: Tensor, original: Tensor) -> dict[str, Tensor]:
+    """Squared error of the mean colours of squares of 16 and of 64 pixels, without their lightness.
+
+    L1 and MS-SSIM are nearly all lightness, and are content with grey or brown where a file says little. Of the mean
+    colour, eyes expect more than of detail.
+    """
+    axes = torch.tensor(OPPONENTS, device=rebuilt.device)
+    error = torch.einsum("kc,bcyx->bkyx", axes, rebuilt.float() - original.float())
+    squares = [F.avg_pool2d(error, side).square().mean(dim=(0, 2, 3)) for side in _COLOUR_SIDES]
+    blue, green = torch.stack(squares).mean(dim=0)
+    return {"colour": blue + _GREEN_WEIGHT * green}
 
 
 def grid_loss(rebuilt: Tensor, original: Tensor) -> dict[str, Tensor]:

@@ -165,7 +165,7 @@ class TrainableOneDC(nn.Module):
         y, semantic = self._apart(codec.enc, pixels, self._encode(pixels))
         z = codec.hyper_enc(y, semantic)
         excess = (z.abs() - _Z_RANGE).clamp_min(0).square().mean()
-        coded = self._code_exactly if isinstance(codec.entropy, ExactEntropyModel) else self._code
+        coded = self._code_exactly if isinstance(codec.entropy, ExactEntropyModel) else self.code
         gridded = exact_weights(codec.entropy) if self.exact_weights else nullcontext()
         with gridded, torch.autocast(y.device.type, enabled=False):  # rates in bfloat16 would be wrong by percents
             y_hat, seed, bits = coded(y.float(), codec.z_vq(z.float()), quality)
@@ -181,8 +181,17 @@ class TrainableOneDC(nn.Module):
         with nullcontext() if learns else torch.no_grad():
             return self.encode_latent(pixels)
 
-    def _code(self, y: Tensor, codes: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The float entropy model, differentiable: rebuilt latent, semantic seed, bits of each crop `[B]`."""
+    def code(self, y: Tensor, codes: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The float entropy model, differentiable, in float32.
+
+        Args:
+            y (`torch.Tensor` of shape `[B, N, S/16, S/16]`): not rounded.
+            codes (`torch.Tensor` of shape `[B, K, S/64, S/64]`): of the hyper-latent.
+            quality (`torch.Tensor` of shape `[B]`): 0 to 100, or -1.
+
+        Returns:
+            `tuple`: rebuilt latent, of the shape of `y`; semantic seed `[B, N, S/64, S/64]`; bits of each crop `[B]`.
+        """
         entropy = self.codec.float_entropy
         hyper = entropy.hyper_synthesis(codes)
         gain = torch.exp(self.gain_steps(quality) * GAIN_STEP)[:, :, None, None]  # [B, N, 1, 1]

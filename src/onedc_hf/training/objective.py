@@ -16,6 +16,7 @@ from .losses import (
     PerceptualLosses,
     PictureLosses,
     band_statistics_loss,
+    colour_loss,
     grid_loss,
     ms_ssim_loss,
     texture_loss,
@@ -26,14 +27,18 @@ from .run import TrainingRun
 __all__ = ["RunLosses", "detail_share", "picture_losses"]
 
 _ALL_DETAIL = 30.0  # quality from which on files say enough for texture: the box's 0.03 to 0.06 bpp
+_OWN_DETAIL = 60.0  # and from which on they bring more and more of their own: the box's 0.09 bpp
 
 
 def detail_share(config: TrainConfig, quality: Tensor) -> Tensor:
-    """Share of the pull of losses that ask for detail, `[B]`: `low_rate_detail` at quality 0 and z-only, then rising.
+    """Share of the pull of losses that ask for detail, `[B]`, between `low_rate_detail` and 1 and `high_rate_detail`.
 
-    Where a file says little about a place, texture that is asked for all the same can only be made up.
+    Where a file says little about a place, texture that is asked for all the same can only be made up; where it says
+    much, texture is there already, and what is asked for beyond it replaces what was sent.
     """
-    return config.low_rate_detail + (1 - config.low_rate_detail) * (quality / _ALL_DETAIL).clamp(0, 1)
+    rise = (quality / _ALL_DETAIL).clamp(0, 1)
+    fall = ((quality - _OWN_DETAIL) / (100 - _OWN_DETAIL)).clamp(0, 1)
+    return config.low_rate_detail + (1 - config.low_rate_detail) * rise - (1 - config.high_rate_detail) * fall
 
 
 class RunLosses:
@@ -54,9 +59,10 @@ class RunLosses:
     ) -> tuple[Tensor, dict[str, float]]:
         """The gradient to send back from `rebuilt`, and each loss's value for the log.
 
-        `quality` `[B]` (-1: only `z` is sent) is what `low_rate_detail` goes by; without it all crops count alike.
+        `quality` `[B]` (-1: only `z` is sent) is what `low_rate_detail` and `high_rate_detail` go by; without it all
+        crops count alike.
         """
-        if quality is None or self.config.low_rate_detail == 1:
+        if quality is None or self.config.low_rate_detail == self.config.high_rate_detail == 1:
             return self.losses(rebuilt, original)
         return self.losses(rebuilt, original, detail_share(self.config, quality))
 
@@ -85,6 +91,8 @@ def picture_losses(config: TrainConfig, run: TrainingRun) -> RunLosses:
         ImportError, ValueError, ModelError: if the packages or files of a loss are missing.
     """
     functions: list[PictureLosses] = [ms_ssim_loss] if config.ms_ssim_weight else []
+    if config.colour_weight:
+        functions.append(colour_loss)
     if config.grid_weight:
         functions.append(grid_loss)
     if config.texture_weight:
@@ -110,6 +118,7 @@ def picture_losses(config: TrainConfig, run: TrainingRun) -> RunLosses:
             functions.append(make_perceptual(name, config).to(run.device))
     weights = {
         "ms_ssim": config.ms_ssim_weight,
+        "colour": config.colour_weight,
         "grid": config.grid_weight,
         "period": config.texture_weight,
         "locked": config.texture_weight,

@@ -30,6 +30,7 @@ from PIL import Image
 from .. import __version__
 from ..coder import Symbols
 from ..coding.tables import fit_hyper_tables
+from ..eight_bits import shrink
 from ..errors import OneDCError
 from ..evaluation import tables
 from ..evaluation.classical import available_codecs
@@ -143,7 +144,9 @@ def keep_earlier(box: Path) -> None:
     """Keeps the decoder side of the release in place beside the next one, whose entropy model cannot read its files."""
     pipe = OneDCPipeline.from_pretrained(box / "model", dtype=torch.float16)  # half the size on disk
     reader = OneDCPipeline(pipe.vae, decoder_side(pipe.codec), pipe.generator, pipe.scheduler)
-    reader.save_pretrained(box / "earlier" / pipe.model_id[:8])
+    folder = box / "earlier" / pipe.model_id[:8]
+    reader.save_pretrained(folder)
+    shrink(folder)
 
 
 def evaluate_box(kodak: Path, repository: Path) -> dict[str, Any]:

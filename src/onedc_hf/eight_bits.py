@@ -1,0 +1,67 @@
+"""Half-size copies of saved pipelines: weights in 8 bits, for what is kept on disk and seldom read.
+
+Every float16 tensor of two dimensions or more becomes int8 with one scale for each of its rows (output channels); the
+rest stays as it is: biases, the layers that are kept in float32, and the integers of an exact entropy model, so that
+symbols do not change. Pictures do by about two levels of 255 (41 dB on the model in the box).
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+__all__ = ["expanded", "shrink"]
+
+_SCALES = ".eight_bit_scales"
+
+
+def _shrink_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    small: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float16 or tensor.ndim < 2:
+            small[name] = tensor
+            continue
+        rows = tensor.float().flatten(1)
+        scales = (rows.abs().amax(dim=1) / 127).clamp_min(1e-12)
+        small[name] = (rows / scales[:, None]).round().to(torch.int8).view(tensor.shape)
+        small[name + _SCALES] = scales
+    return small
+
+
+def _expand_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    large: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name + _SCALES in tensors:
+            scales = tensors[name + _SCALES]
+            large[name] = (tensor * scales.view(-1, *[1] * (tensor.ndim - 1))).half()
+        elif not name.endswith(_SCALES):
+            large[name] = tensor
+    return large
+
+
+def shrink(folder: Path) -> None:
+    """Brings the weights of a saved pipeline (in float16) to 8 bits, in place; `expanded` gives them back."""
+    for path in sorted(folder.rglob("*.safetensors")):
+        save_file(_shrink_tensors(load_file(path)), path, metadata={"format": "pt"})
+
+
+@contextmanager
+def expanded(folder: Path) -> Iterator[Path]:
+    """A folder that `from_pretrained` reads, for as long as the context lasts.
+
+    Args:
+        folder (`Path`): a saved pipeline, after `shrink` or not.
+    """
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+        copy = Path(temporary) / folder.name
+        shutil.copytree(folder, copy)
+        for path in copy.rglob("*.safetensors"):
+            save_file(_expand_tensors(load_file(path)), path, metadata={"format": "pt"})
+        yield copy
