@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import lzma
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 
 from onedc_hf.eight_bits import expanded, shrink
 
@@ -32,13 +33,15 @@ def test_large_weights_come_back_within_half_a_step_and_the_rest_exactly(folder:
     path = Path("codec") / "model.safetensors"
     before = load_file(folder / path)
     shrink(folder)
-    small = load_file(folder / path)
+    assert [file.name for file in folder.rglob("*") if file.is_file()] == ["model_index.json", "model.safetensors.xz"]
+    small = load(lzma.decompress((folder / path).with_suffix(".safetensors.xz").read_bytes()))
     assert small["conv.weight"].dtype == torch.int8 and small["conv.weight"].abs().amax(dim=(1, 2, 3)).tolist() == [
         127, 127, 127, 0
     ]  # fmt: skip
     with expanded(folder) as whole:
         after = load_file(whole / path)
         assert (whole / "model_index.json").read_text() == "{}"
+        assert [file.name for file in (whole / "codec").iterdir()] == ["model.safetensors"]
     assert not whole.exists()
     assert {name: tensor.dtype for name, tensor in after.items()} == {n: t.dtype for n, t in before.items()}
     for name in before.keys() - {"conv.weight"}:

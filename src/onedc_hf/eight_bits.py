@@ -1,4 +1,4 @@
-"""Half-size copies of saved pipelines: weights in 8 bits, for what is kept on disk and seldom read.
+"""Half-size copies of saved pipelines: weights in 8 bits, packed, for what is kept on disk and seldom read.
 
 Every float16 tensor of two dimensions or more becomes int8 with one scale for each of its rows (output channels); the
 rest stays as it is: biases, the layers that are kept in float32, and the integers of an exact entropy model, so that
@@ -7,6 +7,7 @@ symbols do not change. Pictures do by about two levels of 255 (41 dB on the mode
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,12 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor
 
 __all__ = ["expanded", "shrink"]
 
 _SCALES = ".eight_bit_scales"
+_PACKED = ".xz"
 
 
 def _shrink_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -47,9 +49,11 @@ def _expand_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def shrink(folder: Path) -> None:
-    """Brings the weights of a saved pipeline (in float16) to 8 bits, in place; `expanded` gives them back."""
+    """Brings the weights of a saved pipeline (in float16) to 8 bits and packs them, in place; see `expanded`."""
     for path in sorted(folder.rglob("*.safetensors")):
-        save_file(_shrink_tensors(load_file(path)), path, metadata={"format": "pt"})
+        small = save(_shrink_tensors(load_file(path)), metadata={"format": "pt"})
+        path.with_name(path.name + _PACKED).write_bytes(lzma.compress(small, preset=9))
+        path.unlink()
 
 
 @contextmanager
@@ -62,6 +66,8 @@ def expanded(folder: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         copy = Path(temporary) / folder.name
         shutil.copytree(folder, copy)
-        for path in copy.rglob("*.safetensors"):
-            save_file(_expand_tensors(load_file(path)), path, metadata={"format": "pt"})
+        for path in sorted(copy.rglob(f"*.safetensors{_PACKED}")):
+            tensors = _expand_tensors(load(lzma.decompress(path.read_bytes())))
+            save_file(tensors, path.with_suffix(""), metadata={"format": "pt"})
+            path.unlink()
         yield copy
