@@ -1,4 +1,4 @@
-"""What each component of the recipe gives: the box model from its linear start, one component left out at a time.
+"""What each component of the recipe gives: the box model from its linear start, one component changed at a time.
 
     python benchmarks/ablation.py --photographs FOLDER --work FOLDER
 
@@ -10,8 +10,11 @@ its discriminators, since those of the package, which the box learned from, are 
 | `whole`         |                                                                                          |
 | `distillation`  | stage 1 does not distil the tokenizer's codes                                            |
 | `stage 2`       | stage 1 goes on instead, for as many crops                                               |
-| `adversary`     | stage 2 has pixel, structure, grid, statistics and feature losses alone                  |
+| `adversary`     | stage 2 has all its losses but the adversary                                             |
 | `teacher`       | stage 2 has a diffusion teacher (trained here first, beyond the budget) for an adversary |
+
+The teacher arm tests one setting of its two weights, which are no measure for the adversary's: those are ratios of
+gradient norms at the latent, this one at the picture.
 
 All see the same crops in the same order. Measured on the pictures that the box's training leaves out, as real files at
 rates that every arm reaches. A run that is there already in the work folder, with the same settings, is not trained
@@ -62,14 +65,20 @@ STAGE2: dict[str, Any] = {
     "z_only_share": 0.1,
     "adversary_warmup_steps": 0,
 }
-# Distribution matching and its GAN in the adversary's place, weighted by gradient norms at the latent (docs/train.md).
+# Distribution matching and its GAN in the adversary's place, weighted by gradient norms at the latent (`TrainConfig`).
 TEACHER: dict[str, Any] = {
     "teacher": "teacher",
     "matching_weight": 0.3,
     "latent_gan_weight": 0.3,
     "adversary_weight": 0.0,
 }
-ARMS = ("whole", "distillation", "stage 2", "adversary", "teacher")
+ARMS = {
+    "whole": "nothing",
+    "distillation": "no distillation",
+    "stage 2": "no stage 2",
+    "adversary": "no adversary",
+    "teacher": "a teacher for the adversary",
+}
 
 
 def arms(
@@ -98,7 +107,11 @@ def train(work: Path, name: str, config: str, start: str, settings: dict[str, An
     """Trains one run, unless it is there, and returns its pipeline's folder."""
     pipeline, processes = work / name / "pipeline", common["processes"]
     settings = common["train"] | settings | {"output_dir": str(work / name)}
-    done, what = work / name / "done.json", json.dumps([config, start, processes, settings])
+    done = work / name / "done.json"
+    before = [
+        (work / other / "done.json").read_text(encoding="utf-8") for other in (start, settings.get("teacher")) if other
+    ]
+    what = json.dumps([config, before, processes, settings])
     if done.is_file() and done.read_text(encoding="utf-8") == what:
         return pipeline
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
@@ -144,11 +157,11 @@ def held_out(photographs: Path, folder: Path) -> Path:
 def table(found: dict[str, Any]) -> str:
     """The results as Markdown."""
     shown = ("bpp", *METRICS, *PATTERNS)
-    lines = ["| left out | rate asked | " + " | ".join(shown) + " |", "|---|---|" + "---:|" * len(shown)]
+    lines = ["| differs in | rate asked | " + " | ".join(shown) + " |", "|---|---|" + "---:|" * len(shown)]
     for arm, rows in found["arms"].items():
         for row in rows:
             values = [f"{row[name]:.4f}" if row.get(name) is not None else "-" for name in shown]
-            lines.append(f"| {'nothing' if arm == 'whole' else arm} | {row['setting']} | " + " | ".join(values) + " |")
+            lines.append(f"| {ARMS[arm]} | {row['setting']} | " + " | ".join(values) + " |")
     return "\n".join(lines)
 
 
@@ -162,7 +175,7 @@ def main() -> None:
     parser.add_argument("--teacher-steps", type=int, default=1000, help="of 8 crops, on one process")
     parser.add_argument("--processes", type=int, default=2, help="with one thread each")
     parser.add_argument("--mixed-precision", default="no", choices=["no", "bf16"])
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     common = {
@@ -191,6 +204,8 @@ def main() -> None:
         before = json.loads(arguments.results.read_text(encoding="utf-8"))
         if all(before.get(key) == found[key] for key in ("mixed_precision", *lengths, "crops_per_step")):
             found["arms"] = before["arms"]
+        if before.get("teacher_steps") != found["teacher_steps"]:
+            found["arms"].pop("teacher", None)
     for arm in arguments.arms:
         pipeline = Path()
         for name, config, start, settings in arms(**lengths, teacher_steps=arguments.teacher_steps)[arm]:

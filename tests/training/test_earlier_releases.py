@@ -39,11 +39,15 @@ def test_a_later_release_reads_earlier_files(
 ) -> None:
     first = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float16)
     second = OneDCPipeline.from_pretrained(box / "model", dtype=torch.float16)
-    assert first.model_id != second.model_id
+    folder = releases.earlier_release(first.model_id)
+    assert first.model_id != second.model_id and folder is not None
     for options in ({"quality": 60}, {"z_only": True}):
         data = first.compress(picture(70, 90), **options)
-        again, original = (np.asarray(pipe.decompress(data)).astype(float) for pipe in (second, first))
-        assert np.abs(again - original).mean() < 3  # in 8 bits (eight_bits.py); levels of 255
+        with expanded(folder) as whole:
+            reader = OneDCPipeline.from_pretrained(whole, dtype=torch.float16)
+        again, in_8_bits, original = (np.asarray(p.decompress(data)) for p in (second, reader, first))
+        assert np.array_equal(again, in_8_bits)
+        assert np.abs(again.astype(float) - original).mean() < 3  # levels of 255
         ours, theirs = second.read_symbols(data), first.read_symbols(data)
         assert torch.equal(ours.y_hat, theirs.y_hat) and torch.equal(ours.semantic_seed, theirs.semantic_seed)
     path = tmp_path / "old.odc"
@@ -52,6 +56,15 @@ def test_a_later_release_reads_earlier_files(
     # Limits of the pipeline that was asked hold.
     second.max_pixels = 64 * 64
     with pytest.raises(ValueError, match="4,096"):
+        second.decompress(data)
+
+
+def test_files_that_name_their_decoder_side_hear_that_8_bits_are_another(
+    box: Path, tiny_folder: Path, picture: Callable[..., np.ndarray]
+) -> None:
+    data = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float16).compress(picture(64, 64), name_decoder=True)
+    second = OneDCPipeline.from_pretrained(box / "model", dtype=torch.float16)
+    with pytest.warns(UserWarning, match="decoder"):
         second.decompress(data)
 
 

@@ -58,7 +58,8 @@ def test_it_analyses_as_many_crops_as_it_is_asked_for(model: TrainableOneDC, cro
         known = model.codec.adapt(seed)
     for ours, theirs in ((found.y, y), (found.semantic, semantic), (found.known, known)):
         assert torch.allclose(ours[:8].float(), theirs, atol=1e-2)
-    assert torch.equal(found.take(torch.tensor([3])).thumbnail[0], found.thumbnail[3].float())
+    some = found.take(torch.tensor([3]), torch.device("cpu"))
+    assert some.y.dtype == torch.float32 and torch.equal(some.thumbnail[0], found.thumbnail[3].float())
     with pytest.raises(ValueError, match="after 32 crops; 40"):
         analyse(model, crops.split(8), 40)
 
@@ -66,43 +67,78 @@ def test_it_analyses_as_many_crops_as_it_is_asked_for(model: TrainableOneDC, cro
 def test_it_learns_colours_and_rate_and_leaves_the_rest(model: TrainableOneDC, crops: torch.Tensor) -> None:
     analysed = analyse(model, crops.split(8), 32)
     model.codec.entropy.z_counts += 1
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    lines = train_hyper_latent(
-        model, analysed, steps=120, batch=16, rate_batch=8, learning_rate=5e-3, warmup_steps=5, logging_steps=40
-    )
-    assert [line["step"] for line in lines] == [40, 80, 120]
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    lines: list[dict[str, float]] = []
+    train_hyper_latent(
+        model, analysed, steps=110, batch=16, rate_batch=8, learning_rate=5e-3, warmup_steps=5, logging_steps=40,
+        log=lines.append,
+    )  # fmt: skip
+    assert [line["step"] for line in lines] == [40, 80, 110]
     assert lines[-1]["thumbnail"] < 0.5 * lines[0]["thumbnail"]
     assert lines[-1]["bpp"] < 0.9 * lines[0]["bpp"]
-    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
     learned = ("codec.hyper_enc.", "codec.entropy.", "codec.semantic_adaptor.")
-    assert moved and all(name.startswith(learned) for name in moved)
-    assert any(name.startswith(part) for part in learned for name in moved)
-    assert not model.codec.entropy.z_counts.any() and torch.equal(
-        model.codec.entropy.gain_steps, before["codec.entropy.gain_steps"]
-    )
-    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert all(name.startswith(learned) for name in moved)
+    assert all(any(name.startswith(part) for name in moved) for part in learned)
+    assert not model.codec.entropy.z_counts.any()
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
 
 
-def test_it_is_reproducible(config: Make, crops: torch.Tensor) -> None:
+def test_it_is_reproducible_and_stops_when_asked(config: Make, crops: torch.Tensor) -> None:
     start = str(stage1.train(config(max_train_steps=1)))
-    results = []
-    for _ in range(2):
+    results: list[list[dict[str, float]]] = []
+    for stop in (lambda: False, lambda: False, lambda: True):
         model = load_model(start)
-        results.append(train_hyper_latent(model, analyse(model, crops.split(8), 32), steps=3, logging_steps=1))
-    assert results[0] == results[1]
+        results.append([])
+        train_hyper_latent(
+            model, analyse(model, crops.split(8), 32), steps=3, logging_steps=1, log=results[-1].append, stop=stop
+        )
+    assert results[0] == results[1] and len(results[0]) == 3
+    assert results[2] == results[0][:1]
+
+
+@pytest.mark.parametrize("name", ["steps", "batch", "rate_batch", "logging_steps", "learning_rate"])
+def test_counts_of_nothing_are_refused(model: TrainableOneDC, crops: torch.Tensor, name: str) -> None:
+    with pytest.raises(ValueError, match=f"`{name}` must be above 0"):
+        train_hyper_latent(model, analyse(model, crops.split(8), 8), **{name: 0})
+    assert model.codec.hyper_enc.fusion[-1].weight.requires_grad
+
+
+@pytest.fixture
+def command(photographs: Path, tmp_path: Path) -> Callable[..., int]:
+    def run(**changes: object) -> int:
+        settings: dict[str, object] = {
+            "train_data_dir": photographs, "output_dir": tmp_path / "hyper", "crops": 20, "resolution": 64,
+            "max_train_steps": 2, "train_batch_size": 4, "rate_batch_size": 2,
+        }  # fmt: skip
+        words = [word for key, value in (settings | changes).items() for word in (f"--{key}", str(value))]
+        return main([*words, "--exclude"])
+
+    return run
 
 
 def test_the_command_writes_a_pipeline_that_codes(
-    config: Make, photographs: Path, picture: Callable[..., np.ndarray], tmp_path: Path
+    config: Make, command: Callable[..., int], picture: Callable[..., np.ndarray], tmp_path: Path
 ) -> None:
     start = stage1.train(config(max_train_steps=1))
-    output = tmp_path / "hyper"
-    arguments = ["--model", str(start), "--train_data_dir", str(photographs), "--output_dir", str(output)]
-    arguments += ["--crops", "20", "--resolution", "64", "--max_train_steps", "100", "--train_batch_size", "4"]
-    pipeline = main([*arguments, "--rate_batch_size", "2", "--exclude"])
-    (line,) = map(json.loads, (output / "log.jsonl").read_text().splitlines())
-    assert line["step"] == 100 and line["bpp"] > 0
-    pipe, before = OneDCPipeline.from_pretrained(pipeline), OneDCPipeline.from_pretrained(start)
+    assert command(model=start) == 0
+    (line,) = map(json.loads, (tmp_path / "hyper" / "log.jsonl").read_text().splitlines())
+    assert line["step"] == 2 and line["bpp"] > 0
+    pipe = OneDCPipeline.from_pretrained(tmp_path / "hyper" / "pipeline")
+    before = OneDCPipeline.from_pretrained(start)
     assert pipe.model_id != before.model_id
     assert torch.equal(pipe.codec.entropy.gain_steps, before.codec.entropy.gain_steps)
     assert pipe.decompress(pipe.compress(picture(70, 90), quality=50)).size == (90, 70)
+
+
+def test_the_command_says_what_is_wrong(
+    command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("crops", "max_train_steps", "train_batch_size", "rate_batch_size", "learning_rate"):
+        with pytest.raises(SystemExit):
+            command(**{name: 0})
+        assert f"--{name} must be above 0" in capsys.readouterr().err
+    assert command(model=tmp_path / "nowhere") == 1
+    assert capsys.readouterr().err.startswith("hyper_latent: ")
+    assert command(resolution=65) == 1
+    assert "resolution" in capsys.readouterr().err

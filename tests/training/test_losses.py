@@ -195,9 +195,11 @@ def test_less_detail_can_be_asked_of_losses_that_share_a_network() -> None:
         assert not torch.allclose(none, everything, atol=1e-7)
 
 
-@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize(
+    ("stage", "setting"), [(1, "low_rate_detail"), (2, "low_rate_detail"), (1, "high_rate_detail")]
+)
 def test_both_stages_tell_the_losses_at_what_quality_crops_were_sent(
-    stage: int, tiny_config: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: int, setting: str, tiny_config: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[float] = []
 
@@ -208,11 +210,11 @@ def test_both_stages_tell_the_losses_at_what_quality_crops_were_sent(
     monkeypatch.setattr(objective, "detail_share", record)
     config = TrainConfig(
         model=str(tiny_config), train_data_dir=str(photographs), output_dir=str(tmp_path), stage=stage, resolution=64,
-        train_batch_size=2, max_train_steps=2, generator_every=1, low_rate_detail=0.5, ms_ssim_weight=0.0,
-        feature_weight=0.0, grid_weight=1.0, exclude=[], z_only_share=0.5,
+        train_batch_size=2, max_train_steps=2, generator_every=1, ms_ssim_weight=0.0,
+        feature_weight=0.0, grid_weight=1.0, exclude=[], z_only_share=0.5, **{setting: 0.5},
     )  # fmt: skip
     if stage == 2:
-        first = dataclasses.replace(config, stage=1, output_dir=str(tmp_path / "first"), low_rate_detail=1.0)
+        first = dataclasses.replace(config, stage=1, output_dir=str(tmp_path / "first"), **{setting: 1.0})
         config = dataclasses.replace(config, init_from=str(stage1.train(first)))
     (stage1 if stage == 1 else stage2).train(config)
     assert len(seen) == 4 and all(-1 <= quality <= 100 for quality in seen)

@@ -260,8 +260,8 @@ class EntropyModel(EntropyBase):
 
     def hyper_synthesis(self, codes: Tensor) -> HyperParameters:
         """FSQ codes `[B, K, Y/4, X/4]` in [-1, 1] to the parameters they carry."""
+        seed = self.semantic_seed(codes)
         with torch.autocast(device_type=codes.device.type, enabled=False):
-            seed = self.semantic_seed(codes)
             params = self.y_prior_fusion(self.hyper_dec["to_entropy"](seed))  # [B, 2N, Y, X]
             return HyperParameters(seed, params, self.y_spatial_prior_reduction(params))
 

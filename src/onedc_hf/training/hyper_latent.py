@@ -4,7 +4,7 @@
     onedc train --config box-stage2 --train_data_dir photos --init_from hyper/pipeline
 
 The analysis transform stays as it is. So what it says of a crop is computed once, and from then on a step costs only
-what lives at 1/16 and 1/64 of the picture: on two CPU cores a hundred crops a second, where the whole model trains on
+what lives at 1/16 and 1/64 of the picture: on two CPU cores ninety crops a second, where the whole model trains on
 three. Then the decoder side learns to make pictures of it (stage 2).
 
 A reader, which is thrown away, makes a thumbnail of the semantic map. Its error says what the whole model's pixel loss
@@ -20,9 +20,10 @@ import argparse
 import json
 import logging
 import math
-import time
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -33,7 +34,8 @@ from .components import load_model, save_pipeline
 from .config import TrainConfig
 from .data import Crops, Share, crop_batches
 from .losses import OPPONENTS
-from .model import TrainableOneDC
+from .model import TrainableOneDC, z_excess
+from .standalone import picture_arguments, stop_on_signals
 
 __all__ = ["Analysed", "ThumbnailReader", "analyse", "main", "thumbnails", "train_hyper_latent"]
 
@@ -45,7 +47,7 @@ _CHANNEL_WEIGHTS = (1.0, 6.0, 12.0)  # of lightness, blue to orange, magenta to 
 # What a bit per pixel of `y` counts beside the thumbnail's error, at quality 0 and at 100; geometric in between.
 _RATE_WEIGHTS = (5.2, 0.42)
 _KNOWN_MAP_WEIGHT = 0.01  # of the distance from the semantic map that the decoder side knows
-_Z_RANGE_WEIGHT, _Z_RANGE = 0.02, 2.0
+_Z_RANGE_WEIGHT = 0.02
 _ANALYSED_BATCH = 16
 
 
@@ -64,9 +66,9 @@ class Analysed(NamedTuple):
     known: Tensor
     thumbnail: Tensor
 
-    def take(self, index: Tensor) -> Analysed:
-        """Some of the crops, in float32."""
-        return Analysed(*(tensor[index].float() for tensor in self))
+    def take(self, index: Tensor, device: torch.device) -> Analysed:
+        """Some of the crops, in float32, on a device."""
+        return Analysed(*(tensor[index].to(device, torch.float32) for tensor in self))
 
 
 class ThumbnailReader(nn.Module):
@@ -96,21 +98,27 @@ def thumbnails(pixels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def analyse(model: TrainableOneDC, batches: Iterable[Tensor], count: int) -> Analysed:
-    """Analyses crops.
+    """Analyses crops, on the model's device.
 
     Args:
         model (`TrainableOneDC`): with its float entropy model.
         batches: of crops `[B, 3, S, S]` in [-1, 1].
         count (`int`): how many crops, at least.
 
+    Returns:
+        `Analysed`: on the CPU.
+
     Raises:
         ValueError: if there are fewer.
     """
-    codec, found, got = model.codec, [], 0
-    for pixels in batches:
+    codec, device = model.codec, model.gain_anchors.device
+    found: list[Analysed] = []
+    got = 0
+    for batch in batches:
+        pixels = batch.to(device)
         y, semantic = codec.enc(pixels, model.encode_latent(pixels))
-        known = codec.semantic_adaptor(codec.float_entropy.semantic_seed(codec.hyper_analyse(y, semantic)))
-        found.append(Analysed(*(part.half() for part in (y, semantic, known, thumbnails(pixels)))))
+        known = codec.adapt(codec.float_entropy.semantic_seed(codec.hyper_analyse(y, semantic)))
+        found.append(Analysed(*(part.half().cpu() for part in (y, semantic, known, thumbnails(pixels)))))
         got += len(pixels)
         if got >= count:
             return Analysed(*(torch.cat(parts) for parts in zip(*found, strict=True)))
@@ -133,10 +141,13 @@ def train_hyper_latent(
     warmup_steps: int = 100,
     logging_steps: int = 100,
     seed: int = 0,
-) -> list[dict[str, float]]:
-    """Trains hyper-analysis, entropy model and semantic adaptor, in place; everything else stays.
+    log: Callable[[dict[str, float]], None] = lambda line: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Trains hyper-analysis, entropy model and semantic adaptor, in place, on the model's device.
 
-    The tables of the hyper-latent, which no longer fit, are emptied: a release fits new ones.
+    Everything else stays as it is, and the tables of the hyper-latent, which no longer fit, are emptied: a release fits
+    new ones. Whoever saves the model freezes `gain_anchors` first, or the gain rows are read off them anew.
 
     Args:
         model (`TrainableOneDC`): with its float entropy model.
@@ -146,14 +157,20 @@ def train_hyper_latent(
         rate_batch (`int`): crops among them whose `y` is estimated in bits, which is most of the work.
         learning_rate (`float`): after the warm-up; falls to zero by a cosine.
         warmup_steps (`int`): steps in which it grows from zero.
-        logging_steps (`int`): between two lines.
+        logging_steps (`int`): between two lines of the log; there is one after the last step, too.
         seed (`int`): of the reader, of crops and qualities.
+        log (`Callable`): gets, since the line before, the means of `thumbnail` (weighted squared error), `known`
+            (distance from the semantic map that was, in its variances) and `bpp` of `y` over all qualities.
+        stop (`Callable`): asked after every step; True ends the training.
 
-    Returns:
-        `list[dict]`: at every `logging_steps` the means of `thumbnail` (weighted squared error), `known` (distance from
-        the semantic map that was, in its variances) and `bpp` of `y` over all qualities.
+    Raises:
+        ValueError: for counts below 1, or a learning rate that is not above 0.
     """
-    codec, device = model.codec, crops.y.device
+    counts = {"steps": steps, "batch": batch, "rate_batch": rate_batch, "logging_steps": logging_steps}
+    for name, value in (counts | {"learning_rate": learning_rate}).items():
+        if value <= 0:
+            raise ValueError(f"`{name}` must be above 0; got {value}.")
+    codec, device = model.codec, model.gain_anchors.device
     entropy = codec.float_entropy
     torch.manual_seed(seed)
     draws = torch.Generator().manual_seed(seed)
@@ -169,41 +186,41 @@ def train_hyper_latent(
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, pace)
     weights = torch.tensor(_CHANNEL_WEIGHTS, device=device).view(1, 3, 1, 1)
-    spread = crops.known.float().std(dim=(0, 2, 3), keepdim=True) + 1e-3
+    spread = crops.known.float().std(dim=(0, 2, 3), keepdim=True).to(device) + 1e-3
     area = 256 * crops.y.shape[2] * crops.y.shape[3]  # pixels of a crop
-    lines: list[dict[str, float]] = []
-    sums, started = dict.fromkeys(("thumbnail", "known", "bpp"), 0.0), time.monotonic()
-    for step in range(steps):
-        index = torch.randint(len(crops.y), (batch,), generator=draws)
-        chosen = crops.take(index.to(device))
-        z = codec.hyper_enc(chosen.y, chosen.semantic)
-        codes = codec.z_vq(z)
-        semantic = codec.semantic_adaptor(entropy.semantic_seed(codes))
-        thumbnail = ((reader(semantic) - chosen.thumbnail).square() * weights).mean()
-        known = ((semantic - chosen.known) / spread).square().mean()
-        outside = (z.abs() - _Z_RANGE).clamp_min(0).square().mean()
-        quality = (torch.rand(min(batch, rate_batch), generator=draws) * 100).to(device)
-        few = len(quality)
-        _, _, bits = model.code(chosen.y[:few], codes[:few], quality)
-        bpp = bits / area
-        rate = (_rate_weight(quality) * bpp).mean()
-        loss = thumbnail + _KNOWN_MAP_WEIGHT * known + _Z_RANGE_WEIGHT * outside + rate
+    seen: dict[str, list[float]] = {"thumbnail": [], "known": [], "bpp": []}
+    try:
+        for step in range(1, steps + 1):
+            chosen = crops.take(torch.randint(len(crops.y), (batch,), generator=draws), device)
+            z = codec.hyper_enc(chosen.y, chosen.semantic)
+            codes = codec.z_vq(z)
+            semantic = codec.adapt(entropy.semantic_seed(codes))
+            thumbnail = ((reader(semantic) - chosen.thumbnail).square() * weights).mean()
+            known = ((semantic - chosen.known) / spread).square().mean()
+            quality = (torch.rand(min(batch, rate_batch), generator=draws) * 100).to(device)
+            few = len(quality)
+            _, _, bits = model.code(chosen.y[:few], codes[:few], quality)
+            bpp = bits / area
+            loss = thumbnail + _KNOWN_MAP_WEIGHT * known + _Z_RANGE_WEIGHT * z_excess(z)
+            loss = loss + (_rate_weight(quality) * bpp).mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
+            for name, value in {"thumbnail": thumbnail, "known": known, "bpp": bpp.mean()}.items():
+                seen[name].append(float(value.detach()))
+            stopped = stop()
+            if step % logging_steps == 0 or step == steps or stopped:
+                log({"step": step} | {name: fmean(values) for name, values in seen.items()})
+                seen = {name: [] for name in seen}
+            if stopped:
+                break
+    finally:
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
-        for name, value in {"thumbnail": thumbnail, "known": known, "bpp": bpp.mean()}.items():
-            sums[name] += float(value.detach())
-        if (step + 1) % logging_steps == 0:
-            means = {name: total / logging_steps for name, total in sums.items()}
-            lines.append({"step": step + 1} | means)
-            logger.info("%s, %.0f crops a second", lines[-1], (step + 1) * batch / (time.monotonic() - started))
-            sums = dict.fromkeys(sums, 0.0)
-    entropy.z_counts.zero_()
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(learned[name])
-    return lines
+        entropy.z_counts.zero_()
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(learned[name])
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -211,67 +228,68 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m onedc_hf.training.hyper_latent",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[picture_arguments("pipeline to start from")],
     )
-    parser.add_argument("--model", default="", help="pipeline to start from, folder or Hub id; default: the box")
-    parser.add_argument("--train_data_dir", required=True, help="folder of pictures")
-    parser.add_argument(
-        "--exclude",
-        nargs="*",
-        default=["box-excluded.txt", "box-heldout.txt"],
-        help="files of picture names to leave out, as in training; without a name: none",
-    )
-    parser.add_argument("--output_dir", required=True, type=Path, help="gets `pipeline` and `log.jsonl`")
-    parser.add_argument("--crops", type=int, default=8000, help="that are analysed, 44 kB each in the box")
-    parser.add_argument("--resolution", type=int, default=256, help="side of a crop, a multiple of 64")
+    parser.add_argument("--crops", type=int, default=8000, help="that are analysed; in the box 49 kB of memory each")
     parser.add_argument("--max_train_steps", type=int, default=2000)
     parser.add_argument("--train_batch_size", type=int, default=48)
     parser.add_argument("--rate_batch_size", type=int, default=16, help="crops among them whose bits are estimated")
     parser.add_argument("--learning_rate", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--num_threads", type=int, default=0)
-    return parser.parse_args(argv)
+    asked = parser.parse_args(argv)
+    for name in ("crops", "max_train_steps", "train_batch_size", "rate_batch_size", "learning_rate"):
+        if getattr(asked, name) <= 0:
+            parser.error(f"--{name} must be above 0; got {getattr(asked, name)}.")
+    return asked
 
 
-def main(argv: Sequence[str] | None = None) -> Path:
-    """Trains as the arguments say.
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trains as the arguments say, on the CPU; SIGTERM and Ctrl-C end it with everything saved.
+
+    Writes `log.jsonl` and `pipeline` (for `--init_from`) to the output folder.
 
     Returns:
-        `Path`: the pipeline's folder, for `--init_from`.
-
-    Raises:
-        ValueError, OSError: for a model, pictures or names that cannot be read.
+        `int`: the exit code.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     asked = _arguments(argv)
     if asked.num_threads:
         torch.set_num_threads(asked.num_threads)
-    config = TrainConfig(
-        train_data_dir=asked.train_data_dir,
-        exclude=asked.exclude,
-        resolution=asked.resolution,
-        train_batch_size=_ANALYSED_BATCH,
-        seed=asked.seed,
-    )
-    model = load_model(asked.model)
-    model.gain_anchors.requires_grad_(False)  # so that the gain rows are saved as they are
-    pixels = (Crops.of(batch).pixels for batch in crop_batches(config, Share(_ANALYSED_BATCH)))
-    crops = analyse(model, pixels, asked.crops)
-    lines = train_hyper_latent(
-        model,
-        crops,
-        steps=asked.max_train_steps,
-        batch=asked.train_batch_size,
-        rate_batch=asked.rate_batch_size,
-        learning_rate=asked.learning_rate,
-        seed=asked.seed,
-    )
     output: Path = asked.output_dir
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    save_pipeline(model, output / "pipeline")
+    try:
+        config = TrainConfig(
+            train_data_dir=asked.train_data_dir, exclude=asked.exclude, resolution=asked.resolution, seed=asked.seed
+        )
+        output.mkdir(parents=True, exist_ok=True)
+        model = load_model(asked.model)
+        model.gain_anchors.requires_grad_(False)  # so that the gain rows are saved as they are
+        with stop_on_signals() as stop, (output / "log.jsonl").open("w", encoding="utf-8") as file:
+
+            def log(line: dict[str, float]) -> None:
+                logger.info("%s", line)
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+
+            pixels = (Crops.of(batch).pixels for batch in crop_batches(config, Share(_ANALYSED_BATCH)))
+            crops = analyse(model, pixels, asked.crops)
+            logger.info("%d crops analysed", len(crops.y))
+            train_hyper_latent(
+                model,
+                crops,
+                steps=asked.max_train_steps,
+                batch=asked.train_batch_size,
+                rate_batch=asked.rate_batch_size,
+                learning_rate=asked.learning_rate,
+                seed=asked.seed,
+                log=log,
+                stop=stop,
+            )
+            save_pipeline(model, output / "pipeline")
+    except (OSError, ValueError) as error:
+        print(f"hyper_latent: {error}", file=sys.stderr)
+        return 1
     print(f"Pipeline: {output / 'pipeline'}")
-    return output / "pipeline"
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -36,7 +36,7 @@ __all__ = [
 
 _SMOOTH_VARIANCE = 0.0025  # of a block in [-1, 1]: a deviation of six levels of 255
 _LEVEL = 1 / 127.5  # one level of 255, in [-1, 1]
-# Cb - Cr (blue to orange) and Cb + Cr (magenta to green) of BT.601, of unit length, on pictures' red, green and blue.
+# (Cb - Cr) / sqrt(2), blue to orange, and (Cb + Cr) / sqrt(2), magenta to green, of BT.601: of red, green and blue.
 OPPONENTS = ((-0.4729, 0.0618, 0.4111), (0.2342, -0.5303, 0.2961))
 _COLOUR_SIDES = (16, 64)  # pixels that a colour is the mean of
 _GREEN_WEIGHT = 2.0  # of the second: photographs vary less in it, and eyes mind it no less

@@ -21,7 +21,7 @@ from ..models.exact import CodingUnit, ExactEntropyModel
 from .rate import SCALE_FLOOR, gaussian_bits, round_through
 from .straight_through import exact_weights
 
-__all__ = ["Rebuilt", "TrainableOneDC", "TrainableVAE"]
+__all__ = ["Rebuilt", "TrainableOneDC", "TrainableVAE", "z_excess"]
 
 TrainableVAE = AutoencoderKL | AutoencoderTiny | OneDCAutoencoder
 
@@ -31,14 +31,18 @@ _STEPS_PER_UNIT = 100
 _Z_RANGE = 2.0  # beyond it FSQ's tanh is nearly flat
 
 
+def z_excess(z: Tensor) -> Tensor:
+    """How far `z`, before FSQ, lies outside its range: a scalar to be kept small, since no gradient passes there."""
+    return (z.abs() - _Z_RANGE).clamp_min(0).square().mean()
+
+
 class Rebuilt(NamedTuple):
     """What `TrainableOneDC` makes of a batch of crops.
 
     Args:
         picture (`torch.Tensor` of shape `[B, 3, S, S]`): the rebuilt crops, about [-1, 1].
         bpp (`torch.Tensor` of shape `[B]`): bits per pixel of `y` for each crop.
-        z_excess (`torch.Tensor`): how far `z` lies outside FSQ's range, a scalar to be kept small (beyond the range FSQ
-            passes no gradient).
+        z_excess (`torch.Tensor`): see the function of that name.
         latent (`torch.Tensor` of shape `[B, L, S/8, S/8]`): the generator's clean latent, scaled as the generator sees
             latents.
         distilled (`dict`): losses of the semantic distillation, where there is one.
@@ -164,7 +168,6 @@ class TrainableOneDC(nn.Module):
         codec = self.codec
         y, semantic = self._apart(codec.enc, pixels, self._encode(pixels))
         z = codec.hyper_enc(y, semantic)
-        excess = (z.abs() - _Z_RANGE).clamp_min(0).square().mean()
         coded = self._code_exactly if isinstance(codec.entropy, ExactEntropyModel) else self.code
         gridded = exact_weights(codec.entropy) if self.exact_weights else nullcontext()
         with gridded, torch.autocast(y.device.type, enabled=False):  # rates in bfloat16 would be wrong by percents
@@ -174,7 +177,7 @@ class TrainableOneDC(nn.Module):
         latent = self.generator(detail, semantic_tokens(semantic), quality)
         distilled = {} if self.distillation is None or tokens is None else self.distillation(semantic, tokens)
         bpp = bits / (pixels.shape[-1] * pixels.shape[-2])
-        return Rebuilt(self.decode_latent(latent), bpp, excess, latent, distilled)
+        return Rebuilt(self.decode_latent(latent), bpp, z_excess(z), latent, distilled)
 
     def _encode(self, pixels: Tensor) -> Tensor:
         learns = any(parameter.requires_grad for parameter in self.vae.parameters())
@@ -198,7 +201,7 @@ class TrainableOneDC(nn.Module):
         sent = (quality >= 0).to(y.dtype).view(-1, 1, 1, 1)
         bits = y.new_zeros(len(y))
 
-        def code(step: CodingPass) -> Tensor:
+        def code_pass(step: CodingPass) -> Tensor:
             nonlocal bits
             residual = (y - step.means) * step.gain
             symbols = round_through(residual)
@@ -209,7 +212,7 @@ class TrainableOneDC(nn.Module):
             bits = bits + (cost * sent).sum(dim=(1, 2, 3))
             return symbols * sent
 
-        return entropy.run_passes(hyper, gain, code), hyper.semantic_seed, bits
+        return entropy.run_passes(hyper, gain, code_pass), hyper.semantic_seed, bits
 
     @torch.no_grad()
     def _code_exactly(self, y: Tensor, codes: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:

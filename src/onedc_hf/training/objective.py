@@ -31,7 +31,9 @@ _OWN_DETAIL = 60.0  # and from which on they bring more and more of their own: t
 
 
 def detail_share(config: TrainConfig, quality: Tensor) -> Tensor:
-    """Share of the pull of losses that ask for detail, `[B]`, between `low_rate_detail` and 1 and `high_rate_detail`.
+    """Share of the pull of losses that ask for detail, `[B]`.
+
+    `low_rate_detail` at quality 0 and z-only, 1 from 30 to 60, `high_rate_detail` at 100, and linear in between.
 
     Where a file says little about a place, texture that is asked for all the same can only be made up; where it says
     much, texture is there already, and what is asked for beyond it replaces what was sent.

@@ -141,7 +141,7 @@ def keep_discriminators(path: Path) -> None:
 
 
 def keep_earlier(box: Path) -> None:
-    """Keeps the decoder side of the release in place beside the next one, whose entropy model cannot read its files."""
+    """Keeps the decoder side of the release in place, in 8 bits: the next one's entropy model cannot read its files."""
     pipe = OneDCPipeline.from_pretrained(box / "model", dtype=torch.float16)  # half the size on disk
     reader = OneDCPipeline(pipe.vae, decoder_side(pipe.codec), pipe.generator, pipe.scheduler)
     folder = box / "earlier" / pipe.model_id[:8]

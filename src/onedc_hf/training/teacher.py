@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +31,7 @@ from .config import TrainConfig
 from .data import Cropping, Share, crop_batches, excluded_names, open_pictures
 from .matching import fake_score_loss
 from .scores import LatentScale, NoiseSchedule, ScoreNetwork
+from .standalone import picture_arguments, stop_on_signals
 from .validation import named_pictures
 
 __all__ = ["TEACHER_UNET", "main", "train_teacher"]
@@ -206,24 +206,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m onedc_hf.training.teacher",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[picture_arguments("pipeline whose latents it learns")],
     )
-    parser.add_argument(
-        "--model", default="", help="pipeline whose latents it learns, folder or Hub id; default: the box"
-    )
-    parser.add_argument("--train_data_dir", required=True, help="folder of pictures")
-    parser.add_argument(
-        "--exclude",
-        nargs="*",
-        default=["box-excluded.txt", "box-heldout.txt"],
-        help="files of picture names to leave out, as in training; without a name: none",
-    )
-    parser.add_argument("--output_dir", required=True, type=Path)
     parser.add_argument("--max_train_steps", type=int, default=100_000)
     parser.add_argument("--train_batch_size", type=int, default=8)
-    parser.add_argument("--resolution", type=int, default=256, help="side of a crop, a multiple of 64")
     parser.add_argument("--width", type=int, default=TEACHER_UNET["block_out_channels"][0], help="a multiple of 32")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--num_threads", type=int, default=0)
     asked = parser.parse_args(argv)
     if asked.width < 1 or asked.width % 32:
         parser.error(f"--width must be a multiple of 32, for groups and attention heads; got {asked.width}.")
@@ -258,10 +245,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         train_batch_size=asked.train_batch_size,
         seed=asked.seed,
     )
-    asked_to_stop: list[int] = []
-    signals = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(sig, lambda number, _: asked_to_stop.append(number)) for sig in signals]
-    try:
+    with stop_on_signals() as stop:
         model = load_model(asked.model, freeze=DECIDES_SYMBOLS).eval()
         output = train_teacher(
             crop_batches(config, Share(config.train_batch_size)),
@@ -272,11 +256,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
             max_steps=asked.max_train_steps,
             held_out=_held_out(config),
             seed=asked.seed,
-            stop=lambda: bool(asked_to_stop),
+            stop=stop,
         )
-    finally:
-        for sig, handler in zip(signals, before, strict=True):
-            signal.signal(sig, handler)
     print(f"Teacher: {output}")
     return output
 
