@@ -37,7 +37,7 @@ from .losses import OPPONENTS
 from .model import TrainableOneDC, z_excess
 from .standalone import picture_arguments, stop_on_signals
 
-__all__ = ["Analysed", "ThumbnailReader", "analyse", "main", "thumbnails", "train_hyper_latent"]
+__all__ = ["AnalysedCrops", "ThumbnailReader", "analyse", "main", "thumbnails", "train_hyper_latent"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ _Z_RANGE_WEIGHT = 0.02
 _ANALYSED_BATCH = 16
 
 
-class Analysed(NamedTuple):
+class AnalysedCrops(NamedTuple):
     """What is known of crops before anything learns, in float16.
 
     Args:
@@ -66,9 +66,9 @@ class Analysed(NamedTuple):
     known: Tensor
     thumbnail: Tensor
 
-    def take(self, index: Tensor, device: torch.device) -> Analysed:
+    def take(self, index: Tensor, device: torch.device) -> AnalysedCrops:
         """Some of the crops, in float32, on a device."""
-        return Analysed(*(tensor[index].to(device, torch.float32) for tensor in self))
+        return AnalysedCrops(*(tensor[index].to(device, torch.float32) for tensor in self))
 
 
 class ThumbnailReader(nn.Module):
@@ -97,7 +97,7 @@ def thumbnails(pixels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def analyse(model: TrainableOneDC, batches: Iterable[Tensor], count: int) -> Analysed:
+def analyse(model: TrainableOneDC, batches: Iterable[Tensor], count: int) -> AnalysedCrops:
     """Analyses crops, on the model's device.
 
     Args:
@@ -106,22 +106,22 @@ def analyse(model: TrainableOneDC, batches: Iterable[Tensor], count: int) -> Ana
         count (`int`): how many crops, at least.
 
     Returns:
-        `Analysed`: on the CPU.
+        `AnalysedCrops`: on the CPU.
 
     Raises:
         ValueError: if there are fewer.
     """
     codec, device = model.codec, model.gain_anchors.device
-    found: list[Analysed] = []
+    found: list[AnalysedCrops] = []
     got = 0
     for batch in batches:
         pixels = batch.to(device)
         y, semantic = codec.enc(pixels, model.encode_latent(pixels))
         known = codec.adapt(codec.float_entropy.semantic_seed(codec.hyper_analyse(y, semantic)))
-        found.append(Analysed(*(part.half().cpu() for part in (y, semantic, known, thumbnails(pixels)))))
+        found.append(AnalysedCrops(*(part.half().cpu() for part in (y, semantic, known, thumbnails(pixels)))))
         got += len(pixels)
         if got >= count:
-            return Analysed(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+            return AnalysedCrops(*(torch.cat(parts) for parts in zip(*found, strict=True)))
     raise ValueError(f"`batches` ended after {got} crops; {count} were asked for.")
 
 
@@ -132,7 +132,7 @@ def _rate_weight(quality: Tensor) -> Tensor:
 
 def train_hyper_latent(
     model: TrainableOneDC,
-    crops: Analysed,
+    crops: AnalysedCrops,
     *,
     steps: int = 2000,
     batch: int = 48,
@@ -151,7 +151,7 @@ def train_hyper_latent(
 
     Args:
         model (`TrainableOneDC`): with its float entropy model.
-        crops (`Analysed`): by `analyse` of the same model.
+        crops (`AnalysedCrops`): by `analyse` of the same model.
         steps (`int`): of AdamW.
         batch (`int`): crops of a step.
         rate_batch (`int`): crops among them whose `y` is estimated in bits, which is most of the work.
