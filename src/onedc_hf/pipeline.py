@@ -49,7 +49,7 @@ from .pictures import PictureInput, from_tensor, open_picture, pad, to_output, t
 from .precision import default_dtype
 from .provenance import provenance_info
 from .rate_search import check_rate
-from .releases import BOX, earlier_release, released_ids
+from .releases import BOX, EarlierRelease, earlier_release, released_ids, with_tables
 from .saving import forget_origin
 from .sources import looks_like_path
 from .tiling import POSITION, Canvas, Tiling, assemble, part_of, spans
@@ -457,24 +457,36 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         result.info |= provenance_info(self.model_id, symbols.header.bpp, symbols.received)
         return result
 
-    def _earlier_release(self, data: bytes | bytearray | memoryview) -> OneDCPipeline | None:
-        """The earlier release of the box that wrote a file, where this pipeline is a later one (releases.py)."""
+    def _kept(self, data: bytes | bytearray | memoryview) -> EarlierRelease | None:
+        """What reads a file of an earlier release of the box, where this pipeline is a release (releases.py)."""
         try:
             wanted = parse_header(data).model_id
         except BitstreamError:
             return None  # whoever reads it says what is wrong
         if self.model_id.startswith(wanted) or self.model_id not in released_ids():
             return None
-        folder = earlier_release(wanted)
-        if folder is None:
+        return earlier_release(wanted)
+
+    def _earlier_release(self, data: bytes | bytearray | memoryview) -> OneDCPipeline | None:
+        """The earlier release that reads a file, where it takes other networks than those at hand."""
+        kept = self._kept(data)
+        if kept is None or kept.model_id == self.model_id:
             return None
-        if wanted not in self._earlier:
+        if kept.model_id not in self._earlier:
             logger.info("The file is of an earlier release of the model in the box, which is loaded to read it.")
-            with expanded(folder) as whole:
-                self._earlier[wanted] = OneDCPipeline.from_pretrained(whole, dtype=self.dtype)
-        earlier = self._earlier[wanted].to(self._execution_device)
+            with expanded(kept.folder) as whole:
+                self._earlier[kept.model_id] = OneDCPipeline.from_pretrained(whole, dtype=self.dtype)
+        earlier = self._earlier[kept.model_id].to(self._execution_device)
         earlier.max_pixels, earlier._tiling = self.max_pixels, self._tiling
         return earlier
+
+    def _coder_of(self, data: bytes | bytearray | memoryview) -> SymbolCoder:
+        """What reads a file with the networks at hand: with the tables of the release that wrote it."""
+        kept = self._kept(data)
+        if kept is None:
+            return self._coder
+        entropy = with_tables(self._entropy, kept.tables)
+        return SymbolCoder(self.codec, entropy, lambda: entropy.symbol_model(entropy.digest()))
 
     def _rebuild(self, symbols: Symbols) -> np.ndarray:
         """The decoder side, from symbols to pixels `[height, width, 3]` uint8."""
@@ -521,7 +533,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
             file, y_hat, seed = decode_authors_file(bytes(data), self.codec, preview=preview)
             symbols = Symbols(header_of(file), None if preview else 0, y_hat, seed)
         else:
-            symbols = self._coder.read(data, allow_partial, preview, self.max_pixels)
+            symbols = self._coder_of(data).read(data, allow_partial, preview, self.max_pixels)
         device = self._execution_device
         return replace(symbols, y_hat=symbols.y_hat.to(device), semantic_seed=symbols.semantic_seed.to(device))
 

@@ -1,21 +1,47 @@
 """Releases of the model in the box: which there were, and the earlier ones that stay here to read their files.
 
-A file names the entropy model that wrote it. A release with another one would leave all earlier files unread, so the
-decoder side of the release before it stays in `box/earlier/`, and the box hands its files on to it.
+A file names the entropy model that wrote it. A release with another one would leave all earlier files unread, so what
+reads the files of the release before it stays in `box/earlier/`: its decoder side, to which the box hands such files
+on; or, where the entropy models differ in tables alone (gains, say), those tables. Its files are then read with them by
+the very networks that the later release has.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from .models import OneDCCodec, OneDCCodecConfig
+from .models.exact import ExactEntropyModel
 
-__all__ = ["BOX", "decoder_side", "earlier_release", "released_ids", "where_to_get"]
+__all__ = [
+    "BOX", "EarlierRelease", "decoder_side", "different_tables", "earlier_release", "released_ids", "save_tables",
+    "where_to_get", "with_tables",
+]  # fmt: skip
 
 BOX = Path(__file__).parent / "box"
+_TABLES = "tables.safetensors"
+
+
+class EarlierRelease(NamedTuple):
+    """What reads the files of an earlier release.
+
+    Attributes:
+        model_id (`str`): of the pipeline whose networks read them, 64 hex digits.
+        folder (`Path`): that pipeline, which may be in 8 bits (eight_bits.py).
+        tables (`dict[str, torch.Tensor]`): what its entropy model must have in place of its own; empty: nothing.
+    """
+
+    model_id: str
+    folder: Path
+    tables: dict[str, Tensor]
 
 
 def _released() -> list[dict[str, str]]:
@@ -27,19 +53,29 @@ def released_ids() -> list[str]:
     return [one["model_id"] for one in _released()]
 
 
-def earlier_release(model_id: str) -> Path | None:
-    """The folder of an earlier release of the box.
+def earlier_release(model_id: str) -> EarlierRelease | None:
+    """What the package keeps of an earlier release of the box.
 
     Args:
         model_id (`str`): the first hex digits of its model id, four or more, as a file holds them.
 
     Returns:
-        `Path`, *optional*: a pipeline that reads files and writes none, in 8 bits (eight_bits.py); `None` if there is
-        no such release here.
+        `EarlierRelease`, *optional*: `None` if nothing is kept here of such a release.
     """
     found = [one for one in released_ids() if one.startswith(model_id) and len(model_id) >= 4]
-    folders = [folder for one in found if (folder := BOX / "earlier" / one[:8]).is_dir()]
-    return folders[-1] if folders else None
+    kept = [(one, folder) for one in found if (folder := BOX / "earlier" / one[:8]).is_dir()]
+    if not kept:
+        return None
+    release, folder = kept[-1]
+    tables: dict[str, Tensor] = {}
+    while (folder / _TABLES).is_file():  # they may stand on a release that is itself kept as tables of a later one
+        with safe_open(folder / _TABLES, framework="pt") as file:
+            tables = {name: file.get_tensor(name) for name in file.keys()} | tables  # noqa: SIM118 (no mapping)
+            release = file.metadata()["networks_of"]
+        folder = BOX / "earlier" / release[:8]
+        if not folder.is_dir():
+            folder = BOX / "model"
+    return EarlierRelease(release, folder, tables)
 
 
 def where_to_get(model_id: str) -> str:
@@ -70,3 +106,33 @@ def decoder_side(codec: OneDCCodec) -> OneDCCodec:
     kept = {name: tensor for name, tensor in codec.state_dict().items() if name in half.state_dict()}
     half.load_state_dict(kept, assign=True)
     return half.eval()
+
+
+def different_tables(old: ExactEntropyModel, new: ExactEntropyModel) -> dict[str, Tensor] | None:
+    """The tables of an entropy model in which a later one differs; `None` if that is not all they differ in."""
+    before, after = old.state_dict(), new.state_dict()
+    if {name: tensor.shape for name, tensor in before.items()} != {name: t.shape for name, t in after.items()}:
+        return None
+    changed = {name: tensor for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    if any("." in name for name in changed):  # a layer's
+        return None
+    return changed if with_tables(new, changed).digest() == old.digest() else None
+
+
+def with_tables(entropy: ExactEntropyModel, tables: dict[str, Tensor]) -> ExactEntropyModel:
+    """The entropy model with other tables; the rest is shared with the one given, which stays as it is."""
+    other = copy.copy(entropy)
+    other._buffers = entropy._buffers | {name: table.to(entropy.device) for name, table in tables.items()}
+    return other
+
+
+def save_tables(tables: dict[str, Tensor], networks_of: str, folder: Path) -> None:
+    """Keeps an earlier release as what its entropy model has in place of another's.
+
+    Args:
+        tables (`dict[str, torch.Tensor]`): from `different_tables`.
+        networks_of (`str`): model id of the release that they belong with, 64 hex digits.
+        folder (`Path`): the earlier release's, in `box/earlier/`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tables, folder / _TABLES, metadata={"format": "pt", "networks_of": networks_of})

@@ -1,4 +1,4 @@
-"""A later release of the model in the box reads the files of the earlier ones, each by its own decoder side."""
+"""A later release of the model in the box reads the files of the earlier ones, by what is kept of each."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from onedc_hf import ModelError, OneDCPipeline, WrongModel, releases
+from onedc_hf import Corrupt, ModelError, OneDCPipeline, WrongModel, releases
 from onedc_hf.eight_bits import expanded
+from onedc_hf.models.quantize import set_gains
 from onedc_hf.training.components import load_model
 from onedc_hf.training.release import finish_weights, keep_earlier
 
@@ -22,16 +23,32 @@ def box(tiny_folder: Path, photographs: Path, tmp_path: Path, monkeypatch: pytes
     """A box whose second release has another entropy model than its first, which was the tiny model."""
     box = tmp_path / "box"
     shutil.copytree(tiny_folder, box / "model")
-    first = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float32)
-    keep_earlier(box)
     second = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float32)
     finish_weights(second, sorted(photographs.glob("*.png")))  # with tables of `z`, which the tiny model has not
-    shutil.rmtree(box / "model")
-    second.save_pretrained(box / "model")
-    released = [{"model_id": pipe.model_id, "format_version": 1, "since": "0.1"} for pipe in (first, second)]
-    (box / "released.json").write_text(json.dumps(released))
+    second.codec.entropy.feat_in.bias.add_(1)
+    release(box, second)
     monkeypatch.setattr(releases, "BOX", box)
     return box
+
+
+def release(box: Path, pipe: OneDCPipeline) -> None:
+    """What `make release-box` does to the box, without measuring anything."""
+    pipe.codec.config.model_id = pipe.codec.entropy.digest().hex()
+    pipe._symbol_model = None
+    keep_earlier(box, pipe)
+    before = OneDCPipeline.from_pretrained(box / "model", dtype=torch.float32).model_id
+    shutil.rmtree(box / "model")
+    pipe.save_pretrained(box / "model")
+    listed = box / "released.json"
+    released = json.loads(listed.read_text()) if listed.is_file() else [{"model_id": before, "since": "0.1"}]
+    listed.write_text(json.dumps([*released, {"model_id": pipe.model_id, "since": "0.1"}]))
+
+
+def with_other_gains(folder: Path, by: int) -> OneDCPipeline:
+    """A model whose gains are the only thing that differs."""
+    pipe = OneDCPipeline.from_pretrained(folder, dtype=torch.float32)
+    set_gains(pipe.codec.entropy, pipe.codec.entropy.gain_steps + by)
+    return pipe
 
 
 def test_a_later_release_reads_earlier_files(
@@ -39,11 +56,12 @@ def test_a_later_release_reads_earlier_files(
 ) -> None:
     first = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float16)
     second = OneDCPipeline.from_pretrained(box / "model", dtype=torch.float16)
-    folder = releases.earlier_release(first.model_id)
-    assert first.model_id != second.model_id and folder is not None
+    kept = releases.earlier_release(first.model_id)
+    assert first.model_id != second.model_id and kept is not None
+    assert kept.model_id == first.model_id and not kept.tables
     for options in ({"quality": 60}, {"z_only": True}):
         data = first.compress(picture(70, 90), **options)
-        with expanded(folder) as whole:
+        with expanded(kept.folder) as whole:
             reader = OneDCPipeline.from_pretrained(whole, dtype=torch.float16)
         again, in_8_bits, original = (np.asarray(p.decompress(data)) for p in (second, reader, first))
         assert np.array_equal(again, in_8_bits)
@@ -70,10 +88,10 @@ def test_files_that_name_their_decoder_side_hear_that_8_bits_are_another(
 
 def test_an_earlier_release_reads_and_does_not_write(box: Path, picture: Callable[..., np.ndarray]) -> None:
     old_id, new_id = releases.released_ids()
-    folder = releases.earlier_release(old_id[:4])
-    assert folder is not None and releases.earlier_release(new_id[:4]) is None
+    kept = releases.earlier_release(old_id[:4])
+    assert kept is not None and releases.earlier_release(new_id[:4]) is None
     assert releases.earlier_release(old_id[:3]) is None and releases.earlier_release("") is None
-    with expanded(folder) as whole:
+    with expanded(kept.folder) as whole:
         earlier = OneDCPipeline.from_pretrained(whole)
     assert earlier.model_id == old_id
     names = list(earlier.codec.state_dict())
@@ -82,7 +100,7 @@ def test_an_earlier_release_reads_and_does_not_write(box: Path, picture: Callabl
         earlier.compress(picture(64, 64))
     with pytest.raises(ModelError, match="only reads files"):
         earlier(picture(64, 64))
-    with expanded(folder) as whole, pytest.raises(ModelError, match="only reads files"):
+    with expanded(kept.folder) as whole, pytest.raises(ModelError, match="only reads files"):
         load_model(str(whole))
 
 
@@ -95,3 +113,62 @@ def test_a_pipeline_that_is_no_release_reads_only_its_own_files(
     second.codec.config.model_id = second.codec.entropy.digest().hex()
     with pytest.raises(WrongModel, match=r"model in the box of onedc-hf 0\.1"):
         second.decompress(data)
+
+
+def test_of_a_release_that_differs_in_gains_alone_only_those_are_kept(
+    tiny_folder: Path, picture: Callable[..., np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = tmp_path / "box"
+    shutil.copytree(tiny_folder, box / "model")
+    monkeypatch.setattr(releases, "BOX", box)
+    release(box, with_other_gains(tiny_folder, 4))
+    first, second = (OneDCPipeline.from_pretrained(f, dtype=torch.float32) for f in (tiny_folder, box / "model"))
+    kept = releases.earlier_release(first.model_id)
+    assert kept is not None and kept.model_id == second.model_id and kept.folder == box / "model"
+    assert {"gain_steps", "gain_inverse"} <= kept.tables.keys() <= {"gain_steps", "gain_inverse", "gain_bits"}
+    assert not list((box / "earlier").rglob("*.xz"))
+    theirs_alone = second.compress(picture(70, 90), quality=60)
+    for options in ({"quality": 60}, {"quality": 100}, {"z_only": True}):
+        data = first.compress(picture(70, 90), **options)
+        ours, theirs = second.read_symbols(data), first.read_symbols(data)
+        assert torch.equal(ours.y_hat, theirs.y_hat) and torch.equal(ours.semantic_seed, theirs.semantic_seed)
+        # The networks are the same here, so the pictures are.
+        assert np.array_equal(np.asarray(second.decompress(data)), np.asarray(first.decompress(data)))
+    assert second.compress(picture(70, 90), quality=60) == theirs_alone  # its own gains are as they were
+    second.decompress(theirs_alone)
+    with pytest.raises(Corrupt):
+        second.decompress(data[:-3] + bytes([data[-3] ^ 1]) + data[-2:])
+
+
+def test_what_is_kept_of_gains_outlives_the_release_that_it_stands_on(
+    tiny_folder: Path, picture: Callable[..., np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = tmp_path / "box"
+    shutil.copytree(tiny_folder, box / "model")
+    monkeypatch.setattr(releases, "BOX", box)
+    release(box, with_other_gains(tiny_folder, 4))
+    release(box, with_other_gains(tiny_folder, 7))
+    last = with_other_gains(tiny_folder, 9)
+    last.codec.entropy.feat_in.bias.add_(1)
+    release(box, last)
+    old, middle, third, _ = releases.released_ids()
+    box_now = OneDCPipeline.from_pretrained(box / "model", dtype=torch.float16)
+    writers = [with_other_gains(tiny_folder, by) for by in (0, 4, 7)]
+    for writer, model_id in zip(writers, (old, middle, third), strict=True):
+        writer.codec.config.model_id = model_id  # proves that the gains are those
+        kept = releases.earlier_release(model_id)
+        assert kept is not None and kept.model_id == third and kept.folder == box / "earlier" / third[:8]
+        data = writer.compress(picture(64, 64), quality=70)
+        assert torch.equal(box_now.read_symbols(data).y_hat, writer.read_symbols(data).y_hat)
+        assert box_now.decompress(data).size == (64, 64)
+    assert list(box_now._earlier) == [third]  # one reader for all three
+
+
+def test_layers_are_no_tables(tiny_folder: Path) -> None:
+    old, new = (OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float32).codec.entropy for _ in range(2))
+    assert releases.different_tables(old, new) == {}
+    new.skip_index += 1  # decides symbols, and is no tensor
+    assert releases.different_tables(old, new) is None
+    new.skip_index -= 1
+    new.feat_in.bias.add_(1)
+    assert releases.different_tables(old, new) is None

@@ -22,7 +22,7 @@ from .context import PASSES, EntropyModel
 from .exact import ExactEntropyModel, _Block, _Upsample
 from .integer import ACTIVATION_LIMIT, WIDE_LIMIT, IntegerConv, largest_exponent
 
-__all__ = ["Ranges", "dequantise_entropy", "quantise_entropy"]
+__all__ = ["Ranges", "dequantise_entropy", "quantise_entropy", "set_gains"]
 
 _TABLES = ("gain_steps", "cdf", "cdf_length", "cdf_offset", "z_counts")
 _GAIN_MULTIPLIER_LIMIT = 1 << 30
@@ -106,6 +106,23 @@ def dequantise_entropy(exact: ExactEntropyModel) -> EntropyModel:
     return model
 
 
+@torch.no_grad()
+def set_gains(exact: ExactEntropyModel, steps: Tensor) -> None:
+    """Gives an exact model another gain table, in place: it then is another model, with another id.
+
+    Args:
+        exact (`ExactEntropyModel`): whose `bits` are known.
+        steps (`torch.Tensor` of shape `[R, N]`): gains in steps of the scale table, integers.
+
+    Raises:
+        ValueError: for gains too small for integers.
+    """
+    inverse, gain_bits = gain_multipliers(steps.cpu().numpy(), int(exact.bits[1]))
+    exact.gain_steps.copy_(steps)
+    exact.gain_inverse.copy_(torch.from_numpy(inverse))
+    exact.gain_bits.fill_(gain_bits)
+
+
 def _pairs(layer: Any, source: Any) -> list[tuple[IntegerConv, nn.Conv2d]]:
     """Every integer convolution of a block, with the float one it is made from."""
     if isinstance(layer, _Upsample):
@@ -184,9 +201,7 @@ class _Quantiser:
         for name in _TABLES:
             getattr(exact, name).copy_(getattr(model, name))
         exact.thresholds.copy_(torch.tensor(scale_thresholds(wide)))
-        inverse, gain_bits = gain_multipliers(model.gain_steps.cpu().numpy(), wide)
-        exact.gain_inverse.copy_(torch.from_numpy(inverse))
-        exact.gain_bits.fill_(gain_bits)
+        set_gains(exact, model.gain_steps)
         exact.check_bounds()
         return exact
 

@@ -40,7 +40,7 @@ from ..evaluation.run import load_results
 from ..hub.card import build_card, training_sources
 from ..pictures import load_picture
 from ..pipeline import OneDCPipeline
-from ..releases import BOX, decoder_side
+from ..releases import BOX, decoder_side, different_tables, save_tables
 from .adversary import BOX_DISCRIMINATORS, DISCRIMINATORS, Adversary
 from .config import package_file
 from .data import read_names
@@ -140,11 +140,22 @@ def keep_discriminators(path: Path) -> None:
     shutil.copyfile(path, BOX_DISCRIMINATORS)
 
 
-def keep_earlier(box: Path) -> None:
-    """Keeps the decoder side of the release in place, in 8 bits: the next one's entropy model cannot read its files."""
+def keep_earlier(box: Path, later: OneDCPipeline) -> None:
+    """Keeps what reads the files of the release in place, which the next one's entropy model cannot.
+
+    That is its decoder side, in 8 bits, or its tables if the two differ in nothing else.
+
+    Args:
+        box (`Path`): the package's `box` folder.
+        later (`OneDCPipeline`): the next release.
+    """
     pipe = OneDCPipeline.from_pretrained(box / "model", dtype=torch.float16)  # half the size on disk
-    reader = OneDCPipeline(pipe.vae, decoder_side(pipe.codec), pipe.generator, pipe.scheduler)
     folder = box / "earlier" / pipe.model_id[:8]
+    tables = different_tables(pipe._entropy, later._entropy)
+    if tables is not None:
+        save_tables(tables, later.model_id, folder)
+        return
+    reader = OneDCPipeline(pipe.vae, decoder_side(pipe.codec), pipe.generator, pipe.scheduler)
     reader.save_pretrained(folder)
     shrink(folder)
 
@@ -236,7 +247,7 @@ def release(candidate: str, photographs: Path, kodak_folder: Path, repository: P
         if reason and not force:
             raise Refused(reason)
         if in_place and in_place.model_id != pipe.model_id:
-            keep_earlier(BOX)
+            keep_earlier(BOX, pipe)
         shutil.rmtree(BOX / "model", ignore_errors=True)
         shutil.copytree(staged, BOX / "model")
     keep_discriminators(Path(candidate).parent / DISCRIMINATORS)  # beside the pipeline, in the folder of its run
