@@ -117,6 +117,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         self._tiling: Tiling | None = Tiling()
         self._decoder_id: str | None = None
         self._earlier: dict[str, OneDCPipeline] = {}
+        self._earlier_symbols: dict[str, SymbolModel] = {}
 
     # Loading ------------------------------------------------------------------------------------------------------
 
@@ -465,7 +466,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
             return None  # whoever reads it says what is wrong
         if self.model_id.startswith(wanted) or self.model_id not in released_ids():
             return None
-        return earlier_release(wanted)
+        return earlier_release(wanted, at_hand=self.model_id)
 
     def _earlier_release(self, data: bytes | bytearray | memoryview) -> OneDCPipeline | None:
         """The earlier release that reads a file, where it takes other networks than those at hand."""
@@ -486,7 +487,10 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         if kept is None:
             return self._coder
         entropy = with_tables(self._entropy, kept.tables)
-        return SymbolCoder(self.codec, entropy, lambda: entropy.symbol_model(entropy.digest()))
+        wanted = parse_header(data).model_id
+        if wanted not in self._earlier_symbols:
+            self._earlier_symbols[wanted] = entropy.symbol_model(entropy.digest())
+        return SymbolCoder(self.codec, entropy, lambda: self._earlier_symbols[wanted])
 
     def _rebuild(self, symbols: Symbols) -> np.ndarray:
         """The decoder side, from symbols to pixels `[height, width, 3]` uint8."""
@@ -528,7 +532,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         return self._read_own(data, allow_partial, preview)
 
     def _read_own(self, data: bytes | bytearray | memoryview, allow_partial: bool, preview: bool) -> Symbols:
-        """The symbols of a file of this very model, or of the authors' program, on the networks' device."""
+        """The symbols of a file that takes these networks, or of the authors' program, on the networks' device."""
         if is_authors_file(data, self.codec):
             file, y_hat, seed = decode_authors_file(bytes(data), self.codec, preview=preview)
             symbols = Symbols(header_of(file), None if preview else 0, y_hat, seed)

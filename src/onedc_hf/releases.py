@@ -53,11 +53,13 @@ def released_ids() -> list[str]:
     return [one["model_id"] for one in _released()]
 
 
-def earlier_release(model_id: str) -> EarlierRelease | None:
+def earlier_release(model_id: str, at_hand: str = "") -> EarlierRelease | None:
     """What the package keeps of an earlier release of the box.
 
     Args:
         model_id (`str`): the first hex digits of its model id, four or more, as a file holds them.
+        at_hand (`str`): model id of the release that asks. Where tables of the wanted one fit its networks, these are
+            what is answered, also if a later release is kept or in place.
 
     Returns:
         `EarlierRelease`, *optional*: `None` if nothing is kept here of such a release.
@@ -68,7 +70,8 @@ def earlier_release(model_id: str) -> EarlierRelease | None:
         return None
     release, folder = kept[-1]
     tables: dict[str, Tensor] = {}
-    while (folder / _TABLES).is_file():  # they may stand on a release that is itself kept as tables of a later one
+    # Tables may stand on a release that is itself kept as tables of a later one.
+    while release != at_hand and (folder / _TABLES).is_file():
         with safe_open(folder / _TABLES, framework="pt") as file:
             tables = {name: file.get_tensor(name) for name in file.keys()} | tables  # noqa: SIM118 (no mapping)
             release = file.metadata()["networks_of"]
@@ -134,5 +137,5 @@ def save_tables(tables: dict[str, Tensor], networks_of: str, folder: Path) -> No
         networks_of (`str`): model id of the release that they belong with, 64 hex digits.
         folder (`Path`): the earlier release's, in `box/earlier/`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True)
     save_file(tables, folder / _TABLES, metadata={"format": "pt", "networks_of": networks_of})

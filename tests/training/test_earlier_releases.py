@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from onedc_hf import Corrupt, ModelError, OneDCPipeline, WrongModel, releases
+from onedc_hf import Corrupt, ModelError, OneDCPipeline, TooLarge, WrongModel, releases
 from onedc_hf.eight_bits import expanded
 from onedc_hf.models.quantize import set_gains
 from onedc_hf.training.components import load_model
@@ -136,8 +137,28 @@ def test_of_a_release_that_differs_in_gains_alone_only_those_are_kept(
         assert np.array_equal(np.asarray(second.decompress(data)), np.asarray(first.decompress(data)))
     assert second.compress(picture(70, 90), quality=60) == theirs_alone  # its own gains are as they were
     second.decompress(theirs_alone)
+    assert second.decompress(data).info["onedc:ModelId"] == second.model_id  # whose networks rebuilt it
+    # All that a file may be asked for goes through the tables.
+    data = first.compress(picture(70, 90), quality=100)
+    rough = second.decompress(data, preview=True)
+    assert np.array_equal(np.asarray(rough), np.asarray(first.decompress(data, preview=True)))
+    part = data[: len(data) * 2 // 3]
+    with pytest.warns(UserWarning, match="cut"):
+        ours, theirs = (pipe.read_symbols(part, allow_partial=True) for pipe in (second, first))
+    assert torch.equal(ours.y_hat, theirs.y_hat)
     with pytest.raises(Corrupt):
         second.decompress(data[:-3] + bytes([data[-3] ^ 1]) + data[-2:])
+    second.max_pixels = 64 * 64
+    with pytest.raises(TooLarge):
+        second.decompress(data)
+    # Damaged tables are noticed: a digest covers them.
+    tables = kept.tables | {"gain_steps": kept.tables["gain_steps"] + 1}
+    (box / "earlier" / first.model_id[:8] / "tables.safetensors").unlink()
+    save_file(
+        tables, box / "earlier" / first.model_id[:8] / "tables.safetensors", metadata={"networks_of": second.model_id}
+    )
+    with pytest.raises(WrongModel):
+        OneDCPipeline.from_pretrained(box / "model", dtype=torch.float32).decompress(data)
 
 
 def test_what_is_kept_of_gains_outlives_the_release_that_it_stands_on(
@@ -162,6 +183,25 @@ def test_what_is_kept_of_gains_outlives_the_release_that_it_stands_on(
         assert torch.equal(box_now.read_symbols(data).y_hat, writer.read_symbols(data).y_hat)
         assert box_now.decompress(data).size == (64, 64)
     assert list(box_now._earlier) == [third]  # one reader for all three
+    # A release that somebody kept reads files of the one before it by itself.
+    data = writers[0].compress(picture(64, 64), quality=70)
+    assert torch.equal(writers[1].read_symbols(data).y_hat, writers[0].read_symbols(data).y_hat)
+    assert not writers[1]._earlier
+
+
+def test_a_release_may_come_back(
+    tiny_folder: Path, picture: Callable[..., np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = tmp_path / "box"
+    shutil.copytree(tiny_folder, box / "model")
+    monkeypatch.setattr(releases, "BOX", box)
+    release(box, with_other_gains(tiny_folder, 4))
+    release(box, with_other_gains(tiny_folder, 0))
+    other, again = with_other_gains(tiny_folder, 4), OneDCPipeline.from_pretrained(box / "model", dtype=torch.float32)
+    other.codec.config.model_id = ""
+    assert [folder.name for folder in (box / "earlier").iterdir()] == [other.model_id[:8]]
+    data = other.compress(picture(64, 64), quality=70)
+    assert torch.equal(again.read_symbols(data).y_hat, other.read_symbols(data).y_hat)
 
 
 def test_layers_are_no_tables(tiny_folder: Path) -> None:

@@ -115,8 +115,10 @@ def set_gains(exact: ExactEntropyModel, steps: Tensor) -> None:
         steps (`torch.Tensor` of shape `[R, N]`): gains in steps of the scale table, integers.
 
     Raises:
-        ValueError: for gains too small for integers.
+        ValueError: for gains too small for integers, or a table of another shape.
     """
+    if steps.shape != exact.gain_steps.shape or steps.is_floating_point():
+        raise ValueError(f"Gains must be integers of shape {list(exact.gain_steps.shape)}; got {list(steps.shape)}.")
     inverse, gain_bits = gain_multipliers(steps.cpu().numpy(), int(exact.bits[1]))
     exact.gain_steps.copy_(steps)
     exact.gain_inverse.copy_(torch.from_numpy(inverse))

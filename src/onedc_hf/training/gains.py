@@ -59,10 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise OneDCError(f"{options.out} exists already; give another folder")
         pipe = OneDCPipeline.from_pretrained(options.model or None, dtype=torch.float32)
         entropy = pipe.codec.entropy
-        raised = raise_last_rows(entropy.gain_steps, options.from_row, options.steps)
         if not isinstance(entropy, ExactEntropyModel):
             raise OneDCError("the entropy path is in floats: make it exact first (`onedc quantize-entropy`)")
-        set_gains(entropy, raised)
+        set_gains(entropy, raise_last_rows(entropy.gain_steps, options.from_row, options.steps))
         pipe.codec.config.model_id = entropy.digest().hex()
         pipe.save_pretrained(options.out)
     except (OneDCError, OSError, ValueError) as error:

@@ -151,6 +151,8 @@ def keep_earlier(box: Path, later: OneDCPipeline) -> None:
     """
     pipe = OneDCPipeline.from_pretrained(box / "model", dtype=torch.float16)  # half the size on disk
     folder = box / "earlier" / pipe.model_id[:8]
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(box / "earlier" / later.model_id[:8], ignore_errors=True)  # a release that comes back is in place
     tables = different_tables(pipe._entropy, later._entropy)
     if tables is not None:
         save_tables(tables, later.model_id, folder)
