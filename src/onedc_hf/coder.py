@@ -116,10 +116,11 @@ class SymbolCoder:
     # Write --------------------------------------------------------------------------------------------------------
 
     def encode_units(self, analysed: Analysed, row: int, write: Callable[[np.ndarray, np.ndarray], None]) -> None:
-        """Rounds `y` unit by unit at a quality row and hands symbols and scale indexes to `write`."""
+        """Chooses symbols of `y` unit by unit at a quality row and hands them and scale indexes to `write`."""
+        weight = self.codec.rate_weight(torch.tensor(self.quality(row)))
 
         def code(unit: CodingUnit) -> Tensor:
-            symbols = clamp_symbols(unit.quantise(analysed.y)[0].cpu().numpy())  # int32 [N/4, rows, X]
+            symbols = clamp_symbols(unit.quantise(analysed.y, weight)[0].cpu().numpy())  # int32 [N/4, rows, X]
             write(symbols, unit.scale_index[0].cpu().numpy())
             return torch.from_numpy(symbols)[None].to(unit.means.device)
 

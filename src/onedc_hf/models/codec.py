@@ -27,6 +27,7 @@ from .context import CodingPass, EntropyModel, HyperParameters
 from .exact import ExactEntropyModel, ExactHyper
 from .fsq import FiniteScalarQuantizer
 from .quantize import Ranges, dequantise_entropy, quantise_entropy
+from .rounding import round_for_rate
 from .trunk import LiteTrunk, UNetTrunk
 
 __all__ = ["OneDCCodec", "OneDCCodecConfig", "semantic_tokens"]
@@ -62,6 +63,9 @@ class OneDCCodecConfig(PreTrainedConfig):
 
         entropy_expansion, spatial_prior_layers (`int`), entropy_slopes (`list[float]`): see `EntropyModel`.
         skip_index (`int`): scale indexes below it are coded as one group.
+        rounding_rate_weight (`float`): what a bit is worth, in squared steps of the quantiser, where an encoder chooses
+            symbols of `y` (models/rounding.py), in [0, 1]; up to quality 50, from where it falls to 0 at 100. 0: they
+            are rounded, as in the paper. It changes no identity: files decode as ever.
 
         synthesis_channels (`list[int]`): widths of the synthesis transform at 1/16 and 1/8.
         synthesis_input (`list[str]`), synthesis_blocks, synthesis_upsampled_blocks: its blocks at 1/16 (input, then
@@ -114,6 +118,7 @@ class OneDCCodecConfig(PreTrainedConfig):
     spatial_prior_layers: int = 3
     entropy_slopes: list[float] = field(default_factory=lambda: [0.01, 0.1])
     skip_index: int = 0
+    rounding_rate_weight: float = 0.0
 
     synthesis_channels: list[int] = field(default_factory=lambda: [512, 256])
     synthesis_input: list[str] = field(default_factory=lambda: ["depth_conv", "depth_conv"])
@@ -138,6 +143,8 @@ class OneDCCodecConfig(PreTrainedConfig):
             raise ValueError(f"`y_channels` must be a multiple of 4 (four passes); got {self.y_channels}.")
         if not 1 <= self.quality_rows <= 101:
             raise ValueError(f"`quality_rows` must be 1 to 101; got {self.quality_rows}.")
+        if not 0 <= self.rounding_rate_weight <= 1:
+            raise ValueError(f"`rounding_rate_weight` must lie in [0, 1]; got {self.rounding_rate_weight}.")
         lists = (self.analysis_blocks, self.semantic_blocks, self.synthesis_input, self.synthesis_blocks)
         unknown = {name for names in lists for name in names} - set(BLOCK_NAMES)
         if unknown:
@@ -341,6 +348,10 @@ class OneDCCodec(PreTrainedModel):
             raise ModelError("This codec's entropy model is in integers; what was asked for needs the float one.")
         return self.entropy
 
+    def rate_weight(self, quality: Tensor) -> Tensor:
+        """What a bit is worth where symbols are chosen, at qualities up to 100 (`rounding_rate_weight`), same shape."""
+        return self.config.rounding_rate_weight * (2 - quality / 50).clamp(0, 1)
+
     def make_exact(self, ranges: Ranges, keep_float: bool = False) -> None:
         """Replaces the float entropy model by its exact counterpart, in place; see `models/quantize.py`.
 
@@ -417,14 +428,16 @@ class OneDCCodec(PreTrainedModel):
         y, semantic = self.analyse(pixels, latent)
         codes = self.hyper_analyse(y, semantic)
         y = y.to(self.entropy.dtype)
+        share = quality / max(1, self.entropy.quality_rows - 1)
+        weight = self.rate_weight(torch.tensor(100.0 * share))
         hyper: ExactHyper | HyperParameters
         if isinstance(self.entropy, ExactEntropyModel):
             hyper = exact = self.entropy.hyper_synthesis(codes)
-            y_hat = self.entropy.code(exact, self.entropy.gain(quality), lambda unit: unit.quantise(y))
+            y_hat = self.entropy.code(exact, self.entropy.gain(quality), lambda unit: unit.quantise(y, weight))
         else:
 
             def code(step: CodingPass) -> Tensor:
-                return torch.round((y - step.means) * step.gain)  # halves to even
+                return round_for_rate((y - step.means) * step.gain, step.deviations, weight)
 
             hyper = self.entropy.hyper_synthesis(codes)
             y_hat = self.entropy.run_passes(hyper, self.entropy.gain(quality), code)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,6 +115,11 @@ class CodingPass:
     means: Tensor
     scales: Tensor
     gain: Tensor
+
+    @property
+    def deviations(self) -> Tensor:
+        """Standard deviations of the symbols, not below the table's smallest: `[B, N, Y, X]`."""
+        return (self.scales * self.gain).clamp_min(math.exp(LOG_SCALE_MIN))
 
 
 class EntropyBase(nn.Module):

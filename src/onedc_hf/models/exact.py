@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from ..coding.order import UNIT_POSITIONS, Y_PER_Z, unit_row_slices
-from .context import PASSES, EntropyBase, fold, unfold_into
+from .context import GAIN_STEP, LOG_SCALE_MIN, PASSES, EntropyBase, fold, unfold_into
 from .integer import ACTIVATION_LIMIT, IntegerConv, choose_kernel, dyadic_slope, leaky, pixel_shuffle, rescale
+from .rounding import round_for_rate
 
 __all__ = ["CodingUnit", "ExactEntropyModel", "ExactGain", "ExactHyper"]
 
@@ -81,9 +82,24 @@ class CodingUnit:
     scale_index: Tensor
     factor: Tensor
 
-    def quantise(self, y: Tensor) -> Tensor:
-        """Symbols of `y` `[B, N, Y, X]` (whole), halves to even: `[B, N/4, y_rows, X]` float64, not clamped."""
-        return torch.round((fold(y[:, :, self.rows], self.index).double() - self.means) * self.factor)
+    @property
+    def scales(self) -> Tensor:
+        """Standard deviations of the symbols, `[B, N/4, y_rows, X]` float64, to within what floats can say."""
+        return torch.exp(LOG_SCALE_MIN + self.scale_index.double() * GAIN_STEP)
+
+    def quantise(self, y: Tensor, rate_weight: Tensor | float = 0.0) -> Tensor:
+        """Symbols of `y`, whole numbers that are not clamped.
+
+        Args:
+            y (`torch.Tensor` of shape `[B, N, Y, X]`): of the whole picture.
+            rate_weight (`torch.Tensor` of shape `[B, 1, 1, 1]`, or `float`): what a bit is worth (rounding.py); 0
+                rounds, halves to even.
+
+        Returns:
+            `torch.Tensor` of shape `[B, N/4, y_rows, X]`, float64.
+        """
+        residual = (fold(y[:, :, self.rows], self.index).double() - self.means) * self.factor
+        return round_for_rate(residual, self.scales, rate_weight)
 
 
 class _Block(nn.Module):

@@ -18,7 +18,7 @@ from ..models import OneDCAutoencoder, OneDCCodec, OneDCGenerator
 from ..models.codec import semantic_tokens
 from ..models.context import GAIN_STEP, CodingPass
 from ..models.exact import CodingUnit, ExactEntropyModel
-from .rate import SCALE_FLOOR, gaussian_bits, round_through
+from .rate import choose_through, gaussian_bits
 from .straight_through import exact_weights
 
 __all__ = ["Rebuilt", "TrainableOneDC", "TrainableVAE", "z_excess"]
@@ -199,12 +199,13 @@ class TrainableOneDC(nn.Module):
         hyper = entropy.hyper_synthesis(codes)
         gain = torch.exp(self.gain_steps(quality) * GAIN_STEP)[:, :, None, None]  # [B, N, 1, 1]
         sent = (quality >= 0).to(y.dtype).view(-1, 1, 1, 1)
+        weight = self.codec.rate_weight(quality).view(-1, 1, 1, 1)
         bits = y.new_zeros(len(y))
 
         def code_pass(step: CodingPass) -> Tensor:
             nonlocal bits
             residual = (y - step.means) * step.gain
-            symbols = round_through(residual)
+            symbols = choose_through(residual, step.deviations, weight)
             measured = symbols
             if self.rate_estimate == "noise":
                 measured = residual + torch.rand_like(residual) - 0.5
@@ -221,13 +222,13 @@ class TrainableOneDC(nn.Module):
         hyper = entropy.hyper_synthesis(codes)
         rows = (quality.clamp(0, 100) / 100 * (entropy.quality_rows - 1)).round().long()
         sent = (quality >= 0).to(torch.float64).view(-1, 1, 1, 1)
+        weight = self.codec.rate_weight(quality).view(-1, 1, 1, 1)
         bits = y.new_zeros(len(y))
 
         def code(unit: CodingUnit) -> Tensor:
             nonlocal bits
-            symbols = unit.quantise(y)
-            scales = torch.exp(unit.scale_index * GAIN_STEP) * SCALE_FLOOR
-            bits = bits + (gaussian_bits(symbols, scales) * sent).sum(dim=(1, 2, 3)).to(bits.dtype)
+            symbols = unit.quantise(y, weight)
+            bits = bits + (gaussian_bits(symbols, unit.scales) * sent).sum(dim=(1, 2, 3)).to(bits.dtype)
             return symbols * sent
 
         return entropy.code(hyper, entropy.gain(rows), code), hyper.semantic_seed, bits

@@ -5,13 +5,14 @@ Shapes: any; all arguments broadcast together.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["SCALE_FLOOR", "gaussian_bits", "lower_bound", "round_through"]
+from ..models.rounding import gaussian_probability, round_for_rate
+
+__all__ = ["SCALE_FLOOR", "choose_through", "gaussian_bits", "lower_bound"]
 
 SCALE_FLOOR = 0.11  # the smallest scale of the table
 _LEAST_PROBABILITY = 1e-9
@@ -34,9 +35,9 @@ def lower_bound(x: Tensor, bound: float) -> Tensor:
     return _LowerBound.apply(x, bound)
 
 
-def round_through(x: Tensor) -> Tensor:
-    """Rounds half to even; the gradient passes as if nothing had been rounded."""
-    return x + (x.round() - x).detach()
+def choose_through(residual: Tensor, scales: Tensor, weight: Tensor | float) -> Tensor:
+    """`round_for_rate` (models/rounding.py); the gradient passes as if nothing had been rounded."""
+    return residual + (round_for_rate(residual, scales, weight) - residual).detach()
 
 
 def gaussian_bits(symbols: Tensor, scales: Tensor) -> Tensor:
@@ -49,8 +50,5 @@ def gaussian_bits(symbols: Tensor, scales: Tensor) -> Tensor:
     Returns:
         `torch.Tensor`: bits, at least 0.
     """
-    scales = lower_bound(scales, SCALE_FLOOR)
-    magnitude = symbols.abs()
-    root = scales * math.sqrt(2)
-    probability = 0.5 * (torch.erfc((magnitude - 0.5) / root) - torch.erfc((magnitude + 0.5) / root))
+    probability = gaussian_probability(symbols, lower_bound(scales, SCALE_FLOOR))
     return -lower_bound(probability, _LEAST_PROBABILITY).log2()

@@ -1,0 +1,84 @@
+"""Symbols chosen for error and bits together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
+
+from onedc_hf import OneDCCodecConfig, OneDCPipeline
+from onedc_hf.coding import parse_header
+from onedc_hf.models.rounding import gaussian_probability, round_for_rate
+from onedc_hf.training.rate import choose_through
+
+
+def test_without_a_weight_residuals_are_rounded_halves_to_even() -> None:
+    residual = torch.tensor([0.5, 1.5, -0.5, -2.5, 0.49, 7.2], dtype=torch.float64)
+    assert round_for_rate(residual, torch.ones(6), 0.0).tolist() == [0, 2, 0, -2, 0, 7]
+
+
+def test_the_probability_is_that_of_the_normal_distribution() -> None:
+    found = gaussian_probability(torch.tensor([0.0, 1.0, -1.0]), torch.ones(3))
+    inside = math.erf(0.5 / math.sqrt(2))
+    beside = 0.5 * (math.erf(1.5 / math.sqrt(2)) - inside)
+    assert found.tolist() == pytest.approx([inside, beside, beside], abs=1e-6)
+
+
+@pytest.mark.parametrize("weight", [0.02, 0.1, 0.5])
+def test_the_cheaper_of_two_symbols_is_chosen(weight: float) -> None:
+    torch.manual_seed(0)
+    scales = torch.rand(4000, dtype=torch.float64) * 3 + 0.11
+    residual = torch.randn(4000, dtype=torch.float64) * scales * 1.5
+    found = round_for_rate(residual, scales, weight)
+
+    def cost(symbols: torch.Tensor) -> torch.Tensor:
+        bits = -gaussian_probability(symbols, scales).clamp_min(2.0**-16).log2()
+        return (residual - symbols).square() + weight * bits
+
+    nearest = residual.round()
+    best = torch.minimum(cost(nearest), cost(nearest - nearest.sign()))
+    assert torch.allclose(cost(found), best, rtol=0, atol=1e-12)
+    moved = found != nearest
+    assert 0 < moved.sum() < 2000 and (found[moved].abs() == nearest[moved].abs() - 1).all()
+
+
+def test_each_item_of_a_batch_has_its_weight_and_gradients_pass() -> None:
+    residual = torch.full((2, 1, 1, 1), 0.6, requires_grad=True)
+    scales = torch.full((2, 1, 1, 1), 0.2)
+    chosen = choose_through(residual, scales, torch.tensor([0.0, 0.5]).view(2, 1, 1, 1))
+    chosen.sum().backward()
+    assert chosen.flatten().tolist() == [1, 0] and residual.grad is not None
+    assert residual.grad.flatten().tolist() == [1, 1]
+
+
+def test_a_weight_saves_bytes_at_low_qualities_and_none_at_100(
+    tiny_folder: Path, picture: Callable[..., np.ndarray]
+) -> None:
+    pipe = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float32)
+    photograph = picture(128, 192)
+    plain = {quality: pipe.compress(photograph, quality=quality) for quality in (0, 50, 100)}
+    pipe.codec.config.rounding_rate_weight = 0.2
+    chosen = {quality: pipe.compress(photograph, quality=quality) for quality in (0, 50, 100)}
+    assert len(chosen[50]) < len(plain[50]) and chosen[100] == plain[100]
+    symbols = pipe.read_symbols(chosen[50])  # and it is a file as any other, for whoever has the model
+    pipe.codec.config.rounding_rate_weight = 0.0
+    assert torch.equal(pipe.read_symbols(chosen[50]).y_hat, symbols.y_hat)
+    assert parse_header(chosen[50]).model_id == parse_header(plain[50]).model_id
+
+
+def test_weights_fall_to_nothing_at_quality_100(tiny_folder: Path) -> None:
+    codec = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float32).codec
+    codec.config.rounding_rate_weight = 0.04
+    found = codec.rate_weight(torch.tensor([-1.0, 0, 50, 75, 100]))
+    assert found.tolist() == pytest.approx([0.04, 0.04, 0.04, 0.02, 0.0])
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.5])
+def test_weights_that_make_no_sense_are_refused(weight: float) -> None:
+    with pytest.raises(StrictDataclassClassValidationError, match="rounding_rate_weight"):
+        OneDCCodecConfig(rounding_rate_weight=weight)
