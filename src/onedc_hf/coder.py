@@ -115,9 +115,11 @@ class SymbolCoder:
 
     # Write --------------------------------------------------------------------------------------------------------
 
-    def encode_units(self, analysed: Analysed, row: int, write: Callable[[np.ndarray, np.ndarray], None]) -> None:
+    def encode_units(
+        self, analysed: Analysed, row: int, write: Callable[[np.ndarray, np.ndarray], None], nearest: bool = False
+    ) -> None:
         """Chooses symbols of `y` unit by unit at a quality row and hands them and scale indexes to `write`."""
-        weight = self.codec.rate_weight(torch.tensor(self.quality(row)))
+        weight = 0.0 if nearest else self.codec.rate_weight(torch.tensor(self.quality(row)))
 
         def code(unit: CodingUnit) -> Tensor:
             symbols = clamp_symbols(unit.quantise(analysed.y, weight)[0].cpu().numpy())  # int32 [N/4, rows, X]
@@ -126,8 +128,14 @@ class SymbolCoder:
 
         self.entropy.code(analysed.hyper, self.entropy.gain(row), code)
 
-    def write(self, analysed: Analysed, row: int | None) -> bytes:
-        """One whole file at a quality row; `None` writes the hyper-latent alone."""
+    def write(self, analysed: Analysed, row: int | None, nearest: bool = False) -> bytes:
+        """One whole file at a quality row; `None` writes the hyper-latent alone.
+
+        Args:
+            analysed (`Analysed`): the picture.
+            row (`int`, *optional*): the quality row.
+            nearest (`bool`): take the nearest symbols, whatever their bits: for a latent that was quantised before.
+        """
         writer = BitstreamWriter(
             self.model,
             width=analysed.width,
@@ -138,7 +146,7 @@ class SymbolCoder:
         )
         writer.write_hyper(analysed.z_index)
         if row is not None:
-            self.encode_units(analysed, row, writer.write_unit)
+            self.encode_units(analysed, row, writer.write_unit, nearest)
         return writer.finish()
 
     def write_within(self, analysed: Analysed, budget: int) -> bytes:

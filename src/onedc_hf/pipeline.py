@@ -565,7 +565,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         coder = self._coder
         hyper = coder.hyper_synthesis(file.z_index)
         analysed = Analysed(file.width, file.height, y_hat.to(coder.entropy.device), file.z_index, hyper)
-        transcoded = coder.write(analysed, None if self.codec.config.z_only else 0)
+        transcoded = coder.write(analysed, None if self.codec.config.z_only else 0, nearest=True)
         coder.prove(transcoded, analysed)
         return transcoded
 

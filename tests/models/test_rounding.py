@@ -13,7 +13,10 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from onedc_hf import OneDCCodecConfig, OneDCPipeline
 from onedc_hf.coding import parse_header
+from onedc_hf.evaluation.run import weights_digest
 from onedc_hf.models.rounding import gaussian_probability, round_for_rate
+from onedc_hf.pictures import to_tensor
+from onedc_hf.training.model import TrainableOneDC
 from onedc_hf.training.rate import choose_through
 
 
@@ -64,11 +67,51 @@ def test_a_weight_saves_bytes_at_low_qualities_and_none_at_100(
     plain = {quality: pipe.compress(photograph, quality=quality) for quality in (0, 50, 100)}
     pipe.codec.config.rounding_rate_weight = 0.2
     chosen = {quality: pipe.compress(photograph, quality=quality) for quality in (0, 50, 100)}
-    assert len(chosen[50]) < len(plain[50]) and chosen[100] == plain[100]
-    symbols = pipe.read_symbols(chosen[50])  # and it is a file as any other, for whoever has the model
-    pipe.codec.config.rounding_rate_weight = 0.0
-    assert torch.equal(pipe.read_symbols(chosen[50]).y_hat, symbols.y_hat)
+    assert len(chosen[0]) < len(plain[0]) and len(chosen[50]) < len(plain[50]) and chosen[100] == plain[100]
+    assert pipe.compress(photograph, quality=50) == chosen[50]
+    fresh = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float32)  # knows nothing of a weight
+    assert torch.equal(fresh.read_symbols(chosen[50]).y_hat, pipe.read_symbols(chosen[50]).y_hat)
     assert parse_header(chosen[50]).model_id == parse_header(plain[50]).model_id
+    assert weights_digest(fresh) != weights_digest(pipe)  # an evaluation does not take one's rows for the other's
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_training_and_forward_see_the_symbols_of_files(
+    tiny_folder: Path, picture: Callable[..., np.ndarray], exact: bool
+) -> None:
+    pipe = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float32)
+    pipe.codec.config.rounding_rate_weight = 0.2
+    pixels = to_tensor(picture(128, 192))
+    row = pipe.codec.entropy.quality_rows // 3
+    quality = 100 * row / (pipe.codec.entropy.quality_rows - 1)
+    if not exact:
+        pipe.codec.make_float()
+    model = TrainableOneDC(pipe.codec, pipe.generator, pipe.vae, pipe.scheduler)
+    with torch.inference_mode():
+        y, semantic = pipe.codec.analyse(pixels, model.encode_latent(pixels))
+        codes = pipe.codec.hyper_analyse(y, semantic)
+        code = model._code_exactly if exact else model.code
+        y_hat, seed, bits = code(y, codes, torch.tensor([quality]))
+        detail = pipe.codec.synthesise(y_hat, pipe.codec.adapt(seed))
+        by_forward, _ = pipe.codec(pixels, model.encode_latent(pixels), quality=row)
+        assert (detail - by_forward).abs().max() < 1e-4 * by_forward.abs().max()
+        pipe.codec.config.rounding_rate_weight = 0.0
+        plain_y_hat, _, plain_bits = code(y, codes, torch.tensor([quality]))
+        assert bits < 0.97 * plain_bits and not torch.equal(y_hat, plain_y_hat)
+        if not exact:  # the float model's table of gains is what its rows were made from
+            pipe.codec.config.rounding_rate_weight = 0.2
+            assert torch.equal(model.code(y, codes, torch.tensor([quality]), nearest=True)[0], plain_y_hat)
+
+
+def test_a_latent_that_was_quantised_before_keeps_its_symbols(
+    tiny_folder: Path, picture: Callable[..., np.ndarray]
+) -> None:
+    pipe = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float32)
+    with torch.inference_mode():
+        analysed = pipe._analyse(picture(128, 192))
+        plain = pipe._coder.write(analysed, 0)
+        pipe.codec.config.rounding_rate_weight = 0.2
+        assert pipe._coder.write(analysed, 0, nearest=True) == plain != pipe._coder.write(analysed, 0)
 
 
 def test_weights_fall_to_nothing_at_quality_100(tiny_folder: Path) -> None:

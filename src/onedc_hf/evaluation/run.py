@@ -427,7 +427,10 @@ def load_results(path: Path) -> dict[str, Any]:
 
 
 def weights_digest(pipeline: "OneDCPipeline") -> str:
-    """Return 16 hex digits of a SHA-256 over every tensor of every component, as loaded (so the dtype counts)."""
+    """Return 16 hex digits of a SHA-256 over every tensor of every component, as loaded (so the dtype counts).
+
+    With them goes what else decides which files a model writes: how much its encoder weighs bits.
+    """
     import torch
 
     digest = hashlib.sha256()
@@ -437,6 +440,8 @@ def weights_digest(pipeline: "OneDCPipeline") -> str:
         for key, tensor in sorted(component.state_dict().items()):
             digest.update(f"{name}.{key} {tensor.dtype} {list(tensor.shape)}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        if weight := getattr(getattr(component, "config", None), "rounding_rate_weight", 0):
+            digest.update(f"{name}.rounding_rate_weight {weight}".encode())
     return digest.hexdigest()[:16]
 
 

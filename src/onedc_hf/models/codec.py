@@ -118,7 +118,7 @@ class OneDCCodecConfig(PreTrainedConfig):
     spatial_prior_layers: int = 3
     entropy_slopes: list[float] = field(default_factory=lambda: [0.01, 0.1])
     skip_index: int = 0
-    rounding_rate_weight: float = 0.0
+    rounding_rate_weight: float | int = 0.0
 
     synthesis_channels: list[int] = field(default_factory=lambda: [512, 256])
     synthesis_input: list[str] = field(default_factory=lambda: ["depth_conv", "depth_conv"])
@@ -350,6 +350,8 @@ class OneDCCodec(PreTrainedModel):
 
     def rate_weight(self, quality: Tensor) -> Tensor:
         """What a bit is worth where symbols are chosen, at qualities up to 100 (`rounding_rate_weight`), same shape."""
+        if self.entropy.quality_rows == 1:  # a one-rate model has no quality that it could fall with
+            quality = torch.zeros_like(quality)
         return self.config.rounding_rate_weight * (2 - quality / 50).clamp(0, 1)
 
     def make_exact(self, ranges: Ranges, keep_float: bool = False) -> None:

@@ -289,7 +289,8 @@ class EntropyModel(EntropyBase):
             hyper (`HyperParameters`): from `hyper_synthesis`.
             gain (`torch.Tensor` of shape `[B or 1, N, 1, 1]`): from `gain`.
             code (`Callable`): gives the pass's symbols `[B, N, Y, X]` (values where the mask is 0 are ignored). An
-                encoder rounds `(y - means) * gain` and writes; a decoder reads; `None` takes the means alone.
+                encoder chooses integers for `(y - means) * gain` (rounding.py) and writes; a decoder reads; `None`
+                takes the means alone.
 
         Returns:
             `torch.Tensor` of shape `[B, N, Y, X]`: the rebuilt latent.

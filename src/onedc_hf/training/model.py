@@ -184,13 +184,14 @@ class TrainableOneDC(nn.Module):
         with nullcontext() if learns else torch.no_grad():
             return self.encode_latent(pixels)
 
-    def code(self, y: Tensor, codes: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def code(self, y: Tensor, codes: Tensor, quality: Tensor, nearest: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """The float entropy model, differentiable, in float32.
 
         Args:
             y (`torch.Tensor` of shape `[B, N, S/16, S/16]`): not rounded.
             codes (`torch.Tensor` of shape `[B, K, S/64, S/64]`): of the hyper-latent.
             quality (`torch.Tensor` of shape `[B]`): 0 to 100, or -1.
+            nearest (`bool`): take the nearest symbols whatever their bits, where no loss sees the error of others.
 
         Returns:
             `tuple`: rebuilt latent, of the shape of `y`; semantic seed `[B, N, S/64, S/64]`; bits of each crop `[B]`.
@@ -199,7 +200,7 @@ class TrainableOneDC(nn.Module):
         hyper = entropy.hyper_synthesis(codes)
         gain = torch.exp(self.gain_steps(quality) * GAIN_STEP)[:, :, None, None]  # [B, N, 1, 1]
         sent = (quality >= 0).to(y.dtype).view(-1, 1, 1, 1)
-        weight = self.codec.rate_weight(quality).view(-1, 1, 1, 1)
+        weight = 0.0 if nearest else self.codec.rate_weight(quality).view(-1, 1, 1, 1)
         bits = y.new_zeros(len(y))
 
         def code_pass(step: CodingPass) -> Tensor:
@@ -222,7 +223,7 @@ class TrainableOneDC(nn.Module):
         hyper = entropy.hyper_synthesis(codes)
         rows = (quality.clamp(0, 100) / 100 * (entropy.quality_rows - 1)).round().long()
         sent = (quality >= 0).to(torch.float64).view(-1, 1, 1, 1)
-        weight = self.codec.rate_weight(quality).view(-1, 1, 1, 1)
+        weight = self.codec.rate_weight(100 * rows / max(1, entropy.quality_rows - 1)).view(-1, 1, 1, 1)
         bits = y.new_zeros(len(y))
 
         def code(unit: CodingUnit) -> Tensor:
