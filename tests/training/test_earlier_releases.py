@@ -20,16 +20,22 @@ from onedc_hf.training.release import finish_weights, keep_earlier
 
 
 @pytest.fixture
-def box(tiny_folder: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A box whose second release has another entropy model than its first, which was the tiny model."""
+def first_box(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A box before its second release; its first was the tiny model."""
     box = tmp_path / "box"
     shutil.copytree(tiny_folder, box / "model")
+    monkeypatch.setattr(releases, "BOX", box)
+    return box
+
+
+@pytest.fixture
+def box(first_box: Path, tiny_folder: Path, photographs: Path) -> Path:
+    """A box whose second release has another entropy model than its first."""
     second = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float32)
     finish_weights(second, sorted(photographs.glob("*.png")))  # with tables of `z`, which the tiny model has not
     second.codec.entropy.feat_in.bias.add_(1)
-    release(box, second)
-    monkeypatch.setattr(releases, "BOX", box)
-    return box
+    release(first_box, second)
+    return first_box
 
 
 def release(box: Path, pipe: OneDCPipeline) -> None:
@@ -117,11 +123,9 @@ def test_a_pipeline_that_is_no_release_reads_only_its_own_files(
 
 
 def test_of_a_release_that_differs_in_gains_alone_only_those_are_kept(
-    tiny_folder: Path, picture: Callable[..., np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    first_box: Path, tiny_folder: Path, picture: Callable[..., np.ndarray]
 ) -> None:
-    box = tmp_path / "box"
-    shutil.copytree(tiny_folder, box / "model")
-    monkeypatch.setattr(releases, "BOX", box)
+    box = first_box
     release(box, with_other_gains(tiny_folder, 4))
     first, second = (OneDCPipeline.from_pretrained(f, dtype=torch.float32) for f in (tiny_folder, box / "model"))
     kept = releases.earlier_release(first.model_id)
@@ -153,20 +157,16 @@ def test_of_a_release_that_differs_in_gains_alone_only_those_are_kept(
         second.decompress(data)
     # Damaged tables are noticed: a digest covers them.
     tables = kept.tables | {"gain_steps": kept.tables["gain_steps"] + 1}
-    (box / "earlier" / first.model_id[:8] / "tables.safetensors").unlink()
-    save_file(
-        tables, box / "earlier" / first.model_id[:8] / "tables.safetensors", metadata={"networks_of": second.model_id}
-    )
+    place = box / "earlier" / first.model_id[:8] / "tables.safetensors"
+    save_file(tables, place, metadata={"networks_of": second.model_id})
     with pytest.raises(WrongModel):
         OneDCPipeline.from_pretrained(box / "model", dtype=torch.float32).decompress(data)
 
 
 def test_what_is_kept_of_gains_outlives_the_release_that_it_stands_on(
-    tiny_folder: Path, picture: Callable[..., np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    first_box: Path, tiny_folder: Path, picture: Callable[..., np.ndarray]
 ) -> None:
-    box = tmp_path / "box"
-    shutil.copytree(tiny_folder, box / "model")
-    monkeypatch.setattr(releases, "BOX", box)
+    box = first_box
     release(box, with_other_gains(tiny_folder, 4))
     release(box, with_other_gains(tiny_folder, 7))
     last = with_other_gains(tiny_folder, 9)
@@ -189,12 +189,8 @@ def test_what_is_kept_of_gains_outlives_the_release_that_it_stands_on(
     assert not writers[1]._earlier
 
 
-def test_a_release_may_come_back(
-    tiny_folder: Path, picture: Callable[..., np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    box = tmp_path / "box"
-    shutil.copytree(tiny_folder, box / "model")
-    monkeypatch.setattr(releases, "BOX", box)
+def test_a_release_may_come_back(first_box: Path, tiny_folder: Path, picture: Callable[..., np.ndarray]) -> None:
+    box = first_box
     release(box, with_other_gains(tiny_folder, 4))
     release(box, with_other_gains(tiny_folder, 0))
     other, again = with_other_gains(tiny_folder, 4), OneDCPipeline.from_pretrained(box / "model", dtype=torch.float32)
