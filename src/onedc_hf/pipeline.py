@@ -30,8 +30,8 @@ from .calibration import calibrate
 from .coder import Analysed, SymbolCoder, Symbols
 from .coding import SymbolModel, Tag, parse_header
 from .coding.order import Y_PER_Z
-from .eight_bits import expanded
-from .errors import BitstreamError, ModelError, PictureError
+from .earlier import EarlierReaders
+from .errors import ModelError, PictureError
 from .identity import (
     decoder_digest,
     pack_adapter,
@@ -49,7 +49,7 @@ from .pictures import PictureInput, from_tensor, open_picture, pad, to_output, t
 from .precision import default_dtype
 from .provenance import provenance_info
 from .rate_search import check_rate
-from .releases import BOX, EarlierRelease, earlier_release, released_ids, with_tables
+from .releases import BOX
 from .saving import forget_origin
 from .sources import looks_like_path
 from .tiling import POSITION, Canvas, Tiling, assemble, part_of, spans
@@ -116,8 +116,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         self._symbol_model: SymbolModel | None = None
         self._tiling: Tiling | None = Tiling()
         self._decoder_id: str | None = None
-        self._earlier: dict[str, OneDCPipeline] = {}
-        self._earlier_symbols: dict[str, SymbolModel] = {}
+        self._earlier = EarlierReaders()
 
     # Loading ------------------------------------------------------------------------------------------------------
 
@@ -439,7 +438,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         if isinstance(data, list | tuple):
             return [self.decompress(one, output_type, allow_partial, preview) for one in data]
         data = _read(cast(DataInput, data))
-        if (earlier := self._earlier_release(data)) is not None:
+        if (earlier := self._earlier.pipeline_of(data, self)) is not None:
             return earlier.decompress(data, output_type, allow_partial, preview)
         # 1. The file and its symbols: hyper-latent, then the four passes of the latent. Every check happens here.
         symbols = self._read_own(data, allow_partial, preview)
@@ -457,40 +456,6 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         result: Any = with_metadata(to_output(pixels), symbols.extensions)
         result.info |= provenance_info(self.model_id, symbols.header.bpp, symbols.received)
         return result
-
-    def _kept(self, data: bytes | bytearray | memoryview) -> EarlierRelease | None:
-        """What reads a file of an earlier release of the box, where this pipeline is a release (releases.py)."""
-        try:
-            wanted = parse_header(data).model_id
-        except BitstreamError:
-            return None  # whoever reads it says what is wrong
-        if self.model_id.startswith(wanted) or self.model_id not in released_ids():
-            return None
-        return earlier_release(wanted, at_hand=self.model_id)
-
-    def _earlier_release(self, data: bytes | bytearray | memoryview) -> OneDCPipeline | None:
-        """The earlier release that reads a file, where it takes other networks than those at hand."""
-        kept = self._kept(data)
-        if kept is None or kept.model_id == self.model_id:
-            return None
-        if kept.model_id not in self._earlier:
-            logger.info("The file is of an earlier release of the model in the box, which is loaded to read it.")
-            with expanded(kept.folder) as whole:
-                self._earlier[kept.model_id] = OneDCPipeline.from_pretrained(whole, dtype=self.dtype)
-        earlier = self._earlier[kept.model_id].to(self._execution_device)
-        earlier.max_pixels, earlier._tiling = self.max_pixels, self._tiling
-        return earlier
-
-    def _coder_of(self, data: bytes | bytearray | memoryview) -> SymbolCoder:
-        """What reads a file with the networks at hand: with the tables of the release that wrote it."""
-        kept = self._kept(data)
-        if kept is None:
-            return self._coder
-        entropy = with_tables(self._entropy, kept.tables)
-        wanted = parse_header(data).model_id
-        if wanted not in self._earlier_symbols:
-            self._earlier_symbols[wanted] = entropy.symbol_model(entropy.digest())
-        return SymbolCoder(self.codec, entropy, lambda: self._earlier_symbols[wanted])
 
     def _rebuild(self, symbols: Symbols) -> np.ndarray:
         """The decoder side, from symbols to pixels `[height, width, 3]` uint8."""
@@ -527,7 +492,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
             BitstreamError: as for `decompress`.
         """
         data = _read(data)
-        if (earlier := self._earlier_release(data)) is not None:
+        if (earlier := self._earlier.pipeline_of(data, self)) is not None:
             return earlier.read_symbols(data, allow_partial, preview)
         return self._read_own(data, allow_partial, preview)
 
@@ -537,7 +502,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
             file, y_hat, seed = decode_authors_file(bytes(data), self.codec, preview=preview)
             symbols = Symbols(header_of(file), None if preview else 0, y_hat, seed)
         else:
-            symbols = self._coder_of(data).read(data, allow_partial, preview, self.max_pixels)
+            symbols = self._earlier.coder_of(data, self._coder).read(data, allow_partial, preview, self.max_pixels)
         device = self._execution_device
         return replace(symbols, y_hat=symbols.y_hat.to(device), semantic_seed=symbols.semantic_seed.to(device))
 

@@ -182,11 +182,11 @@ def test_what_is_kept_of_gains_outlives_the_release_that_it_stands_on(
         data = writer.compress(picture(64, 64), quality=70)
         assert torch.equal(box_now.read_symbols(data).y_hat, writer.read_symbols(data).y_hat)
         assert box_now.decompress(data).size == (64, 64)
-    assert list(box_now._earlier) == [third]  # one reader for all three
+    assert list(box_now._earlier.pipelines) == [third]  # one reader for all three
     # A release that somebody kept reads files of the one before it by itself.
     data = writers[0].compress(picture(64, 64), quality=70)
     assert torch.equal(writers[1].read_symbols(data).y_hat, writers[0].read_symbols(data).y_hat)
-    assert not writers[1]._earlier
+    assert not writers[1]._earlier.pipelines
 
 
 def test_a_release_may_come_back(first_box: Path, tiny_folder: Path, picture: Callable[..., np.ndarray]) -> None:
