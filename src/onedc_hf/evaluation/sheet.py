@@ -15,7 +15,7 @@ from .classical import CODECS, Ladder, available_codecs, decode
 
 __all__ = ["Cell", "Row", "comparison_rows", "comparison_sheet"]
 
-DEFAULT_CODECS = ("jpeg", "webp", "avif")
+SHEET_CODECS = ("jpeg", "webp", "avif")
 _EXPLANATION = (
     "Every picture is decoded from a file of the size below it. "
     "The classical codecs are at the size nearest to OneDC's that they can reach."
@@ -58,7 +58,7 @@ def comparison_rows(
     name: str,
     original: np.ndarray,
     rebuilt: Sequence[tuple[str, np.ndarray, int]],
-    codecs: Sequence[str] = DEFAULT_CODECS,
+    codecs: Sequence[str] = SHEET_CODECS,
 ) -> list[Row]:
     """Set OneDC's results for one picture beside the classical codecs at the bytes nearest to each.
 

@@ -35,6 +35,7 @@ from .config import TrainConfig
 from .data import Crops, Share, crop_batches
 from .losses import OPPONENTS
 from .model import TrainableOneDC, z_excess
+from .stage1 import geometric
 from .standalone import picture_arguments, stop_on_signals
 
 __all__ = ["AnalysedCrops", "ThumbnailReader", "analyse", "main", "thumbnails", "train_hyper_latent"]
@@ -125,11 +126,6 @@ def analyse(model: TrainableOneDC, batches: Iterable[Tensor], count: int) -> Ana
     raise ValueError(f"`batches` ended after {got} crops; {count} were asked for.")
 
 
-def _rate_weight(quality: Tensor) -> Tensor:
-    first, last = _RATE_WEIGHTS
-    return first * (last / first) ** (quality / 100)
-
-
 def train_hyper_latent(
     model: TrainableOneDC,
     crops: AnalysedCrops,
@@ -202,7 +198,7 @@ def train_hyper_latent(
             _, _, bits = model.code(chosen.y[:few], codes[:few], quality, nearest=True)
             bpp = bits / area
             loss = thumbnail + _KNOWN_MAP_WEIGHT * known + _Z_RANGE_WEIGHT * z_excess(z)
-            loss = loss + (_rate_weight(quality) * bpp).mean()
+            loss = loss + (geometric(*_RATE_WEIGHTS, quality) * bpp).mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -21,15 +21,19 @@ from .objective import picture_losses
 from .run import TrainingRun
 from .start import start_as_transform_codec
 
-__all__ = ["crop_weight", "draw_quality", "learning_rates", "qualities_of_step", "rate_weight", "train"]
+__all__ = ["crop_weight", "draw_quality", "geometric", "learning_rates", "qualities_of_step", "rate_weight", "train"]
 
 _START_BATCHES, _START_BATCH = 10, 40  # of crops that the transform-codec start looks at
 
 
+def geometric(at_0: float, at_100: float, quality: Tensor) -> Tensor:
+    """Between two positive numbers, in equal factors for equal steps of quality; qualities below 0 count as 0."""
+    return at_0 * (at_100 / at_0) ** (quality.clamp(0, 100) / 100)
+
+
 def rate_weight(config: TrainConfig, quality: Tensor, step: int) -> Tensor:
     """Lambda of each crop, `[B]`: geometric in quality, growing with the square of the step at first."""
-    share = quality.clamp(0, 100) / 100
-    target = config.lambda_low * (config.lambda_high / config.lambda_low) ** share
+    target = geometric(config.lambda_low, config.lambda_high, quality)
     ramp = min(1.0, step / config.lambda_ramp_steps) if config.lambda_ramp_steps else 1.0
     return 1e-4 + ramp**2 * (target - 1e-4)
 
