@@ -64,8 +64,9 @@ class OneDCCodecConfig(PreTrainedConfig):
         entropy_expansion, spatial_prior_layers (`int`), entropy_slopes (`list[float]`): see `EntropyModel`.
         skip_index (`int`): scale indexes below it are coded as one group.
         rounding_rate_weight (`float`): what a bit is worth, in squared steps of the quantiser, where an encoder chooses
-            symbols of `y` (models/rounding.py), in [0, 1]; up to quality 50, from where it falls to 0 at 100. 0: they
-            are rounded, as in the paper. It changes no identity: files decode as ever.
+            symbols of `y` (models/rounding.py), in [0, 1]; at quality 0, from where it falls to 0 at 50: with bits to
+            spare, small detail is worth more than its squared error says. 0: they are rounded, as in the paper. It
+            changes no identity: files decode as ever.
 
         synthesis_channels (`list[int]`): widths of the synthesis transform at 1/16 and 1/8.
         synthesis_input (`list[str]`), synthesis_blocks, synthesis_upsampled_blocks: its blocks at 1/16 (input, then
@@ -352,7 +353,7 @@ class OneDCCodec(PreTrainedModel):
         """What a bit is worth where symbols are chosen, at qualities up to 100 (`rounding_rate_weight`), same shape."""
         if self.entropy.quality_rows == 1:  # a one-rate model has no quality that it could fall with
             quality = torch.zeros_like(quality)
-        return self.config.rounding_rate_weight * (2 - quality / 50).clamp(0, 1)
+        return self.config.rounding_rate_weight * (1 - quality / 50).clamp(0, 1)
 
     def make_exact(self, ranges: Ranges, keep_float: bool = False) -> None:
         """Replaces the float entropy model by its exact counterpart, in place; see `models/quantize.py`.
