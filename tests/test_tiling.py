@@ -149,6 +149,8 @@ def test_large_pictures_tile_by_default_and_small_ones_do_not(pipe: OneDCPipelin
     assert pipe._tiles(2048, 2048) == ([slice(0, 32)], [slice(0, 32)])
     rows, columns = pipe._tiles(2049, 2048)
     assert len(rows) > 1 and len(columns) > 1
+    assert len(pipe._tiles(1, 2048 * 2048)[1]) > 1  # padded, one row of pixels is sixty-four
+    assert pipe._coder.row(np.uint8(80)) == pipe._coder.row(80)
     other = OneDCPipeline(**pipe.components)
     other.disable_tiling()
     assert other._tiles(9000, 100) == ([slice(0, 141)], [slice(0, 2)])

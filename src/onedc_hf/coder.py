@@ -105,7 +105,7 @@ class SymbolCoder:
 
     def row(self, quality: int) -> int:
         """Quality 0 to 100 to a row of gains."""
-        return round(quality * (self.entropy.quality_rows - 1) / 100)
+        return round(int(quality) * (self.entropy.quality_rows - 1) / 100)
 
     def quality(self, row: int | None) -> float:
         """A row of gains (`None`: z-only) to what the generator's quality embedding sees: 0 to 100, or -1."""

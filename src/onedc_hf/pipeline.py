@@ -563,10 +563,11 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
 
     def _tiles(self, height: int, width: int) -> tuple[list[slice], list[slice]]:
         """Rows and columns of the tiles of a picture, in positions of the hyper-latent."""
-        tiling = self._tiling
-        if tiling is not None and height * width <= tiling.above_pixels:
+        rows, columns, tiling = -(-height // POSITION), -(-width // POSITION), self._tiling
+        # Of the padded picture: one row of pixels costs as much as 64.
+        if tiling is not None and rows * columns * POSITION**2 <= tiling.above_pixels:
             tiling = None
-        return spans(-(-height // POSITION), tiling), spans(-(-width // POSITION), tiling)
+        return spans(rows, tiling), spans(columns, tiling)
 
     @torch.inference_mode()
     def __call__(

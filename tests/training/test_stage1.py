@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -127,6 +128,14 @@ def test_a_stream_continues_where_it_is_told_to(photographs: Path) -> None:
     rest = list(islice(CropStream(pictures, Cropping(64), seed=3, share=Share(2, start=2)), 2))
     assert all(torch.equal(a, b) for a, b in zip(whole[4:], rest, strict=True))
     assert whole[0].shape == (3, 64, 64) and whole[0].min() >= -1 and whole[0].max() <= 1
+
+
+def test_names_of_pictures_make_no_splits(photographs: Path, tmp_path: Path) -> None:
+    source = min(photographs.rglob("*.png"))
+    for name in ("a.png", "steam-train.png", "test.png", "deep/val 3.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source, tmp_path / name)
+    assert len(open_pictures(str(tmp_path))) == 4
 
 
 def test_excluded_pictures_are_never_seen(photographs: Path) -> None:

@@ -78,8 +78,10 @@ def open_pictures(
     import datasets
 
     if Path(source).is_dir():
+        # Every file: else names such as `steam-train.jpg` make splits for the library, and the rest is left out.
+        every = {"train": "**"}
         data = datasets.load_dataset(
-            "imagefolder", data_dir=source, split="train", drop_labels=True, cache_dir=cache_dir
+            "imagefolder", data_dir=source, data_files=every, split="train", drop_labels=True, cache_dir=cache_dir
         )
         image_column = "image"
     else:

@@ -223,6 +223,8 @@ class TrainingRun:
                     f"No checkpoint {wanted!r} in {self.output}; start without --resume_from_checkpoint."
                 )
             self.accelerator.load_state(str(found[-1]))
+            if self._ema is not None:
+                self._ema.to(self.device)  # what was loaded lies on the CPU
         if self.is_main:
             (self.output / "train_config.json").write_text(self.config.to_json(), encoding="utf-8")
         if self.accelerator.log_with:
