@@ -79,6 +79,15 @@ def test_alpha_is_kept_without_loss_in_every_form(tiny_pipeline: OneDCPipeline, 
     assert opaque == tiny_pipeline.compress(rgb) and tiny_pipeline.decompress(opaque).mode == "RGB"
 
 
+def test_alpha_of_a_palette_is_kept(picture: Picture) -> None:
+    rgb, alpha = _with_alpha(picture)
+    image = Image.fromarray(np.dstack([rgb, alpha])).quantize(method=Image.Quantize.FASTOCTREE)
+    assert image.mode == "P" and "transparency" not in image.info  # the palette's own colours are transparent
+    opened = open_picture(image)
+    assert opened.alpha is not None
+    assert np.array_equal(opened.alpha, np.asarray(image.convert("RGBA"))[..., 3])
+
+
 def test_alpha_counts_in_a_target(tiny_pipeline: OneDCPipeline, picture: Picture) -> None:
     rgb, alpha = _with_alpha(picture)
     both = np.dstack([rgb, alpha])

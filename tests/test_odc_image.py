@@ -31,6 +31,18 @@ def test_pillow_opens_and_rebuilds(written) -> None:
         assert image.resize((5, 7)).size == (5, 7)
 
 
+def test_alpha_comes_with_the_picture(tmp_path: Path, picture) -> None:
+    pipe = OneDCPipeline.from_pretrained()
+    alpha = np.full((70, 50), 255, np.uint8)
+    alpha[:20] = 40
+    path = tmp_path / "a.odc"
+    path.write_bytes(pipe.compress(np.dstack([picture(70, 50), alpha]), z_only=True))
+    with Image.open(path) as image:
+        image.load()
+        assert image.mode == "RGBA" and np.array_equal(np.asarray(image)[..., 3], alpha)
+        assert np.array_equal(np.asarray(image.getchannel("A")), alpha)
+
+
 def test_opening_needs_no_torch_in_either_order_of_imports(written) -> None:
     path, _ = written
     for imports in ("import onedc_hf; from PIL import Image", "from PIL import Image; import onedc_hf"):

@@ -54,6 +54,7 @@ class OdcImageFile(ImageFile.ImageFile):
         if self._data:
             picture = _box().decompress(self._data)
             self.im, self.info, self._data = picture.im, self.info | picture.info, b""
+            self._mode = picture.mode  # RGBA, where the file holds alpha
             if self.fp is not None and self._exclusive_fp:
                 self.fp.close()
             self.fp = None

@@ -299,7 +299,9 @@ def _split_alpha(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]
     """Colour without alpha, in a mode that a profile can apply to (L, RGB, CMYK, LAB ...), and the alpha channel."""
     if picture.mode in ("La", "RGBa"):  # premultiplied
         picture = picture.convert("LA" if picture.mode == "La" else "RGBA")
-    if picture.mode == "PA" or "transparency" in picture.info and picture.mode in ("1", "L", "P", "RGB"):
+    alpha_in_palette = picture.mode == "P" and picture.palette is not None and picture.palette.mode == "RGBA"
+    keyed = "transparency" in picture.info and picture.mode in ("1", "L", "P", "RGB")
+    if picture.mode == "PA" or alpha_in_palette or keyed:
         picture = picture.convert("RGBA")
     if picture.mode in ("LA", "RGBA"):
         return picture.convert(picture.mode[:-1]), picture.getchannel("A")
