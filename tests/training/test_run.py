@@ -154,10 +154,30 @@ def test_a_half_written_checkpoint_is_not_taken_up(config: Make, tmp_path: Path)
         train(config(resume_from_checkpoint="latest"))
 
 
+def test_a_folder_of_another_run_is_left_alone(config: Make, tmp_path: Path) -> None:
+    train(config(checkpointing_steps=1))
+    kept = tmp_path / "run" / "checkpoint-best"  # a name of the user's own
+    kept.mkdir()
+    before = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
+    assert before == ["checkpoint-1", "checkpoint-2", "checkpoint-best"]
+    AcceleratorState._reset_state(True)
+    with pytest.raises(ValueError, match="checkpoint-1, checkpoint-2 of an earlier run.*resume_from_checkpoint"):
+        train(config(max_train_steps=1))
+    AcceleratorState._reset_state(True)
+    with pytest.raises(ValueError, match="holds checkpoint-2 too"):
+        train(config(resume_from_checkpoint="checkpoint-1"))
+    assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == before
+    AcceleratorState._reset_state(True)
+    train(config(resume_from_checkpoint="latest", max_train_steps=3, checkpointing_steps=1))
+    after = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
+    assert after == ["checkpoint-2", "checkpoint-3", "checkpoint-best"]
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
         ({"stage": 3}, "stage"),
+        ({"picture_cache_mib": -1}, "picture_cache_mib"),
         ({"streaming": True}, "dataset_name"),
         ({"mixed_precision": "bf8"}, "mixed_precision"),
         ({"optimizer": "sgd"}, "adafactor"),

@@ -21,6 +21,7 @@ from accelerate.state import AcceleratorState
 
 from onedc_hf import OneDCPipeline
 from onedc_hf.models.integer import WEIGHT_LIMIT, IntegerConv
+from onedc_hf.pictures import load_picture
 from onedc_hf.training.cli import main
 from onedc_hf.training.components import DECIDES_SYMBOLS, load_model, make_model
 from onedc_hf.training.config import TrainConfig, load_config, package_file
@@ -128,6 +129,16 @@ def test_a_stream_continues_where_it_is_told_to(photographs: Path) -> None:
     rest = list(islice(CropStream(pictures, Cropping(64), seed=3, share=Share(2, start=2)), 2))
     assert all(torch.equal(a, b) for a, b in zip(whole[4:], rest, strict=True))
     assert whole[0].shape == (3, 64, 64) and whole[0].min() >= -1 and whole[0].max() <= 1
+
+
+def test_no_more_pictures_are_kept_than_there_is_room_for(photographs: Path) -> None:
+    pictures = open_pictures(str(photographs))
+    room = 2 * max(load_picture(str(path)).nbytes for path in photographs.rglob("*.png"))
+    kept, none = (CropStream(pictures, Cropping(64), 3, cache_bytes=size) for size in (room, 0))
+    crops = [list(islice(stream, 12)) for stream in (kept, none)]
+    assert all(torch.equal(a, b) for a, b in zip(*crops, strict=True))
+    assert 1 < len(kept._cache) < 4 and sum(one.nbytes for one in kept._cache.values()) <= room
+    assert not none._cache
 
 
 def test_names_of_pictures_make_no_splits(photographs: Path, tmp_path: Path) -> None:

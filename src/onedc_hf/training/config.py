@@ -49,6 +49,8 @@ class TrainConfig:
         resolution (`int`): side of a crop in pixels, a multiple of 64.
         smallest_scale (`float`): pictures are reduced by a factor drawn from [smallest_scale, 1] before cropping.
         center_crop, random_flip, image_interpolation_mode, dataloader_num_workers: as in diffusers' scripts.
+        picture_cache_mib (`int`): MiB of decoded pictures that each process, or each of its data loader's workers,
+            keeps in memory (a 768x512 one has 1.1); what does not fit is decoded for every crop.
 
     Run:
         output_dir, logging_dir, seed, train_batch_size, num_train_epochs, max_train_steps, gradient_accumulation_steps,
@@ -145,6 +147,7 @@ class TrainConfig:
     random_flip: bool = True
     image_interpolation_mode: str = "lanczos"
     dataloader_num_workers: int = 0
+    picture_cache_mib: int = 2048
 
     output_dir: str = "onedc-stage1"
     logging_dir: str = "logs"
@@ -249,8 +252,9 @@ class TrainConfig:
         for name in ("low_rate_detail", "high_rate_detail"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must lie in [0, 1]; got {getattr(self, name)}.")
-        if self.noise_channels < 0:
-            raise ValueError(f"`noise_channels` must not be below 0; got {self.noise_channels}.")
+        for name in ("noise_channels", "picture_cache_mib"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must not be below 0; got {getattr(self, name)}.")
         for name in (
             "train_batch_size",
             "max_train_steps",

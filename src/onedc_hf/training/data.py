@@ -212,7 +212,8 @@ class CropStream(IterableDataset):
         seed (`int`): the stream's seed, the same in every process.
         share (`Share`): which of the crops.
         exclude (`frozenset[str]`): file names left out.
-        cache (`bool`): keep decoded pictures in memory (about 1.2 MB for a 768x512 one).
+        cache_bytes (`int`): decoded pictures (3 bytes a pixel) are kept in memory up to so many. Crops are drawn at
+            random, so which ones are kept does not matter, and none makes way for another.
     """
 
     def __init__(
@@ -223,7 +224,7 @@ class CropStream(IterableDataset):
         *,
         share: Share | None = None,
         exclude: frozenset[str] = frozenset(),
-        cache: bool = True,
+        cache_bytes: int = 1 << 30,
     ):
         super().__init__()
         names = [Path(row["path"] or "").name for row in pictures["image"]] if exclude else []
@@ -232,15 +233,17 @@ class CropStream(IterableDataset):
         if not self.indices:
             raise ValueError("Every picture is excluded; nothing is left to train on.")
         self.cropping, self.seed, self.share = cropping, seed, share or Share()
-        self._cache: dict[int, np.ndarray] | None = {} if cache else None
+        self._cache: dict[int, np.ndarray] = {}
+        self._cache_left = cache_bytes
         self._captions = "caption" in pictures.column_names
 
     def _pixels(self, index: int) -> np.ndarray:
-        if self._cache is not None and index in self._cache:
+        if index in self._cache:
             return self._cache[index]
         pixels = _decode(self.pictures[index]["image"])
-        if self._cache is not None:
+        if pixels.nbytes <= self._cache_left:
             self._cache[index] = pixels
+            self._cache_left -= pixels.nbytes
         return pixels
 
     def __iter__(self) -> Iterator[Any]:
@@ -350,6 +353,11 @@ def crop_batches(config: TrainConfig, share: Share) -> DataLoader[Any]:
         config.random_flip,
         config.image_interpolation_mode,
     )
-    kind = StreamedCrops if config.streaming else CropStream
-    stream = kind(pictures, cropping, config.seed, share=share, exclude=exclude)
+    stream: IterableDataset[Any]
+    if config.streaming:
+        stream = StreamedCrops(pictures, cropping, config.seed, share=share, exclude=exclude)
+    else:
+        stream = CropStream(
+            pictures, cropping, config.seed, share=share, exclude=exclude, cache_bytes=config.picture_cache_mib << 20
+        )
     return DataLoader(stream, batch_size=share.batch, num_workers=config.dataloader_num_workers)

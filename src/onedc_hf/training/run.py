@@ -21,18 +21,20 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_seed
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
@@ -49,10 +51,18 @@ __all__ = ["TrainingRun"]
 
 logger = logging.getLogger(__name__)
 
+# How long processes wait for the one that validates or uploads: on GPUs torch would give up after ten minutes.
+_PATIENCE = timedelta(hours=12)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
 
 def _checkpoints(output: Path) -> list[Path]:
-    """Whole checkpoints, oldest first; what a killed run was writing has another name."""
-    return sorted(output.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    """Whole checkpoints, oldest first; what a killed run was writing, and what people keep, have other names."""
+    found = [path for path in output.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(found, key=_step_of)
 
 
 class TrainingRun:
@@ -64,7 +74,8 @@ class TrainingRun:
         config (`TrainConfig`): settings.
 
     Raises:
-        ValueError, ImportError, PublishError: for trackers or a repository that cannot work, before any work is done.
+        ValueError, ImportError, PublishError: for trackers or a repository that cannot work, or a folder that holds
+            another run's checkpoints, before any work is done.
 
     Attributes:
         step (`int`): steps done.
@@ -80,12 +91,14 @@ class TrainingRun:
             torch.backends.cuda.matmul.allow_tf32 = True
         self.output = Path(config.output_dir)
         names = tracker_names(config.report_to, config.hub_token)
+        self._refuse_another_run()
         self.output.mkdir(parents=True, exist_ok=True)
         self.accelerator = Accelerator(
             log_with=names,  # type: ignore[arg-type]
             gradient_accumulation_steps=config.gradient_accumulation_steps,
             mixed_precision=config.mixed_precision,
             project_config=ProjectConfiguration(str(self.output), logging_dir=str(self.output / config.logging_dir)),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
         )
         self._repository = ""
         if config.push_to_hub and self.is_main:
@@ -210,17 +223,22 @@ class TrainingRun:
 
         Raises:
             FileNotFoundError: if there is no such checkpoint, or no such validation picture.
+            ValueError: if there are newer checkpoints than the one that is asked for.
         """
         self._save = save
         self.keep(self)
         if self.config.resume_from_checkpoint:
             # A checkpoint is a pickle in part: only this run's own folder is looked into.
-            wanted, found = self.config.resume_from_checkpoint, _checkpoints(self.output)
-            if wanted != "latest":
-                found = [path for path in found if path.name == Path(wanted).name]
+            wanted, there = self.config.resume_from_checkpoint, _checkpoints(self.output)
+            found = [path for path in there if wanted == "latest" or path.name == Path(wanted).name]
             if not found:
                 raise FileNotFoundError(
                     f"No checkpoint {wanted!r} in {self.output}; start without --resume_from_checkpoint."
+                )
+            if newer := [path.name for path in there if _step_of(path) > _step_of(found[-1])]:
+                raise ValueError(
+                    f"{self.output} holds {', '.join(newer)} too, which `latest` would take up the next time: move "
+                    f"what is newer than {found[-1].name} elsewhere, then go on from it."
                 )
             self.accelerator.load_state(str(found[-1]))
             if self._ema is not None:
@@ -237,6 +255,15 @@ class TrainingRun:
             pictures = self._left_out_pictures() if self.config.validation_steps else {}
         if pictures:
             self._validator = Validator(model, pictures, self.config.validation_bpp, self.output, self._trackers)
+
+    def _refuse_another_run(self) -> None:
+        """Two runs in one folder would take each other's checkpoints for their own, and delete them."""
+        found = [path.name for path in _checkpoints(self.output)]
+        if found and not self.config.resume_from_checkpoint:
+            raise ValueError(
+                f"{self.output} holds {', '.join(found)} of an earlier run: go on with it by `--resume_from_checkpoint "
+                "latest`, or give this run another `--output_dir`."
+            )
 
     def _left_out_pictures(self) -> dict[str, Any]:
         """Pictures of the run's own folder that it does not train on."""
