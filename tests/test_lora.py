@@ -381,6 +381,32 @@ def test_an_adapter_of_another_model_is_named_and_changes_nothing(
     pipe.load_lora_weights(adapter)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"rank_pattern": {"(a+)+b": 4}}, "rank_pattern"),
+        ({"rank_pattern": {"conv1": 1 << 20}}, "its settings say 1048576"),
+        ({"alpha_pattern": {"conv1": float("inf")}}, "alpha_pattern"),
+        ({"target_modules": "(a+)+b"}, "target_modules"),
+        ({"layers_pattern": ["(a|a)*"]}, "layers_pattern"),
+        ({"rank_pattern": "x" * 100}, r"rank_pattern.*x\.\.\.,"),
+        ({"r": "four"}, "`r`"),
+        ({"r": None}, "`r`"),
+        ([1, 2], "no JSON object"),
+    ],
+)
+def test_settings_that_peft_would_take_for_more_than_names_are_refused(
+    pipe: OneDCPipeline, adapter: Path, tmp_path: Path, settings: Any, said: str
+) -> None:
+    tensors, whole = contents(adapter)
+    if isinstance(settings, dict):
+        settings = whole | {f"unet.{name}": value for name, value in settings.items()}
+    save_file(tensors, tmp_path / NAME, {"lora_adapter_metadata": json.dumps(settings)})
+    with pytest.raises(ModelError, match=said):
+        pipe.load_lora_weights(tmp_path)
+    pipe.load_lora_weights(adapter)
+
+
 def test_files_that_are_not_there_or_hold_code_are_named(pipe: OneDCPipeline, adapter: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="does not exist"):
         pipe.load_lora_weights("./nowhere")

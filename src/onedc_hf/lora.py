@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,11 +55,8 @@ PARTS = {"conv_in": "unet.conv_in.", "vae_reduction": "vae_reduction."}
 _UNET = "unet."
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 _METADATA_KEY = "lora_adapter_metadata"  # diffusers' name
-# Fields of peft's `LoraConfig` that say where an adapter acts and how strongly.
-_FIELDS = (
-    "r", "lora_alpha", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "use_rslora",
-    "layers_to_transform", "layers_pattern",
-)  # fmt: skip
+# peft reads names as regular expressions, and one from a stranger's file could take for ever: these mean themselves.
+_NAME = re.compile(r"\^?[\w.]+")
 # Fields that mean nothing for an adapter that is loaded and only used.
 _IDLE_FIELDS = (
     "auto_mapping", "base_model_name_or_path", "inference_mode", "init_lora_weights", "lora_dropout", "peft_type",
@@ -127,10 +126,8 @@ def load_adapter(
     parts = {name: tensor for name, tensor in tensors.items() if name not in layers}
     _check_fit(generator, layers, parts, path)
     if settings is not None:
-        settings = _known_settings(settings, config_of_none.to_dict(), path)
         ranks = {len(tensor) for name, tensor in layers.items() if name.endswith(_A)}
-        if not settings.get("rank_pattern") and ranks != {settings.get("r")}:
-            raise ModelError(f"{path}: this adapter has rank {sorted(ranks)}, its settings say {settings.get('r')}.")
+        settings = _known_settings(settings, config_of_none.to_dict(), ranks, path)
     learning = [parameter for parameter in generator.parameters() if parameter.requires_grad]
     unet, others = generator.unet, list(getattr(generator.unet, "peft_config", {}))
     try:
@@ -194,6 +191,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{path} is no whole safetensors file ({error}). Get it again.") from error
     if settings is not None:
+        if not isinstance(settings, dict):
+            raise ModelError(f"{path}: the settings in its metadata are no JSON object. Get or save it again.")
         settings = {key.removeprefix(_UNET): value for key, value in settings.items() if key.startswith(_UNET)}
     known = tuple(PARTS.values())
     strange = [n for n in tensors if not n.startswith(known) and not (n.startswith(_UNET) and n.endswith((_A, _B)))]
@@ -235,10 +234,63 @@ def _check_fit(generator: OneDCGenerator, layers: dict[str, Tensor], parts: dict
         )
 
 
-def _known_settings(settings: dict[str, Any], defaults: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The fields of a `LoraConfig` that count; one that would do something else to the model is refused."""
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_one_or_many(valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or (all(map(valid, value)) if isinstance(value, list) else valid(value))
+
+
+def _is_pattern(valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(map(_is_name, value)) and all(map(valid, value.values()))
+
+
+# Fields of peft's `LoraConfig` that say where an adapter acts and how strongly, and what they may be.
+_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "r": _is_count,
+    "lora_alpha": _is_number,
+    "target_modules": _is_one_or_many(_is_name),
+    "exclude_modules": _is_one_or_many(_is_name),
+    "rank_pattern": _is_pattern(_is_count),
+    "alpha_pattern": _is_pattern(_is_number),
+    "use_rslora": lambda value: isinstance(value, bool),
+    "layers_to_transform": _is_one_or_many(_is_count),
+    "layers_pattern": _is_one_or_many(_is_name),
+}
+
+
+def _known_settings(settings: dict[str, Any], defaults: dict[str, Any], ranks: set[int], path: Path) -> dict[str, Any]:
+    """The fields of a `LoraConfig` that count; one that would do something else to the model is refused.
+
+    Args:
+        settings: from the file.
+        defaults: of peft.
+        ranks: of the file's tensors.
+        path: of the file.
+    """
+    for name, valid in _FIELDS.items():
+        if name in settings and not valid(settings[name]):
+            shown = repr(settings[name])
+            raise ModelError(
+                f"{path}: `{name}` of this adapter is {shown[:80]}{'...' * (len(shown) > 80)}, which is not what peft "
+                "writes for a plain LoRA (names of layers are no regular expressions here). Get or save it again."
+            )
+    stated = {settings.get("r"), *settings.get("rank_pattern", {}).values()}
+    # With a pattern peft compares, layer by layer; but first it makes room for whatever is stated.
+    if stated != ranks if not settings.get("rank_pattern") else any(rank > max(ranks) for rank in stated - {None}):
+        said = ", ".join(sorted(map(str, stated)))
+        raise ModelError(f"{path}: this adapter has rank {sorted(ranks)}, its settings say {said}.")
     for name, value in settings.items():
-        if name not in _FIELDS + _IDLE_FIELDS and value and value != defaults.get(name):
+        if name not in _FIELDS and name not in _IDLE_FIELDS and value and value != defaults.get(name):
             raise ModelError(
                 f"{path}: this adapter uses `{name}` = {value!r} of peft, which is not supported here. A plain LoRA is."
             )
