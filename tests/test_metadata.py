@@ -18,6 +18,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageCms
 
 from onedc_hf import Corrupt, OneDCPipeline, PictureError
+from onedc_hf.cli.main import main
 from onedc_hf.coding.metadata import METADATA_LIMIT, pack_alpha, pack_metadata, unpack_alpha, unpack_metadata
 from onedc_hf.identity import warn_of_another_decoder
 from onedc_hf.pictures import load_picture, open_picture
@@ -131,6 +132,28 @@ def test_metadata_is_kept_where_it_is_asked_for(tiny_pipeline: OneDCPipeline, ph
     assert tiny_pipeline(photo, keep_metadata=True).images[0].info["exif"] == kept.info["exif"]
 
 
+@pytest.mark.parametrize("suffix", ["webp", "tif", "png", "avif"])
+def test_exif_is_kept_from_every_format_and_into_every_other(
+    tiny_folder: Path, picture: Picture, tmp_path: Path, suffix: str
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F], exif[0x8769] = 6, "A camera", {0x9003: "2026:01:02 03:04:05"}
+    exif[0x8825] = {1: "N", 2: (52.0, 5.0, 0.0)}
+    source, model = tmp_path / f"photo.{suffix}", ["--model", str(tiny_folder)]
+    Image.fromarray(picture(40, 60)).save(source, exif=exif.tobytes())
+    assert main(["compress", str(source), "-o", str(tmp_path / "a.odc"), "--keep-metadata", *model]) == 0
+    for target in ("jpg", "webp", "png", "tif"):
+        rebuilt = tmp_path / f"rebuilt.{target}"
+        assert main(["decompress", str(tmp_path / "a.odc"), "-o", str(rebuilt), *model]) == 0
+        with Image.open(rebuilt) as found:
+            tags = found.getexif()
+            assert found.size == (40, 60)  # upright
+            assert tags[0x010F] == "A camera" and tags.get(0x0112, 1) == 1
+            assert tags.get_ifd(0x8769)[0x9003] == "2026:01:02 03:04:05" and tags.get_ifd(0x8825)[1] == "N"
+            xmp = found.info.get("xmp") or found.info["XML:com.adobe.xmp"].encode()
+            assert b"DigitalSourceType" in xmp
+
+
 def test_a_kept_profile_gets_its_own_colours_back(tiny_pipeline: OneDCPipeline) -> None:
     swapped = _profile_with_swapped_primaries()
     picture = Image.new("RGB", (64, 64), (200, 30, 30))
@@ -163,8 +186,6 @@ def test_a_damaged_extension_is_a_typed_error(tiny_pipeline: OneDCPipeline, pict
 
 
 def test_the_command_line_keeps_what_it_is_told_to(tiny_folder: Path, photo: Path, tmp_path: Path) -> None:
-    from onedc_hf.cli.main import main
-
     model = ["--model", str(tiny_folder)]
     odc, jpg = str(tmp_path / "a.odc"), str(tmp_path / "b.jpg")
     assert main(["compress", str(photo), "-o", odc, "--keep-metadata", *model]) == 0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, UnidentifiedImageError
 
-from onedc_hf import BitstreamError, OneDCPipeline
+from onedc_hf import BitstreamError, OneDCPipeline, PictureError
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,14 @@ def test_alpha_comes_with_the_picture(tmp_path: Path, picture) -> None:
         image.load()
         assert image.mode == "RGBA" and np.array_equal(np.asarray(image)[..., 3], alpha)
         assert np.array_equal(np.asarray(image.getchannel("A")), alpha)
+
+
+def test_a_file_is_not_compressed_once_more_by_mistake(written) -> None:
+    path, expected = written
+    pipe = OneDCPipeline.from_pretrained()
+    with pytest.raises(PictureError, match="already compressed.*onedc decompress"):
+        pipe.compress(path)
+    assert pipe.compress(expected, z_only=True)  # who rebuilds it first means it
 
 
 def test_opening_needs_no_torch_in_either_order_of_imports(written) -> None:

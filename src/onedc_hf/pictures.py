@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from ._register import FORMAT, MAGIC
 from .errors import PictureError
 
 if TYPE_CHECKING:
@@ -40,9 +41,16 @@ __all__ = [
 
 PictureInput: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor"
 
-_ODC_MAGIC = b"\xf1\xdc"
 _ROUNDING = 1 / 255  # floats may leave [0, 1] by this much: resampling and half precision do
 _MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+_IS_ODC = "this is a OneDC file, already compressed: rebuild the picture with `onedc decompress` or decompress()"
+
+_EXIF_START = b"Exif\0\0"
+# Not among them: orientation, which has been applied.
+_EXIF_FACTS = (
+    ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.Software,
+    ExifTags.Base.DateTime, ExifTags.Base.Artist, ExifTags.Base.HostComputer, ExifTags.Base.Copyright,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -182,6 +190,8 @@ def _load_file(path: str) -> OpenedPicture:
 
     def read() -> OpenedPicture:
         with Image.open(path) as picture:
+            if picture.format == FORMAT:  # Pillow knows it from us, and would rebuild it to be compressed once more
+                raise PictureError(f"{path}: {_IS_ODC}")
             return _from_pil(picture, path)
 
     return _guarded(read, path)
@@ -224,8 +234,8 @@ def _what_it_is_instead(path: str) -> str:
             head = file.read(2)
     except OSError:
         return "not a picture that Pillow can read"
-    if head == _ODC_MAGIC:
-        return "this is a OneDC file, already compressed: rebuild the picture with `onedc decompress` or decompress()"
+    if head == MAGIC:
+        return _IS_ODC
     if not head:
         return "the file is empty"
     return "not a picture that Pillow can read (PNG, JPEG, WebP, AVIF, TIFF and many more work)"
@@ -240,9 +250,10 @@ def _from_pil(picture: Image.Image, where: str) -> OpenedPicture:
     if 0 in picture.size:
         raise PictureError(f"{where}: the picture is empty ({picture.width}x{picture.height} pixels)")
     profile = picture.info.get("icc_profile")
+    among_tags = _exif_among_tags(picture)  # now, since they are gone once the picture is turned
     if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else it would be copied, and pictures can be large
         picture = ImageOps.exif_transpose(picture)
-    metadata = _metadata(picture)
+    metadata = among_tags | _metadata(picture)
     picture.load()  # some formats know their mode only then
     picture = _to_8_bits(picture, where)
     colour, alpha = _split_alpha(picture)
@@ -254,11 +265,34 @@ def _from_pil(picture: Image.Image, where: str) -> OpenedPicture:
     return _opened(rgb, None if alpha is None else np.array(alpha), metadata)
 
 
+def _exif_among_tags(picture: Image.Image) -> dict[str, bytes]:
+    """EXIF of a TIFF, which keeps it among the tags of its pixels."""
+    if picture.format != "TIFF" or "exif" in picture.info:
+        return {}
+    found = exif_facts(picture.getexif())
+    return {"exif": found.tobytes()} if len(found) else {}
+
+
+def exif_facts(exif: Image.Exif) -> Image.Exif:
+    """What EXIF says of a photograph, without what it says of the file that the photograph came in."""
+    found = Image.Exif()
+    for tag in _EXIF_FACTS:
+        if tag in exif:
+            found[tag] = exif[tag]
+    for pointer in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+        if inner := exif.get_ifd(pointer):
+            found[pointer] = dict(inner)
+    return found
+
+
 def _metadata(picture: Image.Image) -> dict[str, bytes]:
     """EXIF, XMP and colour profile as bytes, as far as there are any."""
     xmp = picture.info.get("xmp") or picture.info.get("XML:com.adobe.xmp")
+    exif = picture.info.get("exif")
+    if isinstance(exif, bytes) and exif and not exif.startswith(_EXIF_START):
+        exif = _EXIF_START + exif  # a WebP leaves the word out
     found = {
-        "exif": picture.info.get("exif"),
+        "exif": exif,
         "xmp": xmp.encode() if isinstance(xmp, str) else xmp,
         "icc_profile": picture.info.get("icc_profile"),
     }

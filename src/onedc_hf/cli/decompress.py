@@ -10,6 +10,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from ..pictures import exif_facts
 from ..provenance import provenance_xmp
 from .files import (
     Job,
@@ -35,6 +36,7 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "AVIF": {"quality": 95, "subsampling": "4:4:4"},
 }
 
+_TIFF_XMP = 700  # number of the tag
 _JPEG_SEGMENT = 65_000  # bytes of EXIF or XMP that fit into a JPEG, with a little room
 
 
@@ -100,11 +102,25 @@ def encode(picture: "Image.Image", path: Path, xmp: bytes | None = None) -> byte
     if xmp is not None and name == "PNG":
         options["pnginfo"] = PngInfo()
         options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())
+    elif name == "TIFF":
+        options["exif"] = _tiff_tags(kept.get("exif", b""), xmp)
     elif xmp is not None and name in ("JPEG", "WEBP", "AVIF"):
         options["xmp"] = xmp
     buffer = io.BytesIO()
     picture.save(buffer, name, **options)
     return buffer.getvalue()
+
+
+def _tiff_tags(exif: bytes, xmp: bytes | None) -> bytes:
+    """What a TIFF has among the tags of its pixels, which must not be those of another file."""
+    from PIL import Image
+
+    given = Image.Exif()
+    given.load(exif)
+    tags = exif_facts(given)
+    if xmp is not None:
+        tags[_TIFF_XMP] = xmp
+    return tags.tobytes()
 
 
 def _is_text(packet: bytes) -> bool:
