@@ -24,10 +24,11 @@ from onedc_hf import (
     PictureError,
     TargetError,
     TooLarge,
+    Truncated,
     WrongModel,
 )
 from onedc_hf.coder import SymbolCoder
-from onedc_hf.coding import parse_header
+from onedc_hf.coding import Tag, inspect, parse_header
 from onedc_hf.rate_search import search_row
 
 Picture = Callable[..., np.ndarray]
@@ -378,6 +379,49 @@ def test_what_arrived_of_a_cut_file_gives_a_picture(many_rates: OneDCPipeline, p
     assert errors[0] == 0 < errors[1] < errors[2]
     with pytest.warns(UserWarning, match="cut"):
         assert many_rates.decompress(data[: len(data) // 2], allow_partial=True).size == (128, 128)
+
+
+def test_a_pipeline_of_another_kind_is_named(tmp_path: Path) -> None:
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    unet = UNet2DModel(
+        block_out_channels=(8, 8), norm_num_groups=4, down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+    )  # fmt: skip
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=f"{tmp_path}.*holds no OneDC pipeline"):
+        OneDCPipeline.from_pretrained(tmp_path)
+
+
+def test_a_file_that_was_cut_behind_the_picture_gives_the_whole_picture(
+    many_rates: OneDCPipeline, picture: Picture
+) -> None:
+    alpha = np.full((128, 128), 255, np.uint8)
+    alpha[:60, :50] = np.arange(50)
+    image = Image.fromarray(np.dstack([picture(128, 128), alpha]))
+    image.info["xmp"] = b"<x/>" * 9
+    for options in ({"quality": 80}, {"z_only": True}):
+        data = many_rates.compress(image, keep_metadata=True, **options)
+        whole = many_rates.read_symbols(data)
+        facts = inspect(data)["sections"]
+        end = facts["header"] + facts["stream"]
+        behind_alpha = end + 1 + 2 + len(dict(whole.extensions)[Tag.ALPHA])
+        for size in (end, end + 1, end + 2, behind_alpha - 1, *range(behind_alpha, behind_alpha + 6), len(data) - 1):
+            with pytest.raises(BitstreamError):
+                many_rates.read_symbols(data[:size])
+            with pytest.warns(UserWarning, match="The picture is whole"):
+                part = many_rates.read_symbols(data[:size], allow_partial=True)
+            assert part.received == 1 and torch.equal(part.y_hat, whole.y_hat)
+            assert dict(whole.extensions).items() >= dict(part.extensions).items()
+            assert (Tag.ALPHA in dict(part.extensions)) == (size >= behind_alpha)
+        with pytest.warns(UserWarning, match="The picture is whole"):
+            assert many_rates.decompress(data[: end + 3], allow_partial=True).mode == "RGB"
+        with pytest.warns(UserWarning, match="The picture is whole"):
+            assert many_rates.decompress(data[:-2], allow_partial=True).mode == "RGBA"
+        with pytest.raises(Corrupt):  # what stands before the extensions must still be right
+            many_rates.decompress(data[: end - 2] + b"\x5a\xa5" + data[end:-1], allow_partial=True)
+        with pytest.raises(Truncated, match="another model"):
+            many_rates.decompress(data[:5] + b"\0\0" + data[7:-1], allow_partial=True)
 
 
 def test_partial_is_no_licence_for_damage(many_rates: OneDCPipeline, picture: Picture) -> None:

@@ -26,8 +26,9 @@ from .coding import (
     clamp_symbols,
     ideal_bits,
     is_cut,
+    sections_before_cut,
 )
-from .errors import BitstreamError, Corrupt, EncodeError, TargetError, TooLarge, WrongModel
+from .errors import BitstreamError, Corrupt, EncodeError, TargetError, TooLarge, Truncated, WrongModel
 from .models import OneDCCodec
 from .models.exact import CodingUnit, ExactEntropyModel, ExactHyper
 from .rate_search import search_row
@@ -229,10 +230,16 @@ class SymbolCoder:
         Raises:
             BitstreamError: for bytes that this model cannot decode; the subclass and text say why.
         """
-        cut = allow_partial and is_cut(data)
+        sections = sections_before_cut(data) if allow_partial else None
+        cut = allow_partial and sections is None and is_cut(data)
         try:
-            reader = PartialReader(data, self.model) if cut else BitstreamReader(data, self.model)
+            reader = PartialReader(data, self.model) if cut else BitstreamReader(sections or data, self.model)
         except WrongModel as error:
+            if sections is not None:
+                raise Truncated(
+                    f"The end of the file is missing or damaged, and its model id {error.wanted} is not that of the "
+                    f"model at hand ({error.at_hand}): it was written by another model, or is damaged there, too."
+                ) from None
             raise WrongModel(error.wanted, error.at_hand, where_to_get(error.wanted)) from None
         header = reader.header
         if max_pixels is not None and header.width * header.height > max_pixels:
@@ -254,6 +261,12 @@ class SymbolCoder:
             )
         elif not preview:
             reader.finish()
+        if sections is not None:
+            warnings.warn(
+                "The end of the file is missing or damaged. The picture is whole; of what comes beside it (alpha, "
+                "metadata) there is only what arrived, unverified.",
+                stacklevel=2,
+            )
         extensions = () if isinstance(reader, PartialReader) else reader.extensions
         return Symbols(header, row, y_hat, hyper.semantic_seed, received, extensions)
 

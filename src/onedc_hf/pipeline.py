@@ -150,11 +150,15 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
             kwargs["dtype"] = default_dtype()
         try:
             pipe = super().from_pretrained(source, **kwargs)
+        except ModelError:
+            raise
         except (OSError, HFValidationError) as error:
             raise ModelError(
                 f"No OneDC pipeline could be loaded from {source!r}: {error.__cause__ or error} Check the name, the "
                 "revision, your access, and the network."
             ) from error
+        except ValueError as error:  # a pipeline of another kind, for one
+            raise ModelError(f"{source!r} holds no OneDC pipeline that can be loaded: {error}") from error
         pipe.model_digest()  # an altered entropy model is found now, not in a broken picture
         if isinstance(pipe.codec.entropy, ExactEntropyModel):
             try:
@@ -422,7 +426,8 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
             data (`bytes` or path, or a list of them): the file.
             output_type (`"pil"`, `"np"` or `"pt"`): PIL image; NumPy `[H, W, 3]` or torch `[3, H, W]`, in [0, 1].
             allow_partial (`bool`): also rebuild what arrived of a file that was cut after its hyper-latent; a warning
-                says how much that was. Only the hyper-latent is verified then. A damaged file is still refused.
+                says how much that was. Only the hyper-latent is verified then; the whole picture is where only alpha or
+                metadata behind it were cut. Damage to the picture is still refused.
             preview (`bool`): stop after the hyper-latent: a rough picture, quickly.
 
         Returns:

@@ -365,15 +365,15 @@ class BitstreamReader:
     writes, with nothing left over.
 
     Args:
-        data (`bytes`): the file.
+        data (`bytes`): the file; or, from `sections_before_cut`, its sections.
         symbol_model (`SymbolModel`): tables and layout of the model at hand.
 
     Raises:
         `BitstreamError`: one of its subclasses; `WrongModel` only for a file whose CRC-32 holds.
     """
 
-    def __init__(self, data: bytes | bytearray | memoryview, symbol_model: SymbolModel) -> None:
-        sections = parse_sections(data)
+    def __init__(self, data: bytes | bytearray | memoryview | Sections, symbol_model: SymbolModel) -> None:
+        sections = data if isinstance(data, Sections) else parse_sections(data)
         _check_fits(sections, symbol_model)
         self.header: Header = sections.header
         self.extensions: tuple[tuple[int, bytes], ...] = sections.extensions

@@ -20,7 +20,9 @@ __all__ = [
     "Kind",
     "Sections",
     "Tag",
+    "holds_crc",
     "inspect",
+    "leading_extensions",
     "pack_extensions",
     "pack_header",
     "pack_leb128",
@@ -327,14 +329,33 @@ def parse_sections(data: bytes | bytearray | memoryview) -> Sections:
             f"The file has {len(view)} bytes, {header.stream_start + length + CRC_BYTES} expected from its header. "
             "Something was appended, or the header is damaged: get the file again."
         )
-    stored, computed = int.from_bytes(view[end:], "big"), zlib.crc32(view[:end])
-    if stored != computed:
+    if not holds_crc(view):
+        stored, computed = int.from_bytes(view[end:], "big"), zlib.crc32(view[:end])
         raise Corrupt(
             f"The CRC-32 at byte {end} is {stored:08x}, but the bytes before it give {computed:08x}: the file was "
             "changed or cut short since it was written. Get it again."
         )
     start, stop = header.stream_start, header.stream_start + length
     return Sections(header, view[start:stop], _parse_extensions(view[:end], stop) if header.extended else ())
+
+
+def holds_crc(data: bytes | bytearray | memoryview) -> bool:
+    """Whether the last four bytes are the CRC-32 of those before."""
+    view = _as_view(data)
+    end = max(len(view) - CRC_BYTES, 0)
+    return int.from_bytes(view[end:], "big") == zlib.crc32(view[:end])
+
+
+def leading_extensions(data: memoryview, offset: int) -> tuple[tuple[int, bytes], ...]:
+    """The extensions from `offset` on that are there whole, of a file that was cut among them."""
+    cursor, found, last = _Cursor(data, offset), [], 0
+    try:
+        while (tag := cursor.take(1, "an extension's tag")[0]) > last:
+            found.append((tag, cursor.take(cursor.leb128("an extension's length"), f"extension {tag}")))
+            last = tag
+    except (Truncated, Corrupt):
+        pass  # here it was cut
+    return tuple(found)
 
 
 def _parse_extensions(data: memoryview, offset: int) -> tuple[tuple[int, bytes], ...]:

@@ -15,10 +15,10 @@ from ..errors import Corrupt, Truncated
 from .bitstream import PASSES, _check_bytes, _check_fits, _unit_order, _Units
 from .checks import SymbolCheck
 from .entropy import SymbolDecoder
-from .header import CRC_BYTES, Header, Kind, Sections, parse_header
+from .header import CRC_BYTES, Header, Kind, Sections, holds_crc, leading_extensions, parse_header
 from .tables import SymbolModel
 
-__all__ = ["PartialReader", "is_cut"]
+__all__ = ["PartialReader", "is_cut", "sections_before_cut"]
 
 # Bytes that are filled in: far more than the coder looks ahead, so that nothing but a stream which goes on with as many
 # FF could lie beyond. Not the declared length, which a damaged file may put at any size.
@@ -33,6 +33,24 @@ def is_cut(data: bytes | bytearray | memoryview) -> bool:
     """
     header = parse_header(data)
     return header.stream_bytes is not None and header.size < header.stream_start + header.stream_bytes + CRC_BYTES
+
+
+def sections_before_cut(data: bytes | bytearray | memoryview) -> Sections | None:
+    """Sections of a file that is whole to the end of its stream, but not of its extensions; `None` of any other.
+
+    The stream proves itself (checks A and B, and that it is what an encoder writes), the extensions that are there do
+    not. Whether it was cut or damaged there cannot always be told.
+
+    Raises:
+        `BitstreamError`: not even the header is there, or it is no `.odc` file.
+    """
+    header = parse_header(data)
+    if not header.extended or header.stream_bytes is None or holds_crc(data):
+        return None
+    view, stop = memoryview(data).cast("B"), header.stream_start + header.stream_bytes
+    if header.size < stop:
+        return None
+    return Sections(header, view[header.stream_start : stop], leading_extensions(view, stop))
 
 
 class PartialReader:
