@@ -69,11 +69,15 @@ def explained() -> Iterator[None]:
 
 
 def check_pixels(width: int, height: int) -> None:
-    """Refuse a picture that is larger than this app takes, before its pixels are decoded."""
-    if width * height > MAX_PIXELS:
+    """Refuse a picture that is larger than this app takes, before its pixels are decoded.
+
+    Sides count as the codec pads them: a picture that is one pixel high costs as much as one of 64.
+    """
+    padded = (-(-width // 64) * 64) * (-(-height // 64) * 64)
+    if padded > MAX_PIXELS:
         raise gr.Error(
-            f"The picture has {width} x {height} pixels; this app takes up to {MAX_PIXELS:,}. Scale it down, or use "
-            "the onedc command on your machine.",
+            f"The picture has {width} x {height} pixels, {padded:,} with its sides rounded up to multiples of 64; this "
+            f"app takes up to {MAX_PIXELS:,}. Scale it down, or use the onedc command on your machine.",
             print_exception=False,
         )
 

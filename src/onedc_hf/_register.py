@@ -86,8 +86,7 @@ def _offer_pipeline(diffusers: ModuleType) -> None:
 def _allow_components(loading_utils: ModuleType) -> None:
     """Enter this package among the libraries that diffusers loads components from.
 
-    The table is no documented interface. Without it folders still load, because `OneDCPipeline` imports its components,
-    and the Hub path has a `download` of our own.
+    The table is no documented interface. Without it folders still load, because `OneDCPipeline` imports its components.
     """
     table = getattr(loading_utils, "LOADABLE_CLASSES", None)
     if isinstance(table, dict):

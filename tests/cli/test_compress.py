@@ -1,7 +1,10 @@
 """Pictures to .odc files and back: which files are read, which are written, what is said and returned."""
 
+import errno
+import io
 import os
 import stat
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 from PIL import Image
 
 from onedc_hf.cli import files
+from onedc_hf.cli.main import main
 from onedc_hf.coding import parse_header
 from onedc_hf.errors import OneDCError
 
@@ -249,6 +253,25 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path):
     assert job.target.read_bytes() == b"first"
     files.write_output(files.Job(job.source, job.target, existing="replace"), b"fourth")
     assert job.target.read_bytes() == b"fourth" and os.listdir(tmp_path) == ["a.odc"]
+
+
+def test_what_cannot_be_written_is_named(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "write_atomically", full)
+    target = tmp_path / "b.odc"
+    with pytest.raises(OneDCError, match=f"{target} cannot be written: No space left"):
+        files.write_output(files.Job(tmp_path / "a.png", target), b"data")
+
+
+def test_a_name_that_the_terminal_cannot_show_is_no_failure(onedc, photos, monkeypatch):
+    (photos / "a.png").rename(photos / "caf\u00e9 \udcff.png")  # the last byte is not even UTF-8
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main(["compress", str(photos / "caf\u00e9 \udcff.png")]) == 0
+    terminal.flush()
+    assert rb"caf\xe9 \udcff.odc" in terminal.buffer.getvalue()
 
 
 @pytest.mark.parametrize("there", [False, True])

@@ -88,10 +88,12 @@ def test_nothing_chosen_is_an_error_that_says_so(app):
         app.decompress(None)
 
 
-def test_a_large_picture_is_refused_before_it_is_decoded(app, tmp_path):
+@pytest.mark.parametrize(("size", "padded"), [((1000, 21), "65,536"), ((321, 1), "24,576")])
+def test_a_large_picture_is_refused_before_it_is_decoded(app, tmp_path, size, padded):
     path = tmp_path / "large.png"
-    Image.new("L", (1000, 21)).save(path)
-    with pytest.raises(gradio.Error, match=r"1000 x 21 pixels; this app takes up to 20,000"):
+    Image.new("L", size).save(path)
+    said = rf"{size[0]} x {size[1]} pixels, {padded} with its sides rounded.* takes up to 20,000"
+    with pytest.raises(gradio.Error, match=said):
         app.compress(str(path), 40)
 
 

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from onedc_hf.training.config import TrainConfig
-from onedc_hf.training.publish import public_settings, training_text
+from onedc_hf.training.publish import adapter_card, public_settings, training_text
 from tests.hub.conftest import client, hub
 from tests.hub.loopback import LoopbackHub
 
@@ -139,3 +139,20 @@ def test_the_card_says_what_was_trained_on() -> None:
     text = training_text({"dataset_name": "org/photos", "dataset_revision": "abc", "model": "box-model", "seed": 0}, 5)
     for line in ("| Start | nothing (`box-model`) |", "| Pictures | `org/photos` (revision `abc`) |", "| `seed` | 0 |"):
         assert line in text
+    assert "| Start | the model in the box" in training_text({"model": "box-model", "stage": 2}, 5)
+
+
+@pytest.mark.parametrize(
+    ("init_from", "load", "base"),
+    [
+        ("", "OneDCPipeline.from_pretrained()\n", None),
+        ("org/base", "OneDCPipeline.from_pretrained('org/base')\n", "org/base"),
+        ("/home/me/base", "OneDCPipeline.from_pretrained('base')  # your copy", None),
+    ],
+)
+def test_the_card_of_an_adapter_loads_the_model_that_it_was_trained_for(
+    init_from: str, load: str, base: str | None
+) -> None:
+    card = ModelCard(adapter_card("me/lora", {"init_from": init_from, "train_data_dir": "birds", "stage": 2}, 5))
+    assert f"pipe = {load}" in card.text and 'load_lora_weights("me/lora")' in card.text
+    assert card.data.base_model == base

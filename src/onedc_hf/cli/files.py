@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 from ..errors import OneDCError
 from .text import count
@@ -233,11 +233,14 @@ def complain(message: str, path: Path | None = None) -> None:
     _write(f"onedc: {where}{message}", sys.stderr)
 
 
-def _write(line: str, stream: object) -> None:
+def _write(line: str, stream: TextIO) -> None:
+    # A name that the terminal cannot show is no reason to fail.
+    encoding = stream.encoding or "utf-8"
+    line = line.encode(encoding, "backslashreplace").decode(encoding)
     if "tqdm" in sys.modules:
         sys.modules["tqdm"].tqdm.write(line, file=stream)
     else:
-        print(line, file=stream)  # type: ignore[call-overload]
+        print(line, file=stream)
 
 
 def read(path: Path) -> bytes:
@@ -253,7 +256,7 @@ def write_output(job: Job, data: bytes) -> bool:
     """Write a job's file; `False` where another process was first and theirs may stay.
 
     Raises:
-        `OneDCError`: another process wrote it since the job was planned; theirs is kept.
+        `OneDCError`: it cannot be written; or another process wrote it since the job was planned, and theirs is kept.
     """
     try:
         write_atomically(job.target, data, replace=job.existing == "replace")
@@ -261,6 +264,8 @@ def write_output(job: Job, data: bytes) -> bool:
         if job.existing == "refuse":
             raise OneDCError(f"{job.target} was written by another process meanwhile; it is left as it is") from error
         return False
+    except OSError as error:
+        raise OneDCError(f"{job.target} cannot be written: {error.strerror or error}") from error
     return True
 
 

@@ -198,6 +198,19 @@ def publish_adapter(
         PublishError: if the upload fails; everything is still in `output`.
     """
     shown = public_settings(settings)
+    card = adapter_card(repo_id, settings, step, validation)
+    with TemporaryDirectory() as temporary, _explained(repo_id, output):
+        files = {WEIGHTS_NAME: output / WEIGHTS_NAME} | _facts(output, Path(temporary), shown, validation)
+        operations = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
+        operations.append(CommitOperationAdd("README.md", card.encode()))
+        return HfApi(token=token or None).create_commit(repo_id, operations, commit_message="End of training")
+
+
+def adapter_card(
+    repo_id: str, settings: Mapping[str, Any], step: int, validation: ValidationResult | None = None
+) -> str:
+    """The card of a LoRA's repository; arguments are those of `publish_adapter`."""
+    shown = public_settings(settings)
     on_hub = _base_on_hub(settings, shown)
     data = ModelCardData(
         library_name="onedc_hf",
@@ -205,7 +218,10 @@ def publish_adapter(
         tags=["onedc", "lora", "image-compression"],
         datasets=[shown["dataset_name"]] if shown.get("dataset_name") else None,
     )
-    load = f"OneDCPipeline.from_pretrained({on_hub!r})" if on_hub else "OneDCPipeline.from_pretrained()"
+    start = shown.get("init_from") or ""
+    load = f"OneDCPipeline.from_pretrained({start!r})" if start else "OneDCPipeline.from_pretrained()"
+    if start and not on_hub:
+        load += "  # your copy of the model that it was trained for, which was in a folder of this name"
     text = [
         f"# {repo_id.split('/')[-1]}",
         "A LoRA for the generator of a OneDC image codec: it changes how `.odc` files look, not which can be read.",
@@ -215,12 +231,7 @@ def publish_adapter(
     ]
     if validation is not None:
         text += ["## Results", _results(validation)]
-    card = f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(text) + "\n"
-    with TemporaryDirectory() as temporary, _explained(repo_id, output):
-        files = {WEIGHTS_NAME: output / WEIGHTS_NAME} | _facts(output, Path(temporary), shown, validation)
-        operations = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
-        operations.append(CommitOperationAdd("README.md", card.encode()))
-        return HfApi(token=token or None).create_commit(repo_id, operations, commit_message="End of training")
+    return f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(text) + "\n"
 
 
 def _base_on_hub(settings: Mapping[str, Any], shown: Mapping[str, Any]) -> str | None:
@@ -258,12 +269,19 @@ def training_text(settings: Mapping[str, Any], step: int) -> str:
         pictures = f"`{settings['dataset_name']}`" + (f" (revision `{revision}`)" if revision else "")
     else:
         pictures = f"a folder of pictures (`{settings.get('train_data_dir')}`)"
-    start = f"`{settings['init_from']}`" if settings.get("init_from") else f"nothing (`{settings.get('model')}`)"
-    rows = [("Start", start), ("Pictures", pictures), ("Steps", f"{step:,}")]
+    rows = [("Start", _start(settings)), ("Pictures", pictures), ("Steps", f"{step:,}")]
     rows += [(f"`{name}`", _cell(settings[name])) for name in _SHOWN if settings.get(name) not in (None, [], "")]
     lines = ["Trained with `onedc train` of `onedc-hf`:", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in rows]
     return "\n".join([*lines, "", "Every setting is in `train_config.json`, the curves in `log.jsonl`."])
+
+
+def _start(settings: Mapping[str, Any]) -> str:
+    if settings.get("init_from"):
+        return f"`{settings['init_from']}`"
+    return (
+        "the model in the box of `onedc-hf`" if settings.get("stage") == 2 else f"nothing (`{settings.get('model')}`)"
+    )
 
 
 def _cell(value: Any) -> str:
