@@ -22,7 +22,7 @@ from onedc_hf.models.context import EntropyModel
 from onedc_hf.models.quantize import dequantise_entropy
 
 QUALITY_ROW = 60
-FLOAT_ROWS = (85, 100)  # fine steps: there the last bit of a float decides most often
+FLOAT_ROW = 100
 
 
 def digest(*arrays: np.ndarray | bytes) -> str:
@@ -39,25 +39,26 @@ def write(pipe: OneDCPipeline, y: torch.Tensor, codes: torch.Tensor, z_index: np
     )
 
 
-def float_symbols(entropy: EntropyModel, y: torch.Tensor, codes: torch.Tensor, row: int) -> str:
-    """Digest of symbols and scale indexes of the float model, which decide its file, at a quality row."""
+def float_symbols(entropy: EntropyModel, y: torch.Tensor, codes: torch.Tensor) -> str:
+    """Digest of symbols and scale indexes of the float model, which decide its file."""
     parts = []
 
     def code(step):
         symbols = torch.round((y - step.means) * step.gain) * step.mask
-        index = entropy.scale_index(step.scales, row) * step.mask.int()
+        index = entropy.scale_index(step.scales, FLOAT_ROW) * step.mask.int()
         parts.extend([symbols.to(torch.int32).numpy(), index.numpy()])
         return symbols
 
-    entropy.run_passes(entropy.hyper_synthesis(codes), entropy.gain(row), code)
+    entropy.run_passes(entropy.hyper_synthesis(codes), entropy.gain(FLOAT_ROW), code)
     return digest(*parts)
 
 
 @torch.inference_mode()
 def main() -> None:
     with np.load(sys.argv[1]) as data:
-        count = len(data.files) // 3
-        latents = [tuple(torch.from_numpy(data[f"{name}{i}"]) for name in ("y", "codes", "z")) for i in range(count)]
+        names = ("y", "half", "codes", "z")
+        count = len(data.files) // len(names)
+        latents = [tuple(torch.from_numpy(data[f"{name}{i}"]) for name in names) for i in range(count)]
     cells = {}
     for dtype, layout in product((torch.float32, torch.bfloat16), (torch.channels_last, torch.contiguous_format)):
         pipe = OneDCPipeline.from_pretrained(dtype=dtype)
@@ -67,14 +68,15 @@ def main() -> None:
             torch.set_num_threads(threads)
             files, decoded, float_files = [], [], []
             with torch.backends.mkldnn.flags(enabled=mkldnn):
-                for y, codes, z_index in latents:
+                for y, half, codes, z_index in latents:
                     y = y.to(memory_format=layout)
                     data = write(pipe, y, codes, z_index.numpy())
                     symbols = pipe.read_symbols(data)
                     files.append(digest(data))
                     decoded.append(digest(symbols.y_hat.numpy(), symbols.semantic_seed.numpy()))
                     if dtype == torch.float32:  # the float model always computes in it: the rest repeats
-                        float_files.extend(float_symbols(floats, y, codes, row) for row in FLOAT_ROWS)
+                        half = half.to(memory_format=layout)
+                        float_files.append(float_symbols(floats, half, codes))
             name = f"{dtype} {layout} threads={threads} mkldnn={mkldnn}".replace("torch.", "")
             cells[name] = {"files": files, "decoded": decoded, "float": float_files}
     print(json.dumps(cells))

@@ -19,7 +19,10 @@ import pytest
 import torch
 
 from onedc_hf import OneDCPipeline
+from onedc_hf.models.context import CodingPass, EntropyModel
+from onedc_hf.models.quantize import dequantise_entropy
 from onedc_hf.pictures import load_picture
+from tests.exact_worker import FLOAT_ROW
 
 WORKER = Path(__file__).with_name("exact_worker.py")
 ROOT = Path(__file__).parents[1]
@@ -31,10 +34,27 @@ INSTRUCTION_SETS = {
 }
 
 
+def half_way(entropy: EntropyModel, y: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """The latent with every residual of the float model moved half-way between two symbols, as this process has it.
+
+    There the last bit of a float decides, so that it does not take luck to see two settings differ.
+    """
+    moved = y.clone()
+
+    def code(step: CodingPass) -> torch.Tensor:
+        symbols = torch.floor((y - step.means) * step.gain) * step.mask
+        moved.copy_(torch.where(step.mask.bool(), step.means + (symbols + 0.5) / step.gain, moved))
+        return torch.round((moved - step.means) * step.gain) * step.mask
+
+    entropy.run_passes(entropy.hyper_synthesis(codes), entropy.gain(FLOAT_ROW), code)
+    return moved
+
+
 @pytest.fixture(scope="module")
 def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`y`, codes and indexes of z of 51 crops of photographs, made once."""
+    """`y`, codes and indexes of z of 51 crops of photographs, made once; and `y` as `half_way` moves it."""
     pipe = OneDCPipeline.from_pretrained()
+    floats = dequantise_entropy(pipe._entropy)
     pictures = [load_picture(str(path)) for path in files("onedc_hf").joinpath("box/pictures").iterdir()
                 if path.name.endswith(".jpg")]  # fmt: skip
     rng, arrays = np.random.default_rng(0), {}
@@ -44,7 +64,8 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
             height, width = (64 * int(n) for n in rng.integers(1, 3, 2))
             top, left = rng.integers(picture.shape[0] - height), rng.integers(picture.shape[1] - width)
             y, codes = pipe._analyse_networks(picture[top : top + height, left : left + width])
-            arrays |= {f"y{i}": y.float().numpy(), f"codes{i}": codes.float().numpy()}
+            y, codes = y.float(), codes.float()
+            arrays |= {f"y{i}": y.numpy(), f"codes{i}": codes.numpy(), f"half{i}": half_way(floats, y, codes).numpy()}
             arrays[f"z{i}"] = pipe.codec.z_vq.codes_to_index(codes)[0].numpy()
     path = tmp_path_factory.mktemp("latents") / "latents.npz"
     np.savez(path, **arrays)
