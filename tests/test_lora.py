@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from onedc_hf import Corrupt, ModelError, OneDCGenerator, OneDCGeneratorConfig, OneDCPipeline
 from onedc_hf.coding import Tag, inspect
+from onedc_hf.evaluation.run import weights_digest
 from onedc_hf.identity import warn_of_another_adapter
 from onedc_hf.lora import adapter_id, load_adapter, unload_adapters
 from onedc_hf.models.adapters import base_state
@@ -117,9 +118,11 @@ def test_unloading_restores_every_bit(
     pipe = OneDCPipeline.from_pretrained(tiny_folder, dtype=dtype)
     state = {name: tensor.clone() for name, tensor in pipe.generator.state_dict().items()}
     modules = [type(module) for module in pipe.generator.modules()]
-    before = pixels(pipe, data)
+    before, weights = pixels(pipe, data), weights_digest(pipe)
     pipe.load_lora_weights(adapter)
+    measured_as = weights_digest(pipe)
     pipe.load_lora_weights(plain_adapter, adapter_name="second")
+    assert len({weights, measured_as, weights_digest(pipe)}) == 3  # figures of one are not taken for another's
     assert not np.array_equal(pixels(pipe, data), before)
     without = base_state(pipe.generator)
     pipe.unload_lora_weights()
@@ -131,7 +134,7 @@ def test_unloading_restores_every_bit(
     assert all(found[name].stride() == state[name].stride() for name in state)
     assert [type(module) for module in pipe.generator.modules()] == modules
     assert np.array_equal(pixels(pipe, data), before)
-    assert pipe.adapter_id is None and not pipe.generator.adapters
+    assert pipe.adapter_id is None and not pipe.generator.adapters and weights_digest(pipe) == weights
     pipe.unload_lora_weights()  # nothing to do
     pipe.load_lora_weights(adapter)  # the name is free again
 

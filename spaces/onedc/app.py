@@ -3,7 +3,7 @@
 Runs as it stands on Hugging Face Spaces and on a desk (`python app.py`). Settings, from the environment:
 
 ONEDC_MODEL       Hub id or folder of the model; the model in the box when unset
-ONEDC_MAX_PIXELS  largest picture taken, in pixels (default 4,000,000)
+ONEDC_MAX_PIXELS  largest picture taken, in pixels, with sides rounded up to multiples of 64 (default 4,194,304)
 """
 
 import os
@@ -30,7 +30,7 @@ except ImportError:
     GPU = None
 
 MODEL = os.environ.get("ONEDC_MODEL")
-MAX_PIXELS = int(os.environ.get("ONEDC_MAX_PIXELS", "4000000"))
+MAX_PIXELS = int(os.environ.get("ONEDC_MAX_PIXELS", "4194304"))
 MAX_FILE = "20mb"
 INTRODUCTION = """
 # OneDC: photographs in a few kilobytes

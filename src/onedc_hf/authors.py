@@ -32,14 +32,14 @@ def is_authors_file(data: bytes | bytearray | memoryview, codec: OneDCCodec) -> 
 
 
 def decode_authors_file(
-    data: bytes, codec: OneDCCodec, *, max_pixels: int | None = MAX_PIXELS, preview: bool = False
+    data: bytes, codec: OneDCCodec, *, max_pixels: int | None = None, preview: bool = False
 ) -> tuple[AuthorsFile, Tensor, Tensor]:
     """Decodes a `.bin` file without rebuilding the picture.
 
     Args:
         data (`bytes`): the file.
         codec (`OneDCCodec`): of a converted model, with `authors_entropy`.
-        max_pixels (`int`, *optional*): larger pictures are refused.
+        max_pixels (`int`, *optional*): larger pictures are refused, and those of more than 33 megapixels always.
         preview (`bool`): stop after the hyper-latent; every pass then takes its means.
 
     Returns:
@@ -51,7 +51,8 @@ def decode_authors_file(
     """
     entropy = codec.authors_entropy
     assert entropy is not None, "see `is_authors_file`"
-    file = read_authors_file(data, codec.z_vq.levels, max_pixels)
+    limit = MAX_PIXELS if max_pixels is None else min(max_pixels, MAX_PIXELS)
+    file = read_authors_file(data, codec.z_vq.levels, limit)
     if entropy.gain_steps.device.type != "cpu":
         entropy = copy.deepcopy(entropy).to("cpu")
     codes = codec.z_vq.index_to_codes(torch.from_numpy(file.z_index)[None]).to(entropy.dtype)

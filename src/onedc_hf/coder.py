@@ -69,7 +69,8 @@ class Symbols:
         row (`int`, *optional*): quality row; `None` where only the hyper-latent is known.
         y_hat (`torch.Tensor` of shape `[1, N, Y, X]`): the rebuilt latent, float32.
         semantic_seed (`torch.Tensor` of shape `[1, N, Z, V]`): input of the semantic adaptor.
-        received (`float`): share of the file's bytes that are there; below 1 only for a file that was cut.
+        received (`float`): share of the file's bytes that are there; below 1 only for a file that was cut within its
+            symbols.
         extensions (`tuple`): tag and content of what the file carries beside the picture.
     """
 

@@ -1,4 +1,4 @@
-"""The one tree of exceptions that onedc-hf raises on purpose.
+"""The one tree of exceptions about files, pictures and models.
 
     OneDCError
       BitstreamError      the bytes handed in (also a ValueError)

@@ -504,7 +504,9 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
     def _read_own(self, data: bytes | bytearray | memoryview, allow_partial: bool, preview: bool) -> Symbols:
         """The symbols of a file that takes these networks, or of the authors' program, on the networks' device."""
         if is_authors_file(data, self.codec):
-            file, y_hat, seed = decode_authors_file(bytes(data), self.codec, preview=preview)
+            file, y_hat, seed = decode_authors_file(
+                bytes(data), self.codec, max_pixels=self.max_pixels, preview=preview
+            )
             symbols = Symbols(header_of(file), None if preview else 0, y_hat, seed)
         else:
             symbols = self._earlier.coder_of(data, self._coder).read(data, allow_partial, preview, self.max_pixels)
@@ -531,7 +533,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
                 "Only a model made by `onedc convert` opens files of the authors' program: it keeps their float "
                 "entropy model."
             )
-        file, y_hat, _ = decode_authors_file(bytes(data), self.codec)
+        file, y_hat, _ = decode_authors_file(bytes(data), self.codec, max_pixels=self.max_pixels)
         coder = self._coder
         hyper = coder.hyper_synthesis(file.z_index)
         analysed = Analysed(file.width, file.height, y_hat.to(coder.entropy.device), file.z_index, hyper)
@@ -542,7 +544,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
     # Both ---------------------------------------------------------------------------------------------------------
 
     def enable_tiling(self, tile_size: int = 1024, overlap: int = 192) -> None:
-        """Works on every picture that is larger than a tile in overlapping tiles: less memory, at most a little slower.
+        """Works on every picture that is larger than a tile in overlapping tiles: less memory, up to half more time.
 
         By default only pictures of more than 4 megapixels are tiled. A file decodes to the same symbols with and
         without tiling. Pixels are almost the same for models made of local layers, such as the model in the box

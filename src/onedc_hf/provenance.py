@@ -47,7 +47,7 @@ def provenance_info(model_id: str, bpp: float, received: float = 1.0) -> dict[st
     Args:
         model_id (`str`): hex digits of the model that rebuilt the picture.
         bpp (`float`): bits of the file for each pixel.
-        received (`float`, *optional*): share of the latent's symbols that had arrived, 0 to 1.
+        received (`float`, *optional*): share of the file's bytes that had arrived, 0 to 1.
     """
     info = {
         "onedc:DigitalSourceType": DIGITAL_SOURCE_TYPE,

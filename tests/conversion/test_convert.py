@@ -120,6 +120,11 @@ def test_damaged_files_of_the_program_are_typed_errors(converted: Path) -> None:
         pipe.read_symbols(short)
     with pytest.raises(TooLarge):
         pipe.read_symbols((60_000).to_bytes(4, "big") * 2 + data[8:])
+    pipe.max_pixels = 100
+    for read in (pipe.read_symbols, pipe.transcode):
+        with pytest.raises(TooLarge, match="limit of 100"):
+            read(data)
+    pipe.max_pixels = None
     unnoticed = 0
     for place in [*range(16), *(int(n) for n in rng.integers(17, len(data) - 11, 20))]:  # header, stream
         damaged = bytearray(data)

@@ -6,13 +6,15 @@ import copy
 import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from onedc_hf import OneDCCodecConfig
+from onedc_hf import ModelError, OneDCCodecConfig
 from onedc_hf.training.code_predictor import CodePredictor, CodePredictorConfig
 from onedc_hf.training.config import TrainConfig
 from onedc_hf.training.distillation import SemanticDistillation, make_distillation
@@ -142,10 +144,27 @@ def test_a_run_asks_for_it_by_its_settings(config: Callable[..., TrainConfig], m
         make_distillation(config(predictor={"wide": 4}), codec)
 
 
+def test_a_predictor_goes_on_from_weights_and_a_missing_tokenizer_is_said_first(
+    config: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match="No tokenizer 'gone.safetensors'"):
+        train(config(distillation_weight=0.01, tokenizer="gone.safetensors", init_from="no/model"))
+    monkeypatch.setattr("onedc_hf.training.distillation.load_tokenizer", lambda name: ByBrightness())
+    codec = OneDCCodecConfig(trunk_channels=[32, 16, 24])
+    small: dict[str, Any] = {"blocks": ["lite"], "channels": 16, "groups": 4}
+    made = make_distillation(config(predictor=small), codec).predictor
+    file = tmp_path / "predictor.safetensors"
+    save_file(made.state_dict(), file)
+    again = make_distillation(config(predictor=small, predictor_weights=str(file)), codec).predictor
+    assert all(torch.equal(a, b) for a, b in zip(made.parameters(), again.parameters(), strict=True))
+    with pytest.raises(ModelError, match="predictor.safetensors does not fit"):
+        make_distillation(config(predictor=small | {"channels": 24}, predictor_weights=str(file)), codec)
+
+
 def test_a_run_of_stage_1_logs_it_and_saves_a_pipeline_without_it(
     config: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("onedc_hf.training.distillation.load_tokenizer", lambda name: ByBrightness())
+    monkeypatch.setattr("onedc_hf.training.stage1.load_tokenizer", lambda name: ByBrightness())
     predictor = {"channels": 16, "blocks": ["lite"], "groups": 4}
     folder = train(config(distillation_weight=0.01, predictor=predictor))
     lines = [json.loads(line) for line in (folder.parent / "log.jsonl").read_text().splitlines()]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .files import UsageError, complain
-from .models import add_model_arguments, load_pipeline
+from .models import add_lora_argument, add_model_arguments, load_pipeline
 
 if TYPE_CHECKING:
     from ..evaluation.originals import Source
@@ -55,7 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "same again are not measured again",
     )  # fmt: skip
     add_model_arguments(parser)
-    # Of several processes each takes a device of its own, unless one is asked for.
+    add_lora_argument(parser)
+    # Of several processes each takes a device of its own.
     parser.set_defaults(parser=parser, device=None)
 
 

@@ -9,6 +9,8 @@ from ..errors import ModelError, OneDCError
 from .files import UsageError
 
 if TYPE_CHECKING:
+    import torch
+
     from ..pipeline import OneDCPipeline
 
 __all__ = ["add_lora_argument", "add_model_arguments", "load_model", "load_pipeline"]
@@ -33,7 +35,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--device", default="cpu", help="where it runs: cpu, cuda, cuda:1, mps (default: cpu)")
     group.add_argument(
-        "--dtype", choices=DTYPES, default="auto", help="number format (default: auto, what suits this processor)"
+        "--dtype", choices=DTYPES, default="auto", help="number format (default: auto, what suits the device)"
     )
 
 
@@ -46,12 +48,8 @@ def add_lora_argument(parser: argparse.ArgumentParser) -> None:
 
 def load_pipeline(arguments: argparse.Namespace) -> "OneDCPipeline":
     """Load what `add_model_arguments` and `add_lora_argument` asked for."""
-    options = {}
-    if arguments.dtype != "auto":
-        import torch
-
-        options["dtype"] = getattr(torch, arguments.dtype)
     try:
+        options = {} if (arguments.dtype, arguments.device) == ("auto", "cpu") else {"dtype": _dtype(arguments)}
         pipeline = load_model(arguments.model, **options)
         if getattr(arguments, "lora", None) is not None:
             pipeline.load_lora_weights(arguments.lora)
@@ -63,6 +61,14 @@ def load_pipeline(arguments: argparse.Namespace) -> "OneDCPipeline":
         raise
     except (ValueError, RuntimeError) as error:  # no valid repository id, no such device, ...
         raise ModelError(f"--model {arguments.model} --device {arguments.device}: {error}") from error
+
+
+def _dtype(arguments: argparse.Namespace) -> "torch.dtype":
+    import torch
+
+    from ..precision import default_dtype
+
+    return default_dtype(arguments.device) if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
 
 
 def _set_tiling(pipeline: "OneDCPipeline", tile_size: int | None) -> None:

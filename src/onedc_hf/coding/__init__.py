@@ -14,6 +14,7 @@ Integers only: it needs numpy and constriction, no model and no torch.
     checks.py       check A and check B
     metadata.py     alpha, EXIF, XMP, colour profile
     partial.py      what arrived of a file that was cut
+    authors.py      files of the authors' program, and rans.py their entropy coder
 """
 
 from .bitstream import BitstreamReader, BitstreamWriter

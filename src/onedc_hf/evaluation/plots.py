@@ -117,7 +117,7 @@ def _panel(
         rates, values = zip(*curve.points, strict=True)
         panel.plot(
             rates, values, next(markers), color="#1c1b19", markerfacecolor="none", markersize=5, linestyle="none",
-            label=f"{curve.codec} (published)",
+            label=f"{curve.codec} (published{', ' + curve.status if curve.status else ''})",
         )  # fmt: skip
         if curve.source not in sources:
             sources.append(curve.source)

@@ -429,7 +429,7 @@ def load_results(path: Path) -> dict[str, Any]:
 def weights_digest(pipeline: "OneDCPipeline") -> str:
     """Return 16 hex digits of a SHA-256 over every tensor of every component, as loaded (so the dtype counts).
 
-    With them goes what else decides which files a model writes: how much its encoder weighs bits.
+    With them goes what else decides files and pictures: how much the encoder weighs bits, and adapters that are loaded.
     """
     import torch
 
@@ -442,6 +442,8 @@ def weights_digest(pipeline: "OneDCPipeline") -> str:
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         if weight := getattr(getattr(component, "config", None), "rounding_rate_weight", 0):
             digest.update(f"{name}.rounding_rate_weight {weight}".encode())
+    if adapter := pipeline.adapter_id:
+        digest.update(f"adapter {adapter}".encode())
     return digest.hexdigest()[:16]
 
 

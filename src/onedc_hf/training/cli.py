@@ -47,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parses, trains, prints where the pipeline lies. Returns the exit code."""
+    """Parses, trains, prints where the pipeline lies. Returns the exit code: 2 for settings that make no sense."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     arguments = vars(make_parser().parse_args(argv))
     name = arguments.pop("config")
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = train(config)
     except (ValueError, FileNotFoundError, ImportError, OneDCError) as error:
         print(f"onedc train: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, OneDCError) else 2
     if int(os.environ.get("RANK", "0")) == 0:
         print(f"Trained pipeline: {folder}")
     return 0

@@ -35,7 +35,8 @@ class TrainConfig:
             stage 2: everything but the generator.
         noise_channels (`int`): give the decoder of an `OneDCAutoencoder` that has none so many channels of noise beside
             the latent, to make texture of (32 in the box); 0: leave it as it is.
-        train_lora (`bool`): of the generator's U-Net only a LoRA learns (peft), which is saved beside the pipeline.
+        train_lora (`bool`): of the generator's U-Net only a LoRA learns (peft). Where nothing else learns but parts of
+            the generator, it is saved alone, as a file that `load_lora_weights` reads; otherwise within the pipeline.
         rank, lora_alpha, lora_targets: of the adapter; no targets: those of the paper.
         lora_train_also (`list[str]`): parts of the generator that learn whole beside the adapter.
 
@@ -60,7 +61,8 @@ class TrainConfig:
         report_to (`list[str]`): trackers (`tensorboard`, `trackio`, `wandb`), `all` or `none`.
         logging_steps (`int`): between two lines of `log.jsonl`, which is written whatever `report_to` says.
         num_threads (`int`): CPU threads of this process; 0 leaves torch's own choice.
-        validation_images (`list[str]`): picture files or folders; empty: no validation.
+        validation_images (`list[str]`): picture files or folders; empty: those of `train_data_dir` that `exclude`
+            leaves out, if `validation_steps` is above 0, and otherwise no validation.
         validation_steps (`int`): between two validations; 0: only at the end.
         validation_bpp (`list[float]`): rates at which real files are written, beside z-only.
         push_to_hub, hub_model_id, hub_token, hub_private_repo: publish the result.
@@ -87,6 +89,8 @@ class TrainConfig:
         distillation_weight (`float`): of cross-entropy + 0.01 x codebook distance (0.001 in the paper); 0: none.
         tokenizer (`str`): whose codes are distilled: `box`, a folder or file, or a Hub id (training/tokenizers.py).
         predictor (`dict`): settings of the code predictor (training/code_predictor.py).
+        predictor_weights (`str`): a file of weights that it starts from, such as the authors' `model_2.safetensors`;
+            empty: new ones.
 
     Losses on pictures, of both stages:
         balance_losses (`bool`): weights are ratios of gradient norms at the picture against the pixel loss; otherwise
@@ -198,6 +202,7 @@ class TrainConfig:
     distillation_weight: float = 0.0
     tokenizer: str = "box"
     predictor: dict[str, Any] = dataclasses.field(default_factory=dict)
+    predictor_weights: str = ""
 
     balance_losses: bool = True
     pixel_weight: float = 1.0

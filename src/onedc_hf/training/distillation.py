@@ -10,17 +10,20 @@ and w = 2V rows and columns of codes, K codes, C channels of a code.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import ModelError
 from ..models import OneDCCodecConfig
 from ..models.blocks import keep_float32
 from .code_predictor import CodePredictor, CodePredictorConfig
 from .config import TrainConfig
 from .tokenizers import Tokenizer, Tokens, load_tokenizer
+from .vqgan import read_state
 
 __all__ = ["SemanticDistillation", "make_distillation"]
 
@@ -103,18 +106,21 @@ class SemanticDistillation(nn.Module):
         }
 
 
-def make_distillation(config: TrainConfig, codec: OneDCCodecConfig) -> SemanticDistillation:
+def make_distillation(
+    config: TrainConfig, codec: OneDCCodecConfig, tokenizer: Tokenizer | None = None
+) -> SemanticDistillation:
     """The distillation that a run's settings ask for.
 
     Args:
-        config (`TrainConfig`): `tokenizer`, and settings of the `predictor`.
+        config (`TrainConfig`): `tokenizer`, and settings and weights of the predictor.
         codec (`OneDCCodecConfig`): whose semantic map is looked at.
+        tokenizer (`Tokenizer`, *optional*): the settings' one, if it is loaded already.
 
     Raises:
-        ModelError, ImportError: if the tokenizer cannot be loaded.
+        ModelError, ImportError: if the tokenizer or the predictor's weights cannot be loaded.
         ValueError: for settings of the predictor that nobody knows or that do not fit, also to the crops.
     """
-    tokenizer = load_tokenizer(config.tokenizer)
+    tokenizer = tokenizer or load_tokenizer(config.tokenizer)
     settings = {"semantic_channels": codec.trunk_channels[-1], "codes": len(tokenizer.codebook)} | config.predictor
     try:
         sizes = CodePredictorConfig(**settings)
@@ -126,4 +132,10 @@ def make_distillation(config: TrainConfig, codec: OneDCCodecConfig) -> SemanticD
             f"`predictor`: windows of {sizes.window}x{sizes.window} codes do not fill crops of {config.resolution} "
             f"pixels, which have {codes}x{codes}. Use a `window` that does, or crops of {32 * sizes.window} pixels."
         )
-    return SemanticDistillation(CodePredictor(sizes), tokenizer)
+    predictor = CodePredictor(sizes)
+    if config.predictor_weights:
+        try:
+            predictor.load_state_dict(read_state(Path(config.predictor_weights)))
+        except RuntimeError as error:
+            raise ModelError(f"`predictor_weights`: {config.predictor_weights} does not fit: {error}") from error
+    return SemanticDistillation(predictor, tokenizer)

@@ -36,6 +36,7 @@ _PATHS = (
     "logging_dir",
     "model",
     "output_dir",
+    "predictor_weights",
     "resume_from_checkpoint",
     "teacher",
     "tokenizer",

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from .components import add_noise, choose_what_learns, load_start, make_model, save_result
 from .config import TrainConfig
 from .data import Crops, Share, crop_batches
+from .distillation import make_distillation
 from .model import Rebuilt, TrainableOneDC
 from .objective import picture_losses
 from .run import TrainingRun
 from .start import start_as_transform_codec
+from .tokenizers import load_tokenizer
 
 __all__ = ["crop_weight", "draw_quality", "geometric", "learning_rates", "qualities_of_step", "rate_weight", "train"]
 
@@ -92,11 +94,10 @@ def train(config: TrainConfig) -> Path:
     """
     with TrainingRun(config) as run:
         # Model
+        tokenizer = load_tokenizer(config.tokenizer) if config.distillation_weight else None
         bare = _starting_model(config)
-        if config.distillation_weight:
-            from .distillation import make_distillation
-
-            bare.distillation = make_distillation(config, bare.codec.config)
+        if tokenizer is not None:
+            bare.distillation = make_distillation(config, bare.codec.config, tokenizer)
         trainable = choose_what_learns(bare, config)
         if bare.codec.hyper_enc.fusion[-1].weight.requires_grad:
             bare.codec.entropy.z_counts.zero_()  # tables of another hyper-latent; a release fits new ones
