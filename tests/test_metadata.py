@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
 import zlib
@@ -18,6 +19,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageCms
 
 from onedc_hf import Corrupt, OneDCPipeline, PictureError
+from onedc_hf.cli.decompress import encode
 from onedc_hf.cli.main import main
 from onedc_hf.coding.metadata import METADATA_LIMIT, pack_alpha, pack_metadata, unpack_alpha, unpack_metadata
 from onedc_hf.identity import warn_of_another_decoder
@@ -152,6 +154,32 @@ def test_exif_is_kept_from_every_format_and_into_every_other(
             assert tags.get_ifd(0x8769)[0x9003] == "2026:01:02 03:04:05" and tags.get_ifd(0x8825)[1] == "N"
             xmp = found.info.get("xmp") or found.info["XML:com.adobe.xmp"].encode()
             assert b"DigitalSourceType" in xmp
+
+
+def test_damaged_exif_costs_no_picture(tiny_folder: Path, picture: Picture, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010F], exif[0x8769] = "A camera", {0x9003: "2026:01:02 03:04:05", 0x829A: 0.01}
+    buffer = io.BytesIO()
+    Image.fromarray(picture(20, 30)).save(buffer, "TIFF", exif=exif.tobytes())
+    whole, rng = buffer.getvalue(), np.random.default_rng(0)
+    tags_end = len(whole) - 20 * 30 * 3
+    read = 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for place in rng.integers(8, tags_end, 3):
+            damaged[place] = rng.integers(256)
+        path = tmp_path / "damaged.tif"
+        path.write_bytes(damaged)
+        # An error is fine where the pixels or their layout were hit.
+        with warnings.catch_warnings(), contextlib.suppress(PictureError):
+            warnings.simplefilter("ignore")
+            read += open_picture(path).rgb.shape == (20, 30, 3)
+    assert read > 50
+    image = Image.fromarray(picture(20, 30))
+    for damage in (b"Exif\0\0MM", b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + bytes(range(200))):
+        image.info["exif"] = damage
+        with Image.open(io.BytesIO(encode(image, Path("a.tif"), b"<x/>"))) as found:
+            assert found.size == (30, 20) and found.info["xmp"] == b"<x/>"
 
 
 def test_a_kept_profile_gets_its_own_colours_back(tiny_pipeline: OneDCPipeline) -> None:

@@ -269,8 +269,11 @@ def _exif_among_tags(picture: Image.Image) -> dict[str, bytes]:
     """EXIF of a TIFF, which keeps it among the tags of its pixels."""
     if picture.format != "TIFF" or "exif" in picture.info:
         return {}
-    found = exif_facts(picture.getexif())
-    return {"exif": found.tobytes()} if len(found) else {}
+    try:
+        found = exif_facts(picture.getexif())
+        return {"exif": found.tobytes()} if len(found) else {}
+    except Exception:  # other programs' tags can be anything, and so is what Pillow raises; the pixels are whole
+        return {}
 
 
 def exif_facts(exif: Image.Exif) -> Image.Exif:

@@ -12,8 +12,8 @@ __all__ = ["default_dtype"]
 def default_dtype(device: str | torch.device = "cpu") -> torch.dtype:
     """bfloat16 where it is native, float32 elsewhere.
 
-    On a CPU without AVX512-BF16 bfloat16 is three to nine times *slower* than float32. An
-    instruction set lowered by `ONEDNN_MAX_CPU_ISA` counts as the processor's own.
+    On a CPU without AVX512-BF16 bfloat16 is three to nine times *slower* than float32. An instruction set lowered by
+    `ONEDNN_MAX_CPU_ISA` counts as the processor's own.
     """
     kind = torch.device(device).type
     if kind == "cuda":

@@ -220,6 +220,16 @@ def test_a_model_that_cannot_be_loaded_is_one_line(onedc, photos, fake_pipeline,
     assert code == 1 and err == "onedc: --model a/b/c --device cpu: Repo id must be in the form ...\n"
 
 
+@pytest.mark.parametrize("device", ["mps", "abacus"])
+def test_a_device_that_is_not_there_is_one_line(onedc, photos, fake_pipeline, monkeypatch, device):
+    def fail(*_):
+        raise AssertionError("Torch not compiled with it")  # what torch raises for a GPU
+
+    monkeypatch.setattr(fake_pipeline, "to", fail)
+    code, _, err = onedc("compress", "photos/a.png", "--device", device)
+    assert code == 1 and err.startswith(f"onedc: --model None --device {device}: ") and err.count("\n") == 1
+
+
 def test_no_model_is_loaded_for_files_that_are_not_there(onedc, photos, fake_pipeline):
     assert onedc("compress", "none.png")[0] == onedc("decompress", "none.odc")[0] == 1
     assert not fake_pipeline.loaded

@@ -103,7 +103,7 @@ def encode(picture: "Image.Image", path: Path, xmp: bytes | None = None) -> byte
         options["pnginfo"] = PngInfo()
         options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())
     elif name == "TIFF":
-        options["exif"] = _tiff_tags(kept.get("exif", b""), xmp)
+        options["exif"] = _tiff_tags(path, kept.get("exif", b""), xmp)
     elif xmp is not None and name in ("JPEG", "WEBP", "AVIF"):
         options["xmp"] = xmp
     buffer = io.BytesIO()
@@ -111,13 +111,18 @@ def encode(picture: "Image.Image", path: Path, xmp: bytes | None = None) -> byte
     return buffer.getvalue()
 
 
-def _tiff_tags(exif: bytes, xmp: bytes | None) -> bytes:
+def _tiff_tags(path: Path, exif: bytes, xmp: bytes | None) -> bytes:
     """What a TIFF has among the tags of its pixels, which must not be those of another file."""
     from PIL import Image
 
-    given = Image.Exif()
-    given.load(exif)
-    tags = exif_facts(given)
+    tags = given = Image.Exif()
+    try:
+        given.load(exif)
+        tags = exif_facts(given)
+        tags.tobytes()
+    except Exception:  # other programs' tags can be anything, and so is what Pillow raises
+        complain(f"warning: {path}: the kept EXIF is left out, this format cannot hold it")
+        tags = Image.Exif()
     if xmp is not None:
         tags[_TIFF_XMP] = xmp
     return tags.tobytes()

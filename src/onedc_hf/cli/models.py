@@ -59,7 +59,7 @@ def load_pipeline(arguments: argparse.Namespace) -> "OneDCPipeline":
         return pipeline if arguments.device == "cpu" else pipeline.to(arguments.device)
     except OneDCError:
         raise
-    except (ValueError, RuntimeError) as error:  # no valid repository id, no such device, ...
+    except (ValueError, RuntimeError, AssertionError) as error:  # no valid repository id, no such device, no CUDA, ...
         raise ModelError(f"--model {arguments.model} --device {arguments.device}: {error}") from error
 
 
