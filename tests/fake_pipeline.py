@@ -25,6 +25,7 @@ class FakePipeline:
     asked: list[dict[str, Any]] = []
     components: dict[str, Any] = {}
     smallest = 0
+    adapter_id: str | None = None
 
     @classmethod
     def from_pretrained(cls, pretrained: Any = None, **options: Any) -> FakePipeline:

@@ -387,18 +387,18 @@ def test_an_adapter_of_another_model_is_named_and_changes_nothing(
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"rank_pattern": {"(a+)+b": 4}}, "rank_pattern"),
-        ({"rank_pattern": {"conv1": 1 << 20}}, "its settings say 1048576"),
+        ({"alpha_pattern": {"(a+)+b": 4}}, "alpha_pattern"),
         ({"alpha_pattern": {"conv1": float("inf")}}, "alpha_pattern"),
-        ({"target_modules": "(a+)+b"}, "target_modules"),
-        ({"layers_pattern": ["(a|a)*"]}, "layers_pattern"),
-        ({"rank_pattern": "x" * 100}, r"rank_pattern.*x\.\.\.,"),
-        ({"r": "four"}, "`r`"),
-        ({"r": None}, "`r`"),
+        ({"alpha_pattern": {f"conv{i}": 1 for i in range(1000)}}, r"alpha_pattern.*\.\.\., and"),
+        ({"alpha_pattern": {"a" * 201: 1}}, "alpha_pattern"),
+        ({"lora_alpha": 10**400}, "lora_alpha"),
+        ({"use_rslora": "yes"}, "use_rslora"),
+        ({"r": "four"}, "its settings say 'four'"),
+        ({"r": None}, "its settings say None"),
         ([1, 2], "no JSON object"),
     ],
 )
-def test_settings_that_peft_would_take_for_more_than_names_are_refused(
+def test_strengths_that_are_no_numbers_are_refused(
     pipe: OneDCPipeline, adapter: Path, tmp_path: Path, settings: Any, said: str
 ) -> None:
     tensors, whole = contents(adapter)
@@ -408,6 +408,51 @@ def test_settings_that_peft_would_take_for_more_than_names_are_refused(
     with pytest.raises(ModelError, match=said):
         pipe.load_lora_weights(tmp_path)
     pipe.load_lora_weights(adapter)
+
+
+def test_metadata_that_is_too_deep_is_a_typed_error(pipe: OneDCPipeline, adapter: Path, tmp_path: Path) -> None:
+    save_file(contents(adapter)[0], tmp_path / NAME, {"lora_adapter_metadata": "[" * 200_000})
+    with pytest.raises(ModelError, match="no whole safetensors file"):
+        pipe.load_lora_weights(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": r".*\.to_[qk]|(a+)+b"},
+        {"exclude_modules": "(a|a)*", "layers_pattern": ["(a|a)*"]},
+        {"rank_pattern": {"(a+)+b": 4, "conv1": 1 << 40}, "r": 8},
+    ],
+)
+def test_where_an_adapter_acts_its_tensors_say(
+    pipe: OneDCPipeline, adapter: Path, data: bytes, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    tensors, whole = contents(adapter)
+    whole |= {f"unet.{name}": value for name, value in settings.items()}
+    save_file(tensors, tmp_path / NAME, {"lora_adapter_metadata": json.dumps(whole)})
+    pipe.load_lora_weights(adapter)
+    expected, name = pixels(pipe, data), pipe.adapter_id
+    pipe.unload_lora_weights()
+    pipe.load_lora_weights(tmp_path)
+    assert np.array_equal(pixels(pipe, data), expected) and pipe.adapter_id == name
+
+
+def test_ranks_and_strengths_may_differ_between_layers(pipe: OneDCPipeline, tmp_path: Path) -> None:
+    from peft import LoraConfig
+
+    unet = pipe.generator.unet
+    options = {"target_modules": ["to_q", "to_k"], "rank_pattern": {"to_q": 4, "to_k": 2}}
+    unet.add_adapter(LoraConfig(**options, alpha_pattern={"to_k": 6}, lora_alpha=8), "mine")
+    scales = {name: layer.scaling["mine"] for name, layer in unet.named_modules() if hasattr(layer, "scaling")}
+    assert set(scales.values()) == {2.0, 3.0}
+    unet.save_lora_adapter(tmp_path, adapter_name="mine", weight_name="theirs.safetensors")
+    tensors = {f"unet.{name}": tensor for name, tensor in load_file(tmp_path / "theirs.safetensors").items()}
+    settings = {f"unet.{name}": value for name, value in unet.peft_config["mine"].to_dict().items()}
+    save_file(tensors, tmp_path / NAME, {"lora_adapter_metadata": json.dumps(settings, default=sorted)})
+    unet.delete_adapters("mine")
+    pipe.load_lora_weights(tmp_path)
+    loaded = {name: layer.scaling["default"] for name, layer in unet.named_modules() if hasattr(layer, "scaling")}
+    assert loaded == scales
 
 
 def test_files_that_are_not_there_or_hold_code_are_named(pipe: OneDCPipeline, adapter: Path, tmp_path: Path) -> None:

@@ -418,8 +418,15 @@ def test_a_file_that_was_cut_behind_the_picture_gives_the_whole_picture(
             assert many_rates.decompress(data[: end + 3], allow_partial=True).mode == "RGB"
         with pytest.warns(UserWarning, match="The picture is whole"):
             assert many_rates.decompress(data[:-2], allow_partial=True).mode == "RGBA"
-        with pytest.raises(Corrupt):  # what stands before the extensions must still be right
+        with pytest.raises(Corrupt, match="CRC-32 does not hold"):  # what stands before must still be right
             many_rates.decompress(data[: end - 2] + b"\x5a\xa5" + data[end:-1], allow_partial=True)
+        hole = data[: end + 6] + bytes(len(data) - end - 6)
+        for damaged in (hole, data[:-4] + b"\xc9\0"):  # a hole, a remnant that looks like an unknown extension
+            with pytest.warns(UserWarning, match="The picture is whole"):
+                found = many_rates.decompress(damaged, allow_partial=True)
+            assert found.mode == ("RGB" if damaged == hole else "RGBA")
+        with pytest.warns(UserWarning, match=r"damaged\. Of what"):
+            many_rates.decompress(data[:-1], allow_partial=True, preview=True)
         with pytest.raises(Truncated, match="another model"):
             many_rates.decompress(data[:5] + b"\0\0" + data[7:-1], allow_partial=True)
 

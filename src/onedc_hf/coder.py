@@ -263,9 +263,10 @@ class SymbolCoder:
         elif not preview:
             reader.finish()
         if sections is not None:
+            of = "Of" if preview else "The picture is whole; of"
             warnings.warn(
-                "The end of the file is missing or damaged. The picture is whole; of what comes beside it (alpha, "
-                "metadata) there is only what arrived, unverified.",
+                f"The end of the file is missing or damaged. {of} what comes beside it (alpha, metadata) there is only "
+                "what arrived, unverified.",
                 stacklevel=2,
             )
         extensions = () if isinstance(reader, PartialReader) else reader.extensions

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,8 +57,11 @@ _A, _B = ".lora_A.weight", ".lora_B.weight"
 _METADATA_KEY = "lora_adapter_metadata"  # diffusers' name
 # peft reads names as regular expressions, and one from a stranger's file could take for ever: these mean themselves.
 _NAME = re.compile(r"\^?[\w.]+")
-# Fields that mean nothing for an adapter that is loaded and only used.
+_LONGEST_NAME = 200
+_LARGEST_ALPHA, _MOST_ALPHAS = 1e6, 500  # a U-Net has half as many layers
+# Fields that mean nothing for an adapter that is loaded and only used, or that its tensors tell.
 _IDLE_FIELDS = (
+    "r", "target_modules", "exclude_modules", "rank_pattern", "layers_to_transform", "layers_pattern",
     "auto_mapping", "base_model_name_or_path", "inference_mode", "init_lora_weights", "lora_dropout", "peft_type",
     "peft_version", "revision", "task_type",
 )  # fmt: skip
@@ -126,8 +129,7 @@ def load_adapter(
     parts = {name: tensor for name, tensor in tensors.items() if name not in layers}
     _check_fit(generator, layers, parts, path)
     if settings is not None:
-        ranks = {len(tensor) for name, tensor in layers.items() if name.endswith(_A)}
-        settings = _known_settings(settings, config_of_none.to_dict(), ranks, path)
+        settings = _known_settings(settings, config_of_none.to_dict(), layers, path)
     learning = [parameter for parameter in generator.parameters() if parameter.requires_grad]
     unet, others = generator.unet, list(getattr(generator.unet, "peft_config", {}))
     try:
@@ -188,7 +190,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
         settings = json.loads(metadata[_METADATA_KEY]) if _METADATA_KEY in metadata else None
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} is no whole safetensors file ({error}). Get it again.") from error
     if settings is not None:
         if not isinstance(settings, dict):
@@ -234,67 +236,65 @@ def _check_fit(generator: OneDCGenerator, layers: dict[str, Tensor], parts: dict
         )
 
 
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and _NAME.fullmatch(value) is not None
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
-
-
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) <= _LARGEST_ALPHA  # not so for NaN
 
 
-def _is_one_or_many(valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or (all(map(valid, value)) if isinstance(value, list) else valid(value))
+def _is_alphas(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    names = all(_NAME.fullmatch(name) and len(name) <= _LONGEST_NAME for name in value)
+    return len(value) <= _MOST_ALPHAS and names and all(map(_is_number, value.values()))
 
 
-def _is_pattern(valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, dict) and all(map(_is_name, value)) and all(map(valid, value.values()))
-
-
-# Fields of peft's `LoraConfig` that say where an adapter acts and how strongly, and what they may be.
+# Fields of peft's `LoraConfig` that say how strongly an adapter acts, and what they may be.
 _FIELDS: dict[str, Callable[[Any], bool]] = {
-    "r": _is_count,
     "lora_alpha": _is_number,
-    "target_modules": _is_one_or_many(_is_name),
-    "exclude_modules": _is_one_or_many(_is_name),
-    "rank_pattern": _is_pattern(_is_count),
-    "alpha_pattern": _is_pattern(_is_number),
+    "alpha_pattern": _is_alphas,
     "use_rslora": lambda value: isinstance(value, bool),
-    "layers_to_transform": _is_one_or_many(_is_count),
-    "layers_pattern": _is_one_or_many(_is_name),
 }
 
 
-def _known_settings(settings: dict[str, Any], defaults: dict[str, Any], ranks: set[int], path: Path) -> dict[str, Any]:
-    """The fields of a `LoraConfig` that count; one that would do something else to the model is refused.
+def _known_settings(
+    settings: dict[str, Any], defaults: dict[str, Any], layers: dict[str, Tensor], path: Path
+) -> dict[str, Any]:
+    """What counts of a `LoraConfig`; one that would do something else to the model is refused.
+
+    On which layers an adapter acts, and with which ranks, its tensors say. So nothing of a file is handed to peft that
+    peft would read as a regular expression, or make room for.
 
     Args:
         settings: from the file.
         defaults: of peft.
-        ranks: of the file's tensors.
+        layers: the file's tensors.
         path: of the file.
     """
+    ranks = {name.removeprefix(_UNET).removesuffix(_A): len(a) for name, a in layers.items() if name.endswith(_A)}
     for name, valid in _FIELDS.items():
-        if name in settings and not valid(settings[name]):
+        if name in settings and (
+            not valid(settings[name]) or name == "alpha_pattern" and len(settings[name]) > len(ranks)
+        ):
             shown = repr(settings[name])
             raise ModelError(
-                f"{path}: `{name}` of this adapter is {shown[:80]}{'...' * (len(shown) > 80)}, which is not what peft "
-                "writes for a plain LoRA (names of layers are no regular expressions here). Get or save it again."
+                f"{path}: `{name}` of this adapter is {shown[:80]}{'...' * (len(shown) > 80)}, and that is not taken "
+                "from a file: strengths are numbers, and the layers that they are for are named in full."
             )
-    stated = {settings.get("r"), *settings.get("rank_pattern", {}).values()}
-    # With a pattern peft compares, layer by layer; but first it makes room for whatever is stated.
-    if stated != ranks if not settings.get("rank_pattern") else any(rank > max(ranks) for rank in stated - {None}):
-        said = ", ".join(sorted(map(str, stated)))
-        raise ModelError(f"{path}: this adapter has rank {sorted(ranks)}, its settings say {said}.")
     for name, value in settings.items():
         if name not in _FIELDS and name not in _IDLE_FIELDS and value and value != defaults.get(name):
             raise ModelError(
                 f"{path}: this adapter uses `{name}` = {value!r} of peft, which is not supported here. A plain LoRA is."
             )
-    return {name: settings[name] for name in _FIELDS if name in settings}
+    rank = Counter(ranks.values()).most_common(1)[0][0]
+    if not settings.get("rank_pattern") and set(ranks.values()) != {settings.get("r")}:
+        found = sorted(set(ranks.values()))
+        raise ModelError(f"{path}: this adapter has rank {found}, its settings say {settings.get('r')!r}.")
+    targets = settings.get("target_modules")
+    plain = isinstance(targets, list) and all(isinstance(name, str) and _NAME.fullmatch(name) for name in targets)
+    return {name: settings[name] for name in _FIELDS if name in settings} | {
+        "r": rank,
+        "rank_pattern": {f"^{name}": other for name, other in ranks.items() if other != rank},
+        "target_modules": targets if plain and len(targets) <= len(ranks) else list(ranks),
+    }
 
 
 @torch.no_grad()

@@ -251,7 +251,7 @@ def _from_pil(picture: Image.Image, where: str) -> OpenedPicture:
         raise PictureError(f"{where}: the picture is empty ({picture.width}x{picture.height} pixels)")
     profile = picture.info.get("icc_profile")
     among_tags = _exif_among_tags(picture)  # now, since they are gone once the picture is turned
-    if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else it would be copied, and pictures can be large
+    if _is_turned(picture):  # else it would be copied, and pictures can be large
         picture = ImageOps.exif_transpose(picture)
     metadata = among_tags | _metadata(picture)
     picture.load()  # some formats know their mode only then
@@ -265,6 +265,13 @@ def _from_pil(picture: Image.Image, where: str) -> OpenedPicture:
     return _opened(rgb, None if alpha is None else np.array(alpha), metadata)
 
 
+def _is_turned(picture: Image.Image) -> bool:
+    try:
+        return picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except Exception:  # other programs' tags can be anything, and so is what Pillow raises; the pixels are whole
+        return False
+
+
 def _exif_among_tags(picture: Image.Image) -> dict[str, bytes]:
     """EXIF of a TIFF, which keeps it among the tags of its pixels."""
     if picture.format != "TIFF" or "exif" in picture.info:
@@ -272,7 +279,7 @@ def _exif_among_tags(picture: Image.Image) -> dict[str, bytes]:
     try:
         found = exif_facts(picture.getexif())
         return {"exif": found.tobytes()} if len(found) else {}
-    except Exception:  # other programs' tags can be anything, and so is what Pillow raises; the pixels are whole
+    except Exception:  # as above
         return {}
 
 
@@ -283,8 +290,8 @@ def exif_facts(exif: Image.Exif) -> Image.Exif:
         if tag in exif:
             found[tag] = exif[tag]
     for pointer in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-        if inner := exif.get_ifd(pointer):
-            found[pointer] = dict(inner)
+        if inner := {tag: value for tag, value in exif.get_ifd(pointer).items() if tag != ExifTags.IFD.Interop}:
+            found[pointer] = inner
     return found
 
 

@@ -17,7 +17,7 @@ def default_dtype(device: str | torch.device = "cpu") -> torch.dtype:
     """
     kind = torch.device(device).type
     if kind == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if kind != "cpu":
         return torch.float32
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()

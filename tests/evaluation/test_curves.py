@@ -192,7 +192,7 @@ def test_a_plot_has_a_panel_for_each_metric_and_tells_codecs_apart_without_colou
     ET.fromstring(text)
     for label in ("PSNR (dB) (higher is better)", "Fréchet, Lite0 (lower is better)", "OneDC (box)", "AVIF"):
         assert f">{label}<" in text
-    assert ">OneDC (published)<" in text and "onedc-earlier" in capsys.readouterr().out
+    assert ">OneDC (published, source not refound)<" in text and "onedc-earlier" in capsys.readouterr().out
     assert len(set(lines_of(text))) >= 2  # JPEG's and AVIF's dashes; OneDC's line is solid
     assert main(command) == 0 and out.read_text() == text  # the same file every time
 

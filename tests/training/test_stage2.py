@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -178,6 +179,8 @@ def test_a_run_keeps_its_discriminators_for_the_next(stage2: Make, tmp_path: Pat
     train(stage2(**gone, output_dir=str(tmp_path / "second"), max_train_steps=5))
     assert (tmp_path / "second" / DISCRIMINATORS).is_file()
     AcceleratorState._reset_state(True)
+    for path in (tmp_path / "second").glob("checkpoint-*"):
+        shutil.rmtree(path)
     train(stage2(teacher="", output_dir=str(tmp_path / "second")))
     assert not (tmp_path / "second" / DISCRIMINATORS).exists()
 

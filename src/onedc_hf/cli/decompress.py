@@ -89,6 +89,10 @@ def encode(picture: "Image.Image", path: Path, xmp: bytes | None = None) -> byte
     if name == "JPEG" and len(kept.get("exif", b"")) > _JPEG_SEGMENT:
         complain(f"warning: {path}: EXIF is left out, a JPEG cannot hold so much")
         del kept["exif"]
+    facts = _facts(kept.get("exif", b""))
+    if facts is None:
+        complain(f"warning: {path}: the kept EXIF is left out, it is damaged")
+        del kept["exif"]
     if xmp is not None and (name == "JPEG" and len(xmp) > _JPEG_SEGMENT or not _is_text(xmp)):
         complain(f"warning: {path}: the kept XMP is left out, this format cannot hold it")
         xmp = None if info.get("xmp") == xmp else provenance_xmp(info)
@@ -103,7 +107,11 @@ def encode(picture: "Image.Image", path: Path, xmp: bytes | None = None) -> byte
         options["pnginfo"] = PngInfo()
         options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())
     elif name == "TIFF":
-        options["exif"] = _tiff_tags(path, kept.get("exif", b""), xmp)
+        # Among the tags of its pixels, which must not be those of another file.
+        tags = facts or Image.Exif()
+        if xmp is not None:
+            tags[_TIFF_XMP] = xmp
+        options["exif"] = tags.tobytes()
     elif xmp is not None and name in ("JPEG", "WEBP", "AVIF"):
         options["xmp"] = xmp
     buffer = io.BytesIO()
@@ -111,21 +119,18 @@ def encode(picture: "Image.Image", path: Path, xmp: bytes | None = None) -> byte
     return buffer.getvalue()
 
 
-def _tiff_tags(path: Path, exif: bytes, xmp: bytes | None) -> bytes:
-    """What a TIFF has among the tags of its pixels, which must not be those of another file."""
+def _facts(exif: bytes) -> "Image.Exif | None":
+    """What EXIF says of the photograph; `None` if it cannot be read."""
     from PIL import Image
 
-    tags = given = Image.Exif()
+    given = Image.Exif()
     try:
         given.load(exif)
-        tags = exif_facts(given)
-        tags.tobytes()
+        facts = exif_facts(given)
+        facts.tobytes()
     except Exception:  # other programs' tags can be anything, and so is what Pillow raises
-        complain(f"warning: {path}: the kept EXIF is left out, this format cannot hold it")
-        tags = Image.Exif()
-    if xmp is not None:
-        tags[_TIFF_XMP] = xmp
-    return tags.tobytes()
+        return None
+    return facts
 
 
 def _is_text(packet: bytes) -> bool:

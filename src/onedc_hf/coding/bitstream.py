@@ -369,10 +369,11 @@ class BitstreamReader:
         symbol_model (`SymbolModel`): tables and layout of the model at hand.
 
     Raises:
-        `BitstreamError`: one of its subclasses; `WrongModel` only for a file whose CRC-32 holds.
+        `BitstreamError`: one of its subclasses; `WrongModel` only for a file whose CRC-32 holds, or for sections.
     """
 
     def __init__(self, data: bytes | bytearray | memoryview | Sections, symbol_model: SymbolModel) -> None:
+        self._holds_crc = not isinstance(data, Sections)
         sections = data if isinstance(data, Sections) else parse_sections(data)
         _check_fits(sections, symbol_model)
         self.header: Header = sections.header
@@ -453,6 +454,11 @@ class BitstreamReader:
     def _compare_check(self, name: str, section: str, count: int) -> None:
         computed = self._check.top_bytes(count)
         if self._decoder.decode_bytes(count) != computed:
+            if not self._holds_crc:
+                raise Corrupt(
+                    f"Check {name} does not match the {section} section, and the file's CRC-32 does not hold: it was "
+                    "changed since it was written. Get it again."
+                )
             raise Corrupt(
                 f"Check {name} does not match the {section} section: what was decoded is not what was encoded. The "
                 "file's CRC-32 holds, so the model's tables or parameters differ from those that wrote it (model "

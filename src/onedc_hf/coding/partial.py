@@ -15,7 +15,8 @@ from ..errors import Corrupt, Truncated
 from .bitstream import PASSES, _check_bytes, _check_fits, _unit_order, _Units
 from .checks import SymbolCheck
 from .entropy import SymbolDecoder
-from .header import CRC_BYTES, Header, Kind, Sections, holds_crc, leading_extensions, parse_header
+from .header import CRC_BYTES, Header, Kind, Sections, Tag, holds_crc, leading_extensions, parse_header
+from .metadata import METADATA_TAGS, unpack_alpha, unpack_metadata
 from .tables import SymbolModel
 
 __all__ = ["PartialReader", "is_cut", "sections_before_cut"]
@@ -38,8 +39,8 @@ def is_cut(data: bytes | bytearray | memoryview) -> bool:
 def sections_before_cut(data: bytes | bytearray | memoryview) -> Sections | None:
     """Sections of a file that is whole to the end of its stream, but not of its extensions; `None` of any other.
 
-    The stream proves itself (checks A and B, and that it is what an encoder writes), the extensions that are there do
-    not. Whether it was cut or damaged there cannot always be told.
+    The stream proves itself (checks A and B, and that it is what an encoder writes). Of the extensions those are there
+    that can be read; nothing proves them. Whether the file was cut or damaged cannot always be told.
 
     Raises:
         `BitstreamError`: not even the header is there, or it is no `.odc` file.
@@ -50,7 +51,22 @@ def sections_before_cut(data: bytes | bytearray | memoryview) -> Sections | None
     view, stop = memoryview(data).cast("B"), header.stream_start + header.stream_bytes
     if header.size < stop:
         return None
-    return Sections(header, view[header.stream_start : stop], leading_extensions(view, stop))
+    whole = tuple((tag, content) for tag, content in leading_extensions(view, stop) if _is_usable(tag, content, header))
+    return Sections(header, view[header.stream_start : stop], whole)
+
+
+def _is_usable(tag: int, content: bytes, header: Header) -> bool:
+    """Whether an extension that nothing proves is one that we know, and can be read."""
+    try:
+        if tag == Tag.ALPHA:
+            unpack_alpha(content, header.height, header.width)
+        elif tag in METADATA_TAGS:
+            unpack_metadata([(tag, content)])
+        else:
+            return tag in (Tag.IDENTITY, Tag.ADAPTER) and len(content) == 4
+    except Corrupt:
+        return False
+    return True
 
 
 class PartialReader:

@@ -252,6 +252,8 @@ class TrainConfig:
             raise ValueError(f"`analysis_lr_scale` must be above 0 (`freeze` stops it); got {self.analysis_lr_scale}.")
         if self.mixed_precision not in _MIXED_PRECISIONS:
             raise ValueError(f"`mixed_precision` is one of {', '.join(_MIXED_PRECISIONS)}; got {self.mixed_precision}.")
+        if self.predictor_weights and not self.distillation_weight:
+            raise ValueError("`predictor_weights` is for the distillation, which `distillation_weight` 0 switches off.")
         if self.optimizer not in _OPTIMIZERS:
             raise ValueError(f"`optimizer` is one of {', '.join(_OPTIMIZERS)}; got {self.optimizer!r}.")
         for name in ("low_rate_detail", "high_rate_detail"):

@@ -133,7 +133,7 @@ def make_distillation(
             f"pixels, which have {codes}x{codes}. Use a `window` that does, or crops of {32 * sizes.window} pixels."
         )
     predictor = CodePredictor(sizes)
-    if config.predictor_weights:
+    if config.predictor_weights and not config.resume_from_checkpoint:  # a checkpoint has its own
         try:
             predictor.load_state_dict(read_state(Path(config.predictor_weights)))
         except RuntimeError as error:

@@ -75,7 +75,8 @@ class TrainingRun:
 
     Raises:
         ValueError, ImportError, PublishError: for trackers or a repository that cannot work, or a folder that holds
-            another run's checkpoints, before any work is done.
+            another run's checkpoints, or newer ones than the one that is asked for, before any work is done.
+        FileNotFoundError: if there is no such checkpoint.
 
     Attributes:
         step (`int`): steps done.
@@ -91,7 +92,7 @@ class TrainingRun:
             torch.backends.cuda.matmul.allow_tf32 = True
         self.output = Path(config.output_dir)
         names = tracker_names(config.report_to, config.hub_token)
-        self._refuse_another_run()
+        self._resume = self._checkpoint_to_resume()
         self.output.mkdir(parents=True, exist_ok=True)
         self.accelerator = Accelerator(
             log_with=names,  # type: ignore[arg-type]
@@ -222,25 +223,12 @@ class TrainingRun:
             save: writes what was trained into the run's folder, and says where.
 
         Raises:
-            FileNotFoundError: if there is no such checkpoint, or no such validation picture.
-            ValueError: if there are newer checkpoints than the one that is asked for.
+            FileNotFoundError: if there is no such validation picture.
         """
         self._save = save
         self.keep(self)
-        if self.config.resume_from_checkpoint:
-            # A checkpoint is a pickle in part: only this run's own folder is looked into.
-            wanted, there = self.config.resume_from_checkpoint, _checkpoints(self.output)
-            found = [path for path in there if wanted == "latest" or path.name == Path(wanted).name]
-            if not found:
-                raise FileNotFoundError(
-                    f"No checkpoint {wanted!r} in {self.output}; start without --resume_from_checkpoint."
-                )
-            if newer := [path.name for path in there if _step_of(path) > _step_of(found[-1])]:
-                raise ValueError(
-                    f"{self.output} holds {', '.join(newer)} too, which `latest` would take up the next time: move "
-                    f"what is newer than {found[-1].name} elsewhere, then go on from it."
-                )
-            self.accelerator.load_state(str(found[-1]))
+        if self._resume is not None:
+            self.accelerator.load_state(str(self._resume))
             if self._ema is not None:
                 self._ema.to(self.device)  # what was loaded lies on the CPU
         if self.is_main:
@@ -256,14 +244,32 @@ class TrainingRun:
         if pictures:
             self._validator = Validator(model, pictures, self.config.validation_bpp, self.output, self._trackers)
 
-    def _refuse_another_run(self) -> None:
-        """Two runs in one folder would take each other's checkpoints for their own, and delete them."""
-        found = [path.name for path in _checkpoints(self.output)]
-        if found and not self.config.resume_from_checkpoint:
-            raise ValueError(
-                f"{self.output} holds {', '.join(found)} of an earlier run: go on with it by `--resume_from_checkpoint "
-                "latest`, or give this run another `--output_dir`."
+    def _checkpoint_to_resume(self) -> Path | None:
+        """The checkpoint that the settings ask for.
+
+        Two runs in one folder would take each other's checkpoints for their own, and delete them.
+        """
+        wanted, there = self.config.resume_from_checkpoint, _checkpoints(self.output)
+        names = ", ".join(path.name for path in there)
+        if not wanted:
+            if there:
+                raise ValueError(
+                    f"{self.output} holds {names} of an earlier run: go on with it by `--resume_from_checkpoint "
+                    "latest`, or give this run another `--output_dir`."
+                )
+            return None
+        # A checkpoint is a pickle in part: only this run's own folder is looked into.
+        found = [path for path in there if wanted == "latest" or path.name == Path(wanted).name]
+        if not found:
+            raise FileNotFoundError(
+                f"No checkpoint {wanted!r} in {self.output}; start without --resume_from_checkpoint."
             )
+        if found[-1] != there[-1]:
+            raise ValueError(
+                f"{self.output} holds {names}, and `latest` would take up the newest the next time: move what is newer "
+                f"than {found[-1].name} elsewhere, then go on from it."
+            )
+        return found[-1]
 
     def _left_out_pictures(self) -> dict[str, Any]:
         """Pictures of the run's own folder that it does not train on."""
