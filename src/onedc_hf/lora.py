@@ -240,11 +240,13 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= _LARGEST_ALPHA  # not so for NaN
 
 
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= _LONGEST_NAME and _NAME.fullmatch(value) is not None
+
+
 def _is_alphas(value: Any) -> bool:
-    if not isinstance(value, dict):
-        return False
-    names = all(_NAME.fullmatch(name) and len(name) <= _LONGEST_NAME for name in value)
-    return len(value) <= _MOST_ALPHAS and names and all(map(_is_number, value.values()))
+    few = isinstance(value, dict) and len(value) <= _MOST_ALPHAS
+    return few and all(map(_is_name, value)) and all(map(_is_number, value.values()))
 
 
 # Fields of peft's `LoraConfig` that say how strongly an adapter acts, and what they may be.
@@ -271,9 +273,7 @@ def _known_settings(
     """
     ranks = {name.removeprefix(_UNET).removesuffix(_A): len(a) for name, a in layers.items() if name.endswith(_A)}
     for name, valid in _FIELDS.items():
-        if name in settings and (
-            not valid(settings[name]) or name == "alpha_pattern" and len(settings[name]) > len(ranks)
-        ):
+        if name in settings and not valid(settings[name]):
             shown = repr(settings[name])
             raise ModelError(
                 f"{path}: `{name}` of this adapter is {shown[:80]}{'...' * (len(shown) > 80)}, and that is not taken "
@@ -289,11 +289,12 @@ def _known_settings(
         found = sorted(set(ranks.values()))
         raise ModelError(f"{path}: this adapter has rank {found}, its settings say {settings.get('r')!r}.")
     targets = settings.get("target_modules")
-    plain = isinstance(targets, list) and all(isinstance(name, str) and _NAME.fullmatch(name) for name in targets)
+    if not (isinstance(targets, list) and len(targets) <= len(ranks) and all(map(_is_name, targets))):
+        targets = list(ranks)
     return {name: settings[name] for name in _FIELDS if name in settings} | {
         "r": rank,
         "rank_pattern": {f"^{name}": other for name, other in ranks.items() if other != rank},
-        "target_modules": targets if plain and len(targets) <= len(ranks) else list(ranks),
+        "target_modules": targets,
     }
 
 
