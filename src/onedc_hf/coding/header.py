@@ -346,12 +346,16 @@ def holds_crc(data: bytes | bytearray | memoryview) -> bool:
     return int.from_bytes(view[end:], "big") == zlib.crc32(view[:end])
 
 
+def _take_content(cursor: _Cursor, tag: int) -> bytes:
+    return cursor.take(cursor.leb128("an extension's length"), f"extension {tag}")
+
+
 def leading_extensions(data: memoryview, offset: int) -> tuple[tuple[int, bytes], ...]:
     """The extensions from `offset` on that are there whole, of a file that was cut among them."""
     cursor, found, last = _Cursor(data, offset), [], 0
     try:
         while (tag := cursor.take(1, "an extension's tag")[0]) > last:
-            found.append((tag, cursor.take(cursor.leb128("an extension's length"), f"extension {tag}")))
+            found.append((tag, _take_content(cursor, tag)))
             last = tag
     except (Truncated, Corrupt):
         pass  # here it was cut
@@ -369,7 +373,7 @@ def _parse_extensions(data: memoryview, offset: int) -> tuple[tuple[int, bytes],
                     f"Extension tag {tag} before byte {cursor.offset} follows tag {last}; tags must ascend. The file "
                     "is invalid."
                 )
-            found.append((tag, cursor.take(cursor.leb128("an extension's length"), f"extension {tag}")))
+            found.append((tag, _take_content(cursor, tag)))
             last = tag
     except Truncated as error:
         raise Corrupt(

@@ -55,14 +55,10 @@ logger = logging.getLogger(__name__)
 _PATIENCE = timedelta(hours=12)
 
 
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("checkpoint-"))
-
-
 def _checkpoints(output: Path) -> list[Path]:
     """Whole checkpoints, oldest first; what a killed run was writing, and what people keep, have other names."""
     found = [path for path in output.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(found, key=_step_of)
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
 
 class TrainingRun:
