@@ -261,7 +261,8 @@ def test_the_models_own_adapter_stays_active_and_in_place(
         before = owner(*inputs)
         with pytest.raises(ModelError, match="of its own"):
             load_adapter(owner, adapter)
-        load_adapter(owner, plain_adapter, adapter_name="second")
+        with pytest.warns(UserWarning, match="trained for another"):  # a generator without an adapter of its own
+            load_adapter(owner, plain_adapter, adapter_name="second")
         with_both = owner(*inputs)
         owner.unet.set_adapters("second")
         assert not torch.equal(owner(*inputs), with_both)
@@ -273,6 +274,22 @@ def test_the_models_own_adapter_stays_active_and_in_place(
     assert owner.state_dict().keys() == state.keys() == without.keys()
     with torch.no_grad():
         assert torch.equal(owner(*inputs), before)
+
+
+def test_an_adapter_knows_the_weights_that_it_was_trained_for(
+    pipe: OneDCPipeline, adapter: Path, plain_adapter: Path, tiny_folder: Path
+) -> None:
+    half = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        half.load_lora_weights(plain_adapter)  # in any number format
+        pipe.load_lora_weights(adapter)  # brings parts of its own
+        pipe.unload_lora_weights()
+    with torch.no_grad():
+        for parameter in pipe.generator.parameters():  # a later release
+            parameter += 0.01 * torch.randn_like(parameter)
+    with pytest.warns(UserWarning, match="trained for another"):
+        pipe.load_lora_weights(plain_adapter)
 
 
 # What files say ---------------------------------------------------------------------------------------------------

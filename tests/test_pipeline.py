@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from onedc_hf import (
     WrongModel,
 )
 from onedc_hf.coder import SymbolCoder
-from onedc_hf.coding import Tag, inspect, parse_header
+from onedc_hf.coding import Tag, inspect, parse_header, partial
 from onedc_hf.rate_search import search_row
 
 Picture = Callable[..., np.ndarray]
@@ -174,6 +175,9 @@ def test_paths_are_read_when_decompressing(tiny_pipeline: OneDCPipeline, picture
         ({"quality": True}, TypeError, "integer"),
         ({"target_bytes": 0}, ValueError, "at least 1"),
         ({"target_bpp": float("nan")}, ValueError, "positive"),
+        ({"target_bpp": -1}, ValueError, "positive"),
+        ({"target_bpp": "0.1"}, TypeError, "number"),
+        ({"target_bpp": True}, TypeError, "number"),
         ({"quality": 50, "target_bytes": 100}, ValueError, "one of"),
         ({"quality": 50, "z_only": True}, ValueError, "one of"),
     ],
@@ -431,6 +435,22 @@ def test_a_file_that_was_cut_behind_the_picture_gives_the_whole_picture(
             many_rates.decompress(data[:5] + b"\0\0" + data[7:-1], allow_partial=True)
 
 
+def test_what_comes_beside_is_unpacked_only_when_the_header_is_proved(
+    many_rates: OneDCPipeline, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = many_rates.compress(np.dstack([picture(64, 128), np.full((64, 128), 200, np.uint8)]), quality=40)
+    unpacked = []
+    monkeypatch.setattr(partial, "unpack_alpha", lambda content, *size: unpacked.append(size))
+    with pytest.warns(UserWarning, match="damaged"):
+        many_rates.read_symbols(data[:-1], allow_partial=True)
+    assert unpacked == [(64, 128)]
+    flags, large = data[2] & 0xCF, ((1 << 24) - 1 << 24 | (1 << 24) - 1).to_bytes(6, "big")
+    for size in (bytes([flags, 63, 63]), bytes([flags | 3 << 4]) + large):  # sides that alpha would be unpacked to
+        with pytest.raises(BitstreamError):
+            many_rates.read_symbols(data[:2] + size + data[5:], allow_partial=True)
+    assert len(unpacked) == 1
+
+
 def test_partial_is_no_licence_for_damage(many_rates: OneDCPipeline, picture: Picture) -> None:
     data = bytearray(many_rates.compress(picture(128, 128), quality=80))
     data[len(data) // 2] ^= 4
@@ -478,6 +498,33 @@ def test_a_saved_folder_does_not_say_where_the_model_came_from(tiny_folder: Path
     texts = {path.name: path.read_text() for path in (tmp_path / "again").rglob("*.json")}
     assert len(texts) >= 3 and not [name for name, text in texts.items() if str(tiny_folder.parent) in text]
     assert OneDCPipeline.from_pretrained(tmp_path / "again").model_id
+
+
+def test_saving_leaves_what_is_not_ours_in_a_folder(tiny_folder: Path, tmp_path: Path) -> None:
+    others = {"config.json": '{"b": 1, "_name_or_path": "x", "a": 2}', "other/config.json": "[1]"}
+    for name, text in others.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    OneDCPipeline.from_pretrained(tiny_folder).save_pretrained(tmp_path)
+    assert {name: (tmp_path / name).read_text() for name in others} == others
+
+
+def test_saving_and_pushing_at_once_is_our_push(tiny_folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    pushed = []
+    monkeypatch.setattr(
+        OneDCPipeline, "push_to_hub", lambda self, repo_id, **options: pushed.append((repo_id, options))
+    )
+    pipe = OneDCPipeline.from_pretrained(tiny_folder)
+    pipe.save_pretrained(tmp_path / "mine", push_to_hub=True, private=True)
+    pipe.save_pretrained(tmp_path / "mine", push_to_hub=True, repo_id="me/other")
+    assert pushed == [("mine", {"private": True}), ("me/other", {})]
+
+
+def test_warnings_point_at_the_line_that_asked(many_rates: OneDCPipeline, picture: Picture) -> None:
+    data = many_rates.compress(picture(128, 128), quality=80)
+    with pytest.warns(UserWarning, match="cut") as caught:
+        many_rates.decompress(data[: len(data) // 2], allow_partial=True)
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 Runs as it stands on Hugging Face Spaces and on a desk (`python app.py`). Settings, from the environment:
 
 ONEDC_MODEL       Hub id or folder of the model; the model in the box when unset
-ONEDC_MAX_PIXELS  largest picture taken, in pixels, with sides rounded up to multiples of 64 (default 4,194,304)
+ONEDC_MAX_PIXELS  largest picture taken, in pixels, with sides rounded up to multiples of 64 (default 16,777,216)
 """
 
 import os
@@ -22,6 +22,7 @@ from PIL import Image
 from onedc_hf import OneDCError, OneDCPipeline
 from onedc_hf.coding.bitstream import parse_header
 from onedc_hf.pictures import load_picture
+from onedc_hf.precision import default_dtype
 
 try:
     # ZeroGPU: on Spaces only, and before torch touches the GPU
@@ -30,7 +31,7 @@ except ImportError:
     GPU = None
 
 MODEL = os.environ.get("ONEDC_MODEL")
-MAX_PIXELS = int(os.environ.get("ONEDC_MAX_PIXELS", "4194304"))
+MAX_PIXELS = int(os.environ.get("ONEDC_MAX_PIXELS", "16777216"))
 MAX_FILE = "20mb"
 INTRODUCTION = """
 # OneDC: photographs in a few kilobytes
@@ -45,8 +46,8 @@ def pipeline() -> OneDCPipeline:
     """Load the model once, on the GPU where there is one."""
     import torch
 
-    pipe = OneDCPipeline.from_pretrained(MODEL)
-    return pipe.to("cuda") if torch.cuda.is_available() else pipe
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return OneDCPipeline.from_pretrained(MODEL, dtype=default_dtype(device)).to(device)
 
 
 def on_gpu(function: Any) -> Any:
@@ -64,6 +65,9 @@ def explained() -> Iterator[None]:
             yield
         except OneDCError as error:
             raise gr.Error(str(error), print_exception=False) from error
+        except (OSError, Image.DecompressionBombError) as error:  # of Pillow, which names files of this machine
+            text = "This file is no picture that can be read here, or one with far too many pixels."
+            raise gr.Error(text, print_exception=False) from error
     for note in notes:
         gr.Warning(str(note.message))
 

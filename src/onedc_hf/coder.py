@@ -8,7 +8,6 @@ Shapes: Y X rows and columns of the latent at 1/16, Z V at 1/64, N channels of `
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,6 +25,7 @@ from .coding import (
     clamp_symbols,
     ideal_bits,
     is_cut,
+    readable_extensions,
     sections_before_cut,
 )
 from .errors import BitstreamError, Corrupt, EncodeError, TargetError, TooLarge, Truncated, WrongModel
@@ -33,6 +33,7 @@ from .models import OneDCCodec
 from .models.exact import CodingUnit, ExactEntropyModel, ExactHyper
 from .rate_search import search_row
 from .releases import where_to_get
+from .user_warning import warn_user
 
 __all__ = ["Analysed", "SymbolCoder", "Symbols"]
 
@@ -255,21 +256,20 @@ class SymbolCoder:
         if isinstance(reader, PartialReader):
             received = header.size / reader.whole_size
             row = row if reader.certain else None
-            warnings.warn(
+            warn_user(
                 f"The file is cut: {header.size:,} of its {reader.whole_size:,} bytes are there ({received:.0%}); the "
-                "rest is filled in by the model. Only the hyper-latent is verified.",
-                stacklevel=2,
+                "rest is filled in by the model. Only the hyper-latent is verified."
             )
         elif not preview:
             reader.finish()
-        if sections is not None:
-            of = "Of" if preview else "The picture is whole; of"
-            warnings.warn(
-                f"The end of the file is missing or damaged. {of} what comes beside it (alpha, metadata) there is only "
-                "what arrived, unverified.",
-                stacklevel=2,
-            )
         extensions = () if isinstance(reader, PartialReader) else reader.extensions
+        if sections is not None:
+            extensions = readable_extensions(sections)
+            of = "Of" if preview else "The picture is whole; of"
+            warn_user(
+                f"The end of the file is missing or damaged. {of} what comes beside it (alpha, metadata) there is only "
+                "what arrived, unverified."
+            )
         return Symbols(header, row, y_hat, hyper.semantic_seed, received, extensions)
 
     def _decode_units(self, reader: BitstreamReader | PartialReader, row: int | None, hyper: ExactHyper) -> Tensor:

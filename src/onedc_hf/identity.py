@@ -11,7 +11,6 @@ compressing wants it for decompressing, too.
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,6 +22,7 @@ from .coding import Tag
 from .errors import Corrupt
 from .models import OneDCGenerator
 from .models.adapters import base_state
+from .user_warning import warn_user
 
 __all__ = [
     "decoder_digest",
@@ -83,10 +83,9 @@ def warn_of_another_decoder(named: bytes, decoder_id: str) -> None:
     if len(named) != _BYTES:
         raise Corrupt(f"The file names its decoder with {len(named)} bytes instead of {_BYTES}.")
     if named != bytes.fromhex(decoder_id)[:_BYTES]:
-        warnings.warn(
+        warn_user(
             f"The file was checked against the decoder {named.hex()}, this one is {decoder_id[: 2 * _BYTES]}: the "
-            "picture is the same, its synthesised detail may look different.",
-            stacklevel=3,
+            "picture is the same, its synthesised detail may look different."
         )
 
 
@@ -105,8 +104,7 @@ def warn_of_another_adapter(named: bytes, adapter_id: str | None) -> None:
         raise Corrupt(f"The file names its adapter with {len(named)} bytes instead of {_BYTES}.")
     if adapter_id is None or named != bytes.fromhex(adapter_id)[:_BYTES]:
         at_hand = "this pipeline has none" if adapter_id is None else f"this one is {adapter_id[: 2 * _BYTES]}"
-        warnings.warn(
+        warn_user(
             f"The file was made with the adapter {named.hex()}, {at_hand}: the picture is the same, its synthesised "
-            "detail may look different. Load the adapter with `load_lora_weights` (or --lora).",
-            stacklevel=3,
+            "detail may look different. Load the adapter with `load_lora_weights` (or --lora)."
         )

@@ -24,18 +24,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .adapter_base import BASE_FIELD, name_base, warn_of_another_base
 from .errors import ModelError
 from .identity import update_digest
 from .memory_layout import settle
 from .models import OneDCGenerator
-from .models.adapters import OWN_ADAPTER, Adapter, added_adapters, wrappable_layers
+from .models.adapters import OWN_ADAPTER, PARTS, Adapter, added_adapters, wrappable_layers
 from .sources import fetch_weights
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
 __all__ = [
-    "PARTS",
     "WEIGHTS_NAME",
     "LoraMixin",
     "adapter_id",
@@ -49,9 +49,6 @@ __all__ = [
 ]
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
-PARTS = {"conv_in": "unet.conv_in.", "vae_reduction": "vae_reduction."}
-"""Parts that may be trained whole beside the adapter, and their prefixes in the generator's state dict."""
-
 _UNET = "unet."
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 _METADATA_KEY = "lora_adapter_metadata"  # diffusers' name
@@ -129,6 +126,7 @@ def load_adapter(
     parts = {name: tensor for name, tensor in tensors.items() if name not in layers}
     _check_fit(generator, layers, parts, path)
     if settings is not None:
+        warn_of_another_base(settings.get(BASE_FIELD), generator, path)
         settings = _known_settings(settings, config_of_none.to_dict(), layers, path)
     learning = [parameter for parameter in generator.parameters() if parameter.requires_grad]
     unet, others = generator.unet, list(getattr(generator.unet, "peft_config", {}))
@@ -372,6 +370,7 @@ def save_adapter(generator: OneDCGenerator, folder: str | os.PathLike[str], adap
 
     # Sets become sorted lists: what is written must not depend on the order of hashes.
     settings = json.loads(json.dumps(generator.unet.peft_config[adapter_name].to_dict(), default=sorted))
+    settings[BASE_FIELD] = name_base(generator)
     tensors = _tensors(generator, adapter_name)
     LoraBaseMixin.write_lora_layers(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},

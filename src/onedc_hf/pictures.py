@@ -15,7 +15,6 @@ from __future__ import annotations
 import io
 import os
 import sys
-import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -24,6 +23,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from ._register import FORMAT, MAGIC
 from .errors import PictureError
+from .user_warning import warn_user
 
 if TYPE_CHECKING:
     import torch
@@ -74,7 +74,8 @@ def open_picture(image: PictureInput) -> OpenedPicture:
     """Reads any picture as 8-bit sRGB, with its alpha channel and metadata.
 
     Files and PIL images are turned upright by their EXIF orientation, converted to sRGB by their ICC profile, and
-    scaled from 16 to 8 bits by rounding. Animations and multi-page files give one frame, with a `UserWarning`.
+    scaled from 16 to 8 bits (grey by rounding; of colours Pillow keeps the upper byte). Animations and multi-page files
+    give one frame, with a `UserWarning`.
 
     Args:
         image (`str`, `os.PathLike`, `PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
@@ -115,7 +116,7 @@ def load_picture(image: PictureInput) -> np.ndarray:
     if opened.alpha is None:
         return opened.rgb.copy() if isinstance(image, np.ndarray) or _is_tensor(image) else opened.rgb
     where = os.fspath(image) if isinstance(image, (str, os.PathLike)) else _kind_of(image)
-    _warn(f"{where}: transparency is left out, the picture was put on white")
+    warn_user(f"{where}: transparency is left out, the picture was put on white")
     return _flatten(opened.rgb, opened.alpha)
 
 
@@ -190,8 +191,6 @@ def _load_file(path: str) -> OpenedPicture:
 
     def read() -> OpenedPicture:
         with Image.open(path) as picture:
-            if picture.format == FORMAT:  # Pillow knows it from us, and would rebuild it to be compressed once more
-                raise PictureError(f"{path}: {_IS_ODC}")
             return _from_pil(picture, path)
 
     return _guarded(read, path)
@@ -220,14 +219,6 @@ def _guarded(read: Any, where: str) -> OpenedPicture:
         raise PictureError(f"{where}: damaged, could not be decoded ({type(error).__name__}: {error})") from error
 
 
-def _warn(message: str) -> None:
-    """A `UserWarning` that points at the line outside this module that asked for the picture."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_code.co_filename == __file__:
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, stacklevel=level)
-
-
 def _what_it_is_instead(path: str) -> str:
     try:
         with open(path, "rb") as file:
@@ -243,10 +234,12 @@ def _what_it_is_instead(path: str) -> str:
 
 def _from_pil(picture: Image.Image, where: str) -> OpenedPicture:
     """The order matters: frame, orientation, bit depth, profile, alpha."""
+    if picture.format == FORMAT:  # Pillow knows it from us, and would rebuild it to be compressed once more
+        raise PictureError(f"{where}: {_IS_ODC}")
     # A MPO file is a photograph with previews or a gain map behind it: no animation, nobody expects a warning.
     if getattr(picture, "is_animated", False) and picture.format != "MPO":
         frames = getattr(picture, "n_frames", 1)
-        _warn(f"{where}: frame {picture.tell() + 1} of {frames} is used, the others are ignored")
+        warn_user(f"{where}: frame {picture.tell() + 1} of {frames} is used, the others are ignored")
     if 0 in picture.size:
         raise PictureError(f"{where}: the picture is empty ({picture.width}x{picture.height} pixels)")
     profile = picture.info.get("icc_profile")
@@ -381,7 +374,7 @@ def _to_srgb(picture: Image.Image, profile: bytes | None, where: str) -> Image.I
             return picture  # sRGB already: keep every pixel exactly
         converted = ImageCms.applyTransform(picture, transform)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
-        _warn(f"{where}: its colour profile is ignored, read as sRGB ({error})")
+        warn_user(f"{where}: its colour profile is ignored, read as sRGB ({error})")
         return picture.convert("RGB")
     assert converted is not None  # in-place transforms alone give None
     return converted

@@ -21,7 +21,8 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, DiffusionPipeline
 from diffusers.utils import BaseOutput
 from huggingface_hub import CommitInfo
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
+from safetensors import SafetensorError
 from torch import Tensor
 
 from .authors import decode_authors_file, header_of, is_authors_file
@@ -59,6 +60,9 @@ __all__ = ["OneDCPipeline", "OneDCPipelineOutput"]
 logger = logging.getLogger(__name__)
 
 _DEFAULT_QUALITY = 50
+# What loading raises for files that are damaged, or are of something else.
+_BROKEN = (ValueError, TypeError, KeyError, RuntimeError, SafetensorError, StrictDataclassError)
+_HUB_OPTIONS = ("repo_id", "commit_message", "private", "token", "create_pr")  # of `save_pretrained(push_to_hub=True)`
 _LATENT_PER_POSITION = POSITION // 8  # the VAE's grid
 
 DataInput = bytes | bytearray | memoryview | str | os.PathLike[str]
@@ -141,11 +145,14 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
             if not (box / "model_index.json").is_file():
                 raise ModelError(f"This installation has no model in the box ({box}); name a folder or repository.")
             source = str(box)
-        elif looks_like_path(source) and not Path(source, "model_index.json").is_file():
-            there = "holds no model_index.json" if Path(source).is_dir() else "does not exist"
-            raise ModelError(
-                f"{source!r} {there}: give the folder that `save_pretrained` wrote, or a repository id `org/name`."
-            )
+        elif looks_like_path(source):
+            folder = Path(source).expanduser()
+            if not (folder / "model_index.json").is_file():
+                there = "holds no model_index.json" if folder.is_dir() else "does not exist"
+                raise ModelError(
+                    f"{source!r} {there}: give the folder that `save_pretrained` wrote, or a repository id `org/name`."
+                )
+            source = str(folder)
         if kwargs.get("torch_dtype") is None and kwargs.get("dtype") is None:
             kwargs["dtype"] = default_dtype()
         try:
@@ -157,8 +164,10 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
                 f"No OneDC pipeline could be loaded from {source!r}: {error.__cause__ or error} Check the name, the "
                 "revision, your access, and the network."
             ) from error
-        except ValueError as error:  # a pipeline of another kind, for one
-            raise ModelError(f"{source!r} holds no OneDC pipeline that can be loaded: {error}") from error
+        except _BROKEN as error:  # a pipeline of another kind, for one
+            raise ModelError(
+                f"{source!r} holds no OneDC pipeline that can be loaded: {type(error).__name__}: {error}"
+            ) from error
         pipe.model_digest()  # an altered entropy model is found now, not in a broken picture
         if isinstance(pipe.codec.entropy, ExactEntropyModel):
             try:
@@ -170,12 +179,19 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Saves the pipeline to a folder, which `from_pretrained` reads; arguments are those of `DiffusionPipeline`.
 
+        With `push_to_hub=True` it is also pushed, by `push_to_hub` and with its card, to `repo_id` (by default the
+        folder's name).
+
         Raises:
             ModelError: if an adapter is loaded, which is no part of the model.
         """
         refuse_adapters(self.generator)
+        push = kwargs.pop("push_to_hub", False)
+        hub = {name: kwargs.pop(name) for name in _HUB_OPTIONS if name in kwargs}
         super().save_pretrained(save_directory, *args, **kwargs)
         forget_origin(save_directory)
+        if push:
+            self.push_to_hub(hub.pop("repo_id", None) or Path(save_directory).resolve().name, **hub)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:  # type: ignore[override]
         """Saves and uploads the pipeline in one commit, with a card that says what it is.
@@ -587,6 +603,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         output_type: Literal["pil", "np", "pt"] = "pil",
         return_dict: bool = True,
         keep_metadata: bool = False,
+        name_decoder: bool = False,
     ) -> OneDCPipelineOutput | tuple[list[Any], list[bytes], list[float]]:
         """Compresses and rebuilds: see `compress` and `decompress` for the arguments.
 
@@ -594,7 +611,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
             `OneDCPipelineOutput`, or with `return_dict=False` its three lists as a tuple.
         """
         images: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
-        bitstreams = self.compress(images, quality, target_bytes, target_bpp, z_only, keep_metadata)
+        bitstreams = self.compress(images, quality, target_bytes, target_bpp, z_only, keep_metadata, name_decoder)
         rebuilt = self.decompress(bitstreams, output_type)
         bpp = [parse_header(data).bpp for data in bitstreams]  # type: ignore[arg-type]
         if not return_dict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
 
 import numpy as np
 
@@ -27,8 +28,11 @@ def check_rate(quality: int | None, target_bytes: int | None, target_bpp: float 
         raise ValueError(f"`quality` must lie in 0 to 100; got {quality}.")
     if target_bytes is not None and target_bytes < 1:
         raise ValueError(f"`target_bytes` must be at least 1; got {target_bytes}.")
-    if target_bpp is not None and not (isinstance(target_bpp, int | float) and 0 < target_bpp < float("inf")):
-        raise ValueError(f"`target_bpp` must be a positive number; got {target_bpp!r}.")
+    if target_bpp is not None:
+        if isinstance(target_bpp, bool) or not isinstance(target_bpp, Real):
+            raise TypeError(f"`target_bpp` must be a number; got {target_bpp!r}.")
+        if not 0 < target_bpp < math.inf:
+            raise ValueError(f"`target_bpp` must be positive and finite; got {target_bpp}.")
 
 
 def search_row(estimate: Callable[[int], float], rows: int, budget: int, trials: int = 5) -> int:

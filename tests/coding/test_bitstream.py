@@ -210,6 +210,23 @@ def test_a_reader_and_a_writer_refuse_calls_out_of_order(odc):
         reader.read_hyper()
 
 
+def test_a_reader_and_a_writer_end_once(odc):
+    picture = odc.make_picture(odc.plain, 30, 30)
+    data = odc.write(odc.plain, picture)
+    writer = BitstreamWriter(odc.plain, width=30, height=30, quality_row=3)
+    writer.write_hyper(picture.z_index)
+    reader = BitstreamReader(data, odc.plain)
+    reader.read_hyper()
+    for symbols, scale_index in picture.passes:
+        writer.write_pass(symbols, scale_index)
+        reader.read_pass(scale_index)
+    writer.finish()
+    reader.finish()
+    for call in (writer.finish, reader.finish):
+        with pytest.raises(RuntimeError, match="twice"):
+            call()
+
+
 def test_a_writer_names_the_argument_that_is_wrong(odc):
     picture = odc.make_picture(odc.plain, 30, 30)
     symbols, scale_index = picture.passes[0]

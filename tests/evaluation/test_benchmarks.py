@@ -11,6 +11,7 @@ from PIL import Image
 from onedc_hf.cli.main import main
 from onedc_hf.errors import PictureError
 from onedc_hf.evaluation import benchmarks as module
+from onedc_hf.evaluation.benchmark_repo import make_benchmark_repo
 from onedc_hf.evaluation.benchmarks import benchmarks, check_pictures
 from onedc_hf.evaluation.model_page import TASKS
 from onedc_hf.evaluation.originals import Original, open_source
@@ -112,6 +113,20 @@ def test_a_repository_is_made_of_what_it_should_be_or_not_at_all(four, folder, t
     (folder / "p0.png").write_bytes(b"broken")
     assert main(["benchmark-repo", "mine", str(folder), "--out", str(tmp_path / "repo")]) == 1
     assert "p0.png" in capsys.readouterr().err and not (tmp_path / "repo").exists()
+
+
+def test_nothing_is_left_where_writing_fails(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("yaml.safe_dump", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
+    (tmp_path / "away").mkdir()
+    with pytest.raises(OSError, match="disk full"):
+        make_benchmark_repo("mine", folder, tmp_path / "away" / "repo")
+    assert not list((tmp_path / "away").iterdir())
+
+
+def test_our_own_files_are_no_originals(folder):
+    before = [picture.name for picture in open_source(str(folder)).pictures]
+    (folder / "p0.odc").write_bytes(b"\xf1\xdc")  # what `onedc compress` writes beside a picture
+    assert [picture.name for picture in open_source(str(folder)).pictures] == before
 
 
 def test_a_picture_that_arrives_changed_is_noticed(four, folder, tmp_path):

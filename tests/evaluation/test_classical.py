@@ -7,7 +7,7 @@ import pytest
 
 from onedc_hf.errors import PictureError
 from onedc_hf.evaluation import classical
-from onedc_hf.evaluation.classical import CODECS, Ladder, available_codecs, decode, nearest
+from onedc_hf.evaluation.classical import CODECS, Ladder, available_codecs, decode
 from onedc_hf.evaluation.metrics import psnr
 
 CODEC_NAMES = [name for name in CODECS if name in available_codecs()]
@@ -36,15 +36,15 @@ def test_nearest_is_nearest_among_all_qualities(codec, picture):
 @pytest.mark.parametrize("codec", CODEC_NAMES)
 def test_a_target_below_the_smallest_file_is_said(codec, picture):
     original = picture(48, 64)
-    found = nearest(original, codec, 10)
+    found = Ladder(original, codec).nearest(10)
     assert found.at_floor and found.quality == CODECS[codec].lowest
-    assert not nearest(original, codec, len(found.data)).at_floor
+    assert not Ladder(original, codec).nearest(len(found.data)).at_floor
 
 
 def test_half_the_size_is_smaller_than_the_smallest_file_and_comes_back_whole(picture):
     original = picture(97, 131)
-    smallest = nearest(original, "avif", 10)
-    half = nearest(original, "avif-half", 10)
+    smallest = Ladder(original, "avif").nearest(10)
+    half = Ladder(original, "avif-half").nearest(10)
     assert len(half.data) < len(smallest.data)
     assert decode(half.data).shape == (49, 66, 3)
     assert decode(half.data, (131, 97)).shape == original.shape
@@ -52,10 +52,10 @@ def test_half_the_size_is_smaller_than_the_smallest_file_and_comes_back_whole(pi
 
 def test_an_unknown_codec_and_one_that_is_not_installed_are_told_apart(picture, monkeypatch):
     with pytest.raises(ValueError, match="expected one of jpeg, webp"):
-        nearest(picture(8, 8), "heic", 100)
+        Ladder(picture(8, 8), "heic").nearest(100)
     monkeypatch.setattr(classical, "available_codecs", lambda: ("jpeg",))
     with pytest.raises(ModuleNotFoundError, match=r"JPEG XL: pip install 'onedc-hf\[eval\]'"):
-        nearest(picture(8, 8), "jxl", 100)
+        Ladder(picture(8, 8), "jxl").nearest(100)
 
 
 def test_without_its_plug_in_jpeg_xl_is_not_offered(monkeypatch):
@@ -74,4 +74,4 @@ def test_bytes_that_are_no_picture_are_an_error():
 
 def test_decode_gives_rgb_even_for_grey_files(picture):
     grey = np.repeat(picture(16, 16)[..., :1], 3, axis=2)
-    assert decode(nearest(grey, "webp", 100).data).shape == (16, 16, 3)
+    assert decode(Ladder(grey, "webp").nearest(100).data).shape == (16, 16, 3)

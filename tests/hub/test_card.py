@@ -69,6 +69,9 @@ def test_card_of_the_model_in_the_box_is_written_down_and_goes_along_when_it_is_
     assert 'OneDCPipeline.from_pretrained("alice/box")' in pushed.text
     assert pushed.text.count("from_pretrained()") == 0
     assert build_card(pipe).data.license == "apache-2.0"
+    bias = next(pipe.codec.enc.parameters())
+    bias.data += 0.01  # trained on: another model, of which these results do not hold
+    assert card_of_box(pipe, "alice/box") is None and build_card(pipe).data.license is None
 
 
 def test_sources_are_grouped_and_credited(tmp_path):

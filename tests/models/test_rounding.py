@@ -94,7 +94,7 @@ def test_training_and_forward_see_the_symbols_of_files(
         code = model._code_exactly if exact else model.code
         y_hat, seed, bits = code(y, codes, torch.tensor([quality]))
         detail = pipe.codec.synthesise(y_hat, pipe.codec.adapt(seed))
-        by_forward, _ = pipe.codec(pixels, model.encode_latent(pixels), quality=row)
+        by_forward, _ = pipe.codec(pixels, model.encode_latent(pixels), quality_row=row)
         assert (detail - by_forward).abs().max() < 1e-4 * by_forward.abs().max()
         pipe.codec.config.rounding_rate_weight = 0.0
         plain_y_hat, _, plain_bits = code(y, codes, torch.tensor([quality]))

@@ -97,6 +97,14 @@ def test_a_large_picture_is_refused_before_it_is_decoded(app, tmp_path, size, pa
         app.compress(str(path), 40)
 
 
+def test_a_file_that_is_no_picture_is_an_error_that_does_not_name_our_folders(app, tmp_path):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(b"no picture")
+    with pytest.raises(gradio.Error, match="no picture that can be read") as caught:
+        app.compress(str(path), 40)
+    assert str(tmp_path) not in str(caught.value)
+
+
 def test_a_foreign_file_is_an_error_of_ours(app):
     with pytest.raises(gradio.Error, match="PNG"):
         app.decompress(b"\x89PNG\r\n\x1a\n" + bytes(100))

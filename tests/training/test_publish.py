@@ -39,7 +39,7 @@ pipe = OneDCPipeline.from_pretrained(output / "pipeline")
 result = validate(pipe, validation_pictures([pictures]), [0.5])
 publish(output, repo_id, json.loads(settings), 1234, result)
 print(result.table())
-publish(output, repo_id, json.loads(settings), 1235, with_checkpoints=True)
+publish(output, repo_id, json.loads(settings), 1235, license="mit")
 """
 
 
@@ -98,7 +98,7 @@ def test_a_run_becomes_one_commit_with_a_filled_card(
 ) -> None:
     table = client(PUBLISH, folder=output, settings=json.dumps(settings), pictures=photographs)
     repo = hub.repos["models", "alice/my-run"]
-    first, pushed, with_checkpoints = (repo.commits[sha] for sha in repo.commits)
+    first, pushed, licensed = (repo.commits[sha] for sha in repo.commits)
     assert pushed.parent == first.sha and pushed.title == "End of training"
     files = hub.files("alice/my-run", revision=pushed.sha)
     assert {"model_index.json", "config.json", "log.jsonl", "train_config.json", "validation.png"} <= set(files)
@@ -111,9 +111,8 @@ def test_a_run_becomes_one_commit_with_a_filled_card(
     assert json.loads(files["train_config.json"])["train_data_dir"] == "holiday"
     private = (b"hf_secret", str(output.parent).encode())
     assert not [name for name, content in files.items() if any(text in content for text in private)]
-    # Checkpoints go along only when asked for.
-    files = hub.files("alice/my-run", revision=with_checkpoints.sha)
-    assert files["checkpoint-1234/deeper/optimizer.bin"] == b"state"
+    again = ModelCard(hub.files("alice/my-run", revision=licensed.sha)["README.md"].decode())
+    assert again.data.license == "mit" and "| Steps | 1,235 |" in again.text
 
 
 def test_strangers_see_no_paths_and_no_token(tmp_path: Path) -> None:

@@ -19,11 +19,11 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from onedc_hf import OneDCPipeline
+from onedc_hf import OneDCPipeline, PictureError
 from onedc_hf.models.integer import WEIGHT_LIMIT, IntegerConv
 from onedc_hf.pictures import load_picture
 from onedc_hf.training.cli import main
-from onedc_hf.training.components import DECIDES_SYMBOLS, load_model, make_model
+from onedc_hf.training.components import DECIDES_SYMBOLS, READS_SYMBOLS, load_model, make_model
 from onedc_hf.training.config import TrainConfig, load_config, package_file
 from onedc_hf.training.data import Cropping, CropStream, Share, open_pictures, read_names
 from onedc_hf.training.stage1 import crop_weight, draw_quality, rate_weight, train
@@ -208,6 +208,47 @@ def test_training_the_decoder_side_keeps_an_exact_entropy_path(config: Make, tin
     assert OneDCPipeline.from_pretrained(folder).codec.config.entropy_path == "float"
 
 
+def test_an_analysis_can_learn_under_an_exact_entropy_model(config: Make, tiny_folder: Path) -> None:
+    frozen = [*READS_SYMBOLS, "codec.semantic_adaptor", "codec.dec", "generator", "vae.decoder"]
+    folder = train(config(init_from=str(tiny_folder), freeze=frozen, hyper_latent_weight=1.0, ema_decay=0.0))
+    before, after = weights_of(tiny_folder), weights_of(folder)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {".".join(name.split(".")[:2]) for name in moved} == {"codec.enc", "codec.hyper_enc", "vae.encoder"}
+    start, learned = (OneDCPipeline.from_pretrained(place, dtype=torch.float32) for place in (tiny_folder, folder))
+    assert learned.model_id == start.model_id and learned.codec.config.entropy_path == "exact"
+    start.decompress(learned.compress(np.zeros((64, 64, 3), np.uint8), quality=50))  # its symbols are checked
+
+
+def test_gradients_pass_an_exact_entropy_model_to_the_latent(tiny_folder: Path, photographs: Path) -> None:
+    model = load_model(str(tiny_folder), freeze=READS_SYMBOLS)
+    crops, quality = _crops(photographs, 2), torch.tensor([80.0, -1.0])
+    with torch.no_grad():
+        y, semantic = model.codec.analyse(crops, model.encode_latent(crops))
+        codes = model.codec.hyper_analyse(y, semantic)
+        plain = model._code_exactly(y, codes, quality)
+    y = y.clone().requires_grad_()
+    y_hat, _, bits = model._code_exactly(y, codes, quality)
+    assert torch.equal(y_hat, plain[0]) and torch.allclose(bits, plain[2]) and bits[1] == 0
+    (straight,) = torch.autograd.grad(y_hat.sum(), y, retain_graph=True)
+    assert (straight[0] == 1).all() and (straight[1] == 0).all()
+    (slope,) = torch.autograd.grad(bits.sum(), y)
+    assert (slope[1] == 0).all() and slope[0].abs().sum() > 0
+    with torch.no_grad():  # against the slope: fewer bits
+        fewer = model._code_exactly(y - 0.3 * slope.sign(), codes, quality)[2]
+    assert fewer[0] < bits[0]
+
+
+@torch.no_grad()
+def test_a_changed_hyper_latent_is_seen(tiny_folder: Path, photographs: Path) -> None:
+    model, crops = load_model(str(tiny_folder), freeze=READS_SYMBOLS), _crops(photographs, 2)
+    quality = torch.tensor([50.0, 50.0])
+    assert model(crops, quality).z_drift == 0  # nobody asked
+    model.remember_z()
+    assert model(crops, quality).z_drift < 1e-10
+    model.codec.hyper_enc.fusion[-1].bias += 0.5
+    assert model(crops, quality).z_drift == pytest.approx(0.25, rel=1e-3)
+
+
 @torch.no_grad()
 def test_the_exact_model_codes_in_training_as_in_files(tiny_folder: Path, photographs: Path) -> None:
     model = load_model(str(tiny_folder), freeze=DECIDES_SYMBOLS)
@@ -238,9 +279,42 @@ def test_a_logged_value_is_the_mean_of_the_steps_that_have_it(config: Make, tmp_
     assert losses[0] == pytest.approx(losses[1], rel=0.2)  # the same model on other crops, not half of it
 
 
-def test_losing_the_checkpoint_is_an_error_not_a_fresh_start(config: Make) -> None:
+def test_one_command_line_starts_a_run_and_goes_on_with_it(config: Make, tmp_path: Path) -> None:
+    for steps in (2, 3):
+        AcceleratorState._reset_state(True)
+        train(config(resume_from_checkpoint="latest", max_train_steps=steps))
+    assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
+
+
+def test_losing_the_checkpoint_is_an_error_not_a_fresh_start(config: Make, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="checkpoint-7"):
+        train(config(resume_from_checkpoint="checkpoint-7"))
+    AcceleratorState._reset_state(True)
+    (tmp_path / "run" / "pipeline").mkdir(parents=True)  # written together with the first checkpoint
     with pytest.raises(FileNotFoundError, match="latest"):
         train(config(resume_from_checkpoint="latest"))
+
+
+def test_a_mistyped_folder_is_not_looked_for_on_the_hub(config: Make, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no folder 'birds/trian'"):
+        train(config(train_data_dir="birds/trian"))
+    assert not (tmp_path / "run").exists()  # before any work is done
+
+
+def test_a_picture_that_cannot_be_read_does_not_end_the_run(
+    photographs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(photographs, tmp_path / "some"))
+    (folder / "broken.png").write_bytes(b"no picture")
+    stream = CropStream(open_pictures(str(folder)), Cropping(64), 0)
+    assert len(list(islice(stream, 40))) == 40
+    assert ["broken.png: not a picture" in record.getMessage() for record in caplog.records] == [True]
+    again = CropStream(open_pictures(str(folder)), Cropping(64), 0, share=Share(1, start=30))
+    assert np.array_equal(next(iter(again)), list(islice(stream, 31))[-1])  # a run that goes on sees the same crops
+    for path in photographs.iterdir():
+        (folder / path.name).write_bytes(b"no picture")
+    with pytest.raises(PictureError, match="None of the 5 pictures"):
+        next(iter(CropStream(open_pictures(str(folder)), Cropping(64), 0)))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from onedc_hf import OneDCPipeline
 from onedc_hf.calibration import calibration_pictures
 from onedc_hf.errors import ModelError, PictureError
 from onedc_hf.evaluation.metrics import METRICS
+from onedc_hf.pictures import load_picture
 from onedc_hf.training.components import DECIDES_SYMBOLS, load_model, make_model, save_pipeline
 from onedc_hf.training.data import open_pictures
 from onedc_hf.training.model import TrainableOneDC
@@ -175,6 +176,9 @@ def test_pictures_left_out_of_training_may_validate_it(photographs: Path) -> Non
     assert list(named_pictures(data, frozenset({"1.png", "3.png", "9.png"}))) == ["1", "3"]
     assert list(named_pictures(data, frozenset(f"{i}.png" for i in range(4)), limit=2)) == ["0", "2"]
     assert named_pictures(data, frozenset()) == {}
+    embedded = {"image": [{"bytes": (photographs / "1.png").read_bytes(), "path": f"{i}/1.png"} for i in range(2)]}
+    found = named_pictures(embedded, frozenset({"1.png"}))
+    assert list(found) == ["1", "1 (2)"] and np.array_equal(found["1"], load_picture(photographs / "1.png"))
 
 
 @pytest.fixture

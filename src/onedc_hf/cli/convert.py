@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--distillation", nargs="+", default=[], metavar="FILE", help="code predictor, tokenizer: for training"
     )
     parser.add_argument("--push-to-hub", metavar="ID", help="then upload the folder to this repository")
+    parser.add_argument("--private", action="store_true", help="a repository that is new for it is private")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -43,6 +44,11 @@ def run(arguments: argparse.Namespace) -> int:
             complain(problem)
         if not calibrate:
             raise UsageError("--calibrate names no picture")
+    repo = None
+    if arguments.push_to_hub:  # whoever may not write there should know before the work, not after it
+        from huggingface_hub import create_repo
+
+        repo = create_repo(arguments.push_to_hub, private=arguments.private or None, exist_ok=True).repo_id
     import torch
 
     from ..conversion import convert_checkpoint
@@ -63,10 +69,9 @@ def run(arguments: argparse.Namespace) -> int:
         origin = f"  ({source['repository']} at {source['revision']})" if "repository" in source else ""
         say(f"{source['part']}: {source['file']}  {source['sha256']}{origin}")
     say(f"{arguments.out}  model id {record['model_id']}")
-    if arguments.push_to_hub:
-        from huggingface_hub import create_repo, upload_folder
+    if repo is not None:
+        from huggingface_hub import upload_folder
 
-        repo = create_repo(arguments.push_to_hub, exist_ok=True).repo_id
         readme = Path(arguments.out, "README.md")
         readme.write_text(readme.read_text(encoding="utf-8").replace("THIS/REPOSITORY", repo), encoding="utf-8")
         say(upload_folder(repo_id=repo, folder_path=arguments.out, commit_message="Convert OneDC").commit_url)

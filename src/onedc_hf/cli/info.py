@@ -73,7 +73,7 @@ def _lines(fact: dict[str, Any]) -> list[tuple[str, str]]:
         ("version", f"{fact['version']}"),
         *((_NAMED.get(found["name"], found["name"]), found["id"]) for found in fact["extensions"] if "id" in found),
         ("sections", f"{sections} bytes"),
-        ("checksum", "holds" if fact["valid"] else "does not hold"),
+        ("valid", "yes" if fact["valid"] else "no"),
     ]
     return [line for line in lines if line[1] != "-"]
 

@@ -60,7 +60,8 @@ def load_pipeline(arguments: argparse.Namespace) -> "OneDCPipeline":
     except OneDCError:
         raise
     except (ValueError, RuntimeError, AssertionError) as error:  # no valid repository id, no such device, no CUDA, ...
-        raise ModelError(f"--model {arguments.model} --device {arguments.device}: {error}") from error
+        model = "" if arguments.model is None else f"--model {arguments.model} "
+        raise ModelError(f"{model}--device {arguments.device}: {error}") from error
 
 
 def _dtype(arguments: argparse.Namespace) -> "torch.dtype":

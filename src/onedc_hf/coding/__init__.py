@@ -21,7 +21,7 @@ from .bitstream import BitstreamReader, BitstreamWriter
 from .entropy import clamp_symbols, ideal_bits
 from .header import Header, Kind, Tag, inspect, parse_header
 from .hyper import fit_hyper_tables
-from .partial import PartialReader, is_cut, sections_before_cut
+from .partial import PartialReader, is_cut, readable_extensions, sections_before_cut
 from .tables import SYMBOL_LIMIT, GaussianTables, SymbolModel, paper_tables
 
 __all__ = [
@@ -41,5 +41,6 @@ __all__ = [
     "is_cut",
     "paper_tables",
     "parse_header",
+    "readable_extensions",
     "sections_before_cut",
 ]

@@ -46,11 +46,6 @@ class AuthorsFile:
     z_index: np.ndarray
     size: int
 
-    @property
-    def bpp(self) -> float:
-        """Bits of the file for each pixel."""
-        return 8 * self.size / (self.width * self.height)
-
 
 def read_authors_file(data: bytes, fsq_levels: Sequence[int], max_pixels: int | None = None) -> AuthorsFile:
     """Takes a `.bin` file apart; every length is checked before anything is made of it.

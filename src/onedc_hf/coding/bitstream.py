@@ -287,6 +287,7 @@ class BitstreamWriter:
         self._header = b""  # known with z's mode
         self._least_bytes = 0
         self._check: SymbolCheck | None = None  # begins with the header
+        self._finished = False
         self._encoder = SymbolEncoder(model)
 
     def write_hyper(self, z_index: np.ndarray) -> None:
@@ -346,6 +347,9 @@ class BitstreamWriter:
         """End the stream and return the whole file."""
         if self._check is None or self._units.left:
             raise RuntimeError("finish comes after write_hyper and, unless the file is z-only, every unit of y.")
+        if self._finished:
+            raise RuntimeError("finish was called twice. A writer writes one file: make a new one.")
+        self._finished = True
         if self._kind != Kind.Z_ONLY:
             self._encoder.encode_bytes(self._check.top_bytes(CHECK_B_BYTES))
         stream = self._encoder.finish(self._least_bytes)
@@ -382,7 +386,7 @@ class BitstreamReader:
         self._stream = sections.stream
         self._z_shape = (self.header.z_rows, self.header.z_columns)
         self._units = _Units(symbol_model, self._z_shape, 0 if self.header.kind == Kind.Z_ONLY else PASSES)
-        self._hyper_done = False
+        self._hyper_done = self._finished = False
         self._check = SymbolCheck(symbol_model.digest, self.header.checked_bytes)
         self._decoder = SymbolDecoder(sections.stream, symbol_model)
         self._encoder = SymbolEncoder(symbol_model)  # writes again what was read
@@ -441,6 +445,9 @@ class BitstreamReader:
         """
         if not self._hyper_done or self._units.left:
             raise RuntimeError("finish comes after read_hyper and, unless the file is z-only, every unit of y.")
+        if self._finished:
+            raise RuntimeError("finish was called twice. A reader reads one file once: make a new one.")
+        self._finished = True
         if self.header.kind != Kind.Z_ONLY:
             self._compare_check("B", "y", CHECK_B_BYTES)
         positions = self._z_shape[0] * self._z_shape[1]

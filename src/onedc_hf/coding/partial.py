@@ -12,18 +12,19 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import Corrupt, Truncated
-from .bitstream import PASSES, _check_bytes, _check_fits, _unit_order, _Units
+from .bitstream import _check_bytes, _check_fits, _unit_order
 from .checks import SymbolCheck
 from .entropy import SymbolDecoder
-from .header import CRC_BYTES, Header, Kind, Sections, Tag, holds_crc, leading_extensions, parse_header
+from .header import CRC_BYTES, Header, Sections, Tag, holds_crc, leading_extensions, parse_header
 from .metadata import METADATA_TAGS, unpack_alpha, unpack_metadata
 from .tables import SymbolModel
 
-__all__ = ["PartialReader", "is_cut", "sections_before_cut"]
+__all__ = ["PartialReader", "is_cut", "readable_extensions", "sections_before_cut"]
 
 # Bytes that are filled in: far more than the coder looks ahead, so that nothing but a stream which goes on with as many
 # FF could lie beyond. Not the declared length, which a damaged file may put at any size.
 _FILLED = 64
+_READABLE = frozenset((Tag.ALPHA, Tag.IDENTITY, Tag.ADAPTER, *METADATA_TAGS))
 
 
 def is_cut(data: bytes | bytearray | memoryview) -> bool:
@@ -40,7 +41,8 @@ def sections_before_cut(data: bytes | bytearray | memoryview) -> Sections | None
     """Sections of a file that is whole to the end of its stream, but not of its extensions; `None` of any other.
 
     The stream proves itself (checks A and B, and that it is what an encoder writes). Of the extensions those are there
-    that can be read; nothing proves them. Whether the file was cut or damaged cannot always be told.
+    whose tag is known; nothing proves them (`readable_extensions`). Whether the file was cut or damaged cannot always
+    be told.
 
     Raises:
         `BitstreamError`: not even the header is there, or it is no `.odc` file.
@@ -51,19 +53,26 @@ def sections_before_cut(data: bytes | bytearray | memoryview) -> Sections | None
     view, stop = memoryview(data).cast("B"), header.stream_start + header.stream_bytes
     if header.size < stop:
         return None
-    whole = tuple((tag, content) for tag, content in leading_extensions(view, stop) if _is_usable(tag, content, header))
-    return Sections(header, view[header.stream_start : stop], whole)
+    known = tuple((tag, content) for tag, content in leading_extensions(view, stop) if tag in _READABLE)
+    return Sections(header, view[header.stream_start : stop], known)
 
 
-def _is_usable(tag: int, content: bytes, header: Header) -> bool:
-    """Whether an extension that nothing proves is one that we know, and can be read."""
+def readable_extensions(sections: Sections) -> tuple[tuple[int, bytes], ...]:
+    """Those extensions of `sections_before_cut` that can be read.
+
+    To be called once the stream has proved the header: alpha is unpacked to the size that it states.
+    """
+    return tuple((tag, content) for tag, content in sections.extensions if _is_readable(tag, content, sections.header))
+
+
+def _is_readable(tag: int, content: bytes, header: Header) -> bool:
     try:
         if tag == Tag.ALPHA:
             unpack_alpha(content, header.height, header.width)
         elif tag in METADATA_TAGS:
             unpack_metadata([(tag, content)])
         else:
-            return tag in (Tag.IDENTITY, Tag.ADAPTER) and len(content) == 4
+            return len(content) == 4
     except Corrupt:
         return False
     return True
@@ -100,7 +109,6 @@ class PartialReader:
         self.certain = 0
         self._model = symbol_model
         self._z_shape = (header.z_rows, header.z_columns)
-        self._units = _Units(symbol_model, self._z_shape, 0 if header.kind == Kind.Z_ONLY else PASSES)
         received = bytes(stream)
         self._decoders = [SymbolDecoder(received + fill * _FILLED, symbol_model) for fill in (b"\0", b"\xff")]
         self._ended = False
@@ -156,7 +164,6 @@ class PartialReader:
         self.certain += known if whole else known - len(escaped)
         if not known:
             return None
-        self._units.advance()
         symbols = np.empty_like(ordered)
         symbols[order.places] = ordered
         return symbols.reshape(scale_index.shape)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +26,7 @@ from ..hub import write_root_config
 from ..models import OneDCGenerator
 from ..pictures import PictureInput
 from ..pipeline import OneDCPipeline
-from ..saving import forget_origin, let_others_read
+from ..saving import forget_origin, staged_folder
 from .card import write_card
 from .codec import make_codec
 from .generator import generator_config, generator_recipes, make_generator
@@ -96,8 +95,7 @@ def convert_checkpoint(
     check(empty, generator_recipes(generator_file, lora=lora, lora_alpha=lora_alpha), generator_file)
     pipe = OneDCPipeline(parts[1], parts[0], empty, DDPMScheduler(**_SCHEDULE))
     pipe.quantize_entropy(calibrate, keep_float=True)
-    staged = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f".{out.name}."))
-    try:
+    with staged_folder(out) as staged:
         record = {
             "made_by": f"onedc-hf {__version__}",
             "model_id": pipe.model_id,
@@ -123,13 +121,6 @@ def convert_checkpoint(
             shutil.copyfile(path, staged / "distillation" / path.name)
         (staged / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         forget_origin(staged)
-        let_others_read(staged)  # what mkdtemp and safetensors make is private
-        if out.exists():
-            out.rmdir()
-        staged.rename(out)
-    except BaseException:
-        shutil.rmtree(staged, ignore_errors=True)
-        raise
     return record
 
 

@@ -7,11 +7,11 @@ model's values): all of them are better when higher, which is what leaderboards 
 
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..errors import OneDCError
-from ..saving import let_others_read
+from ..saving import staged_folder
 from .benchmarks import benchmarks, check_pictures
 from .model_page import TASKS
 from .originals import Original, find_pictures
@@ -92,45 +92,33 @@ def make_benchmark_repo(name: str, folder: Path, out: Path) -> list[Path]:
     columns = {"image": Image(), "name": Value("string"), "sha256": Value("string")}
     columns |= {"width": Value("int32"), "height": Value("int32")}
     disable_progress_bars()
-    staged = Path(mkdtemp(dir=out.absolute().parent, prefix=f".{out.name}."))
-    (staged / "data").mkdir()
-    table = staged / "data" / "test-00000-of-00001.parquet"
-    with TemporaryDirectory() as cache:
-        Dataset.from_generator(generate, features=Features(columns), cache_dir=cache).to_parquet(table, batch_size=16)  # type: ignore[union-attr]
     title = record.title if record else name
     provenance = f"From {record.source}; licence: {record.licence}." if record else "Say here where they are from."
-    card = staged / "README.md"
-    card.write_text(
-        _CARD.format(
-            name=name,
-            title=title,
-            licence="other",
-            size="n<1K" if len(pictures) < 1000 else "1K<n<10K",
-            count=len(pictures),
-            provenance=provenance,
-        ),
-        encoding="utf-8",
+    card = _CARD.format(
+        name=name,
+        title=title,
+        licence="other",
+        size="n<1K" if len(pictures) < 1000 else "1K<n<10K",
+        count=len(pictures),
+        provenance=provenance,
     )
-    tasks = staged / "eval.yaml"
-    tasks.write_text(
-        yaml.safe_dump(
-            {
-                "name": title,
-                "description": (
-                    f"Image compression on {len(pictures)} pictures. Every rate is that of a real file that was really "
-                    "decoded. Tasks: " + "; ".join(f"{task.id}: {task.description}" for task in TASKS.values()) + "."
-                ),
-                "evaluation_framework": "onedc-hf",
-                "tasks": [{"id": task, "config": "default", "split": "test"} for task in TASKS],
-            },
-            sort_keys=False,
-            width=120,
+    tasks = "; ".join(f"{task.id}: {task.description}" for task in TASKS.values())
+    described = {
+        "name": title,
+        "description": (
+            f"Image compression on {len(pictures)} pictures. Every rate is that of a real file that was really "
+            f"decoded. Tasks: {tasks}."
         ),
-        encoding="utf-8",
-    )
-    names = [path.relative_to(staged) for path in (table, card, tasks)]
-    let_others_read(staged)
-    if out.exists():
-        out.rmdir()
-    staged.rename(out)  # whole or not at all
-    return [out / name for name in names]
+        "evaluation_framework": "onedc-hf",
+        "tasks": [{"id": task, "config": "default", "split": "test"} for task in TASKS],
+    }
+    table = Path("data", "test-00000-of-00001.parquet")
+    with staged_folder(out) as staged:
+        (staged / "data").mkdir()
+        with TemporaryDirectory() as cache:
+            data = Dataset.from_generator(generate, features=Features(columns), cache_dir=cache)
+            data.to_parquet(staged / table, batch_size=16)  # type: ignore[union-attr]
+        (staged / "README.md").write_text(card, encoding="utf-8")
+        written = yaml.safe_dump(described, sort_keys=False, width=120)
+        (staged / "eval.yaml").write_text(written, encoding="utf-8")
+    return [out / name for name in (table, "README.md", "eval.yaml")]

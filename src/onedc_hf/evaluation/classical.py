@@ -20,7 +20,7 @@ from PIL import Image, features
 
 from ..errors import PictureError
 
-__all__ = ["CODECS", "Codec", "Encoded", "Ladder", "available_codecs", "decode", "nearest"]
+__all__ = ["CODECS", "Codec", "Encoded", "Ladder", "available_codecs", "decode"]
 
 
 @dataclass(frozen=True)
@@ -125,14 +125,6 @@ class Ladder:
             low, high = (middle, high) if len(self.at(middle)) <= target_bytes else (low, middle)
         best = min((low, high), key=lambda quality: abs(len(self.at(quality)) - target_bytes))
         return Encoded(self.codec.name, best, self.at(best), at_floor=False)
-
-
-def nearest(picture: np.ndarray, codec: str, target_bytes: int) -> Encoded:
-    """Encode `uint8` `[H, W, 3]` at the quality whose file is nearest to `target_bytes`; see `Ladder`, also for errors.
-
-    `Encoded.at_floor` says whether even the lowest quality is larger than the target.
-    """
-    return Ladder(picture, codec).nearest(target_bytes)
 
 
 def decode(data: bytes, size: tuple[int, int] | None = None) -> np.ndarray:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from .._register import FORMAT
 from ..errors import PictureError
 from ..pictures import load_picture
 from .benchmarks import Benchmark, benchmarks, check_pictures
@@ -170,7 +171,9 @@ def find_pictures(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise PictureError(f"{folder}: no such folder")
     available_codecs()  # JPEG XL registers itself on import
-    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
+    # Not .odc files, which Pillow opens by our grace: they stand beside the pictures that they were made from.
+    known = Image.registered_extensions().items()
+    suffixes = {suffix for suffix, name in known if name in Image.OPEN and name != FORMAT}
     found = sorted(
         path
         for path in folder.iterdir()

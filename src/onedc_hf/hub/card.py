@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from safetensors import safe_open
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+    from torch import Tensor
 
 # The Hub has no task for image compression; image-to-image is the nearest, and the tags say the rest.
 PIPELINE_TAG = "image-to-image"
@@ -100,10 +102,24 @@ def build_card(
 
 
 def is_box(pipeline: "DiffusionPipeline") -> bool:
-    """Say whether a pipeline was loaded from the model in the box."""
+    """Say whether a pipeline was loaded from the model in the box, and is still that: in no weight another."""
     origin = pipeline.config.get("_name_or_path")
     box = Path(str(files("onedc_hf") / "box"))
-    return bool(origin) and Path(origin).is_dir() and Path(origin).resolve().is_relative_to(box.resolve())
+    if not origin or not Path(origin).is_dir() or not Path(origin).resolve().is_relative_to(box.resolve()):
+        return False
+    return all(
+        _holds(getattr(pipeline, path.parent.name).state_dict(), path) for path in Path(origin).glob("*/*.safetensors")
+    )
+
+
+def _holds(state: "dict[str, Tensor]", path: Path) -> bool:
+    """Say whether a state dict has the values of a file, in its own number format."""
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 (it is no mapping)
+            found, kept = state.get(name), file.get_tensor(name)
+            if found is None or found.shape != kept.shape or not bool((kept.to(found) == found).all()):
+                return False
+    return True
 
 
 def model_facts(pipeline: "DiffusionPipeline") -> list[tuple[str, str]]:

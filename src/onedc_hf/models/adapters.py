@@ -16,10 +16,13 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from .generator import OneDCGenerator
 
-__all__ = ["OWN_ADAPTER", "Adapter", "added_adapters", "base_state", "wrappable_layers"]
+__all__ = ["OWN_ADAPTER", "PARTS", "Adapter", "added_adapters", "base_state", "wrappable_layers"]
 
 OWN_ADAPTER = "default"
 """Name of the adapter that a generator with `config.lora` owns."""
+
+PARTS = {"conv_in": "unet.conv_in.", "vae_reduction": "vae_reduction."}
+"""Parts that may be trained whole beside an adapter, and their prefixes in the generator's state dict."""
 
 _WRAPPED = ".base_layer."
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from .blocks import Float32Conv2d, LiteBlock
 from .noise import position_noise
+from .whole import WholeWeights
 
 __all__ = ["OneDCAutoencoder"]
 
@@ -38,7 +39,7 @@ class _Residual3x3(nn.Module):
         return x + self.conv2(F.silu(self.conv1(x)))
 
 
-class OneDCAutoencoder(ModelMixin, ConfigMixin):
+class OneDCAutoencoder(WholeWeights, ModelMixin, ConfigMixin):
     """Patch-embedding encoder and pixel-shuffle decoder around `LiteBlock`s at 1/8; no posterior, no attention.
 
     Nearly all work is done at 1/8; a thin head of dense convolutions stands at 1/2, nothing at full size

@@ -29,6 +29,7 @@ from .fsq import FiniteScalarQuantizer
 from .quantize import Ranges, dequantise_entropy, quantise_entropy
 from .rounding import round_for_rate
 from .trunk import LiteTrunk, UNetTrunk
+from .whole import WholeWeights
 
 __all__ = ["OneDCCodec", "OneDCCodecConfig", "semantic_tokens"]
 
@@ -146,10 +147,20 @@ class OneDCCodecConfig(PreTrainedConfig):
             raise ValueError(f"`quality_rows` must be 1 to 101; got {self.quality_rows}.")
         if not 0 <= self.rounding_rate_weight <= 1:
             raise ValueError(f"`rounding_rate_weight` must lie in [0, 1]; got {self.rounding_rate_weight}.")
-        lists = (self.analysis_blocks, self.semantic_blocks, self.synthesis_input, self.synthesis_blocks)
+        lists = (
+            self.analysis_blocks,
+            self.semantic_blocks,
+            self.synthesis_input,
+            self.synthesis_blocks,
+            self.synthesis_upsampled_blocks,
+        )
         unknown = {name for names in lists for name in names} - set(BLOCK_NAMES)
         if unknown:
             raise ValueError(f"Unknown blocks {sorted(unknown)}; a config may name {', '.join(BLOCK_NAMES)}.")
+        if not self.analysis_blocks:
+            raise ValueError("`analysis_blocks` must name at least one block, the one that makes `y`.")
+        if len(self.semantic_upsample_channels) != 3 or len(self.entropy_slopes) != 2:
+            raise ValueError("`semantic_upsample_channels` has three entries, `entropy_slopes` two.")
         if len(self.trunk_channels) != 3 or len(self.hyper_channels) != 3 or len(self.synthesis_channels) != 2:
             raise ValueError("`trunk_channels` and `hyper_channels` have three entries, `synthesis_channels` two.")
         if len(self.trunk_layers) != (4 if self.trunk == "lite" else 1):
@@ -272,7 +283,7 @@ class _Synthesis(nn.Module):
         return self.conv_out(torch.cat([fine, self.sem_up(semantic)], dim=1))  # [B, D, h, w]
 
 
-class OneDCCodec(PreTrainedModel):
+class OneDCCodec(WholeWeights, PreTrainedModel):
     """The codec of the paper without its generator: every network between the VAE's latent and the bitstream.
 
     Args:
@@ -422,8 +433,13 @@ class OneDCCodec(PreTrainedModel):
         """
         return self.dec(y_hat.to(self._decoder_dtype), semantic)
 
-    def forward(self, pixels: Tensor, latent: Tensor, quality: int = 0) -> tuple[Tensor, Tensor]:
-        """Analysis, rounding and synthesis without a file, at one quality row.
+    def forward(self, pixels: Tensor, latent: Tensor, quality_row: int = 0) -> tuple[Tensor, Tensor]:
+        """Analysis, rounding and synthesis without a file.
+
+        Args:
+            pixels (`torch.Tensor` of shape `[B, 3, H, W]`): see `analyse`.
+            latent (`torch.Tensor` of shape `[B, L, h, w]`): see `analyse`.
+            quality_row (`int`): of the gain table, 0 to `quality_rows` - 1.
 
         Returns:
             `tuple`: detail features `[B, D, h, w]` and semantic tokens `[B, Z*V, S]`.
@@ -431,19 +447,19 @@ class OneDCCodec(PreTrainedModel):
         y, semantic = self.analyse(pixels, latent)
         codes = self.hyper_analyse(y, semantic)
         y = y.to(self.entropy.dtype)
-        share = quality / max(1, self.entropy.quality_rows - 1)
+        share = quality_row / max(1, self.entropy.quality_rows - 1)
         weight = self.rate_weight(torch.tensor(100.0 * share))
         hyper: ExactHyper | HyperParameters
         if isinstance(self.entropy, ExactEntropyModel):
             hyper = exact = self.entropy.hyper_synthesis(codes)
-            y_hat = self.entropy.code(exact, self.entropy.gain(quality), lambda unit: unit.quantise(y, weight))
+            y_hat = self.entropy.code(exact, self.entropy.gain(quality_row), lambda unit: unit.quantise(y, weight))
         else:
 
             def code(step: CodingPass) -> Tensor:
                 return round_for_rate((y - step.means) * step.gain, step.deviations, weight)
 
             hyper = self.entropy.hyper_synthesis(codes)
-            y_hat = self.entropy.run_passes(hyper, self.entropy.gain(quality), code)
+            y_hat = self.entropy.run_passes(hyper, self.entropy.gain(quality_row), code)
         semantic = self.adapt(hyper.semantic_seed)
         return self.synthesise(y_hat, semantic), semantic_tokens(semantic)
 

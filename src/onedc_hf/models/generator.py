@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..errors import ModelError
 from .adapters import Adapter
 from .blocks import ChannelNorm, Float32Conv2d, keep_float32
+from .whole import WholeWeights
 
 __all__ = ["OneDCGenerator", "OneDCGeneratorConfig"]
 
@@ -104,7 +105,7 @@ def _add_lora(unet: UNet2DConditionModel, options: dict[str, Any]) -> None:
     unet.add_adapter(LoraConfig(**options))
 
 
-class OneDCGenerator(PreTrainedModel):
+class OneDCGenerator(WholeWeights, PreTrainedModel):
     """One evaluation of the U-Net at t = 999 turns detail features and semantic tokens into the clean latent.
 
     Args:

@@ -66,6 +66,7 @@ class TrainConfig:
         validation_steps (`int`): between two validations; 0: only at the end.
         validation_bpp (`list[float]`): rates at which real files are written, beside z-only.
         push_to_hub, hub_model_id, hub_token, hub_private_repo: publish the result.
+        hub_license (`str`): of what is published, for its card (`apache-2.0`, ...); nothing is claimed by default.
 
     Optimiser:
         optimizer (`str`): `adamw`, or `adafactor`, which keeps next to no state where memory is short.
@@ -82,6 +83,8 @@ class TrainConfig:
             coarse qualities, whose lambda is large, shape the analysis that all qualities share, and fine ones lose.
         z_only_share (`float`): share of crops of which only `z` is sent.
         z_range_weight (`float`): of the penalty that keeps the hyper-latent within FSQ's range.
+        hyper_latent_weight (`float`): of the squared change of `z` against that of the start. For an analysis that
+            learns under a frozen entropy model: no gradient reaches `z` through that one's integers.
         rate_estimate (`str`): `noise` or `straight_through`.
         exact_weights (`bool`): train the entropy model with weights on the exact path's grid (straight_through.py): for
             the last stretch before a release. Post-training quantisation costs 0.1 % of bytes, so there is little to
@@ -177,6 +180,7 @@ class TrainConfig:
     hub_model_id: str = ""
     hub_token: str = ""
     hub_private_repo: bool = False
+    hub_license: str = ""
 
     optimizer: str = "adamw"
     learning_rate: float = 5e-4
@@ -197,6 +201,7 @@ class TrainConfig:
     lambda_balance: float = 0.0
     z_only_share: float = 0.1
     z_range_weight: float = 0.02
+    hyper_latent_weight: float = 0.0
     rate_estimate: str = "straight_through"
     exact_weights: bool = False
     distillation_weight: float = 0.0

@@ -6,6 +6,7 @@ Shapes: S side of a crop in pixels.
 from __future__ import annotations
 
 import io
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from ..errors import PictureError
 from ..pictures import load_picture
 from .config import TrainConfig, package_file
 
@@ -27,12 +29,16 @@ __all__ = [
     "Crops",
     "Share",
     "StreamedCrops",
+    "check_folder",
     "crop_batches",
     "excluded_names",
     "open_pictures",
     "read_names",
+    "read_record",
     "steps_of_epochs",
 ]
+
+logger = logging.getLogger(__name__)
 
 _SHUFFLE_BUFFER = 200  # pictures of a streamed data set among which the next one is drawn
 
@@ -102,8 +108,25 @@ def open_pictures(
     return data
 
 
-def _decode(record: dict[str, Any]) -> np.ndarray:
-    return load_picture(Image.open(io.BytesIO(record["bytes"])) if record["bytes"] else record["path"])
+def read_record(record: dict[str, Any] | None) -> np.ndarray:
+    """The picture of a row's column `image`, `uint8` `[H, W, 3]`.
+
+    Raises:
+        PictureError: if it cannot be read, or there is none.
+    """
+    if not record or not (record["bytes"] or record["path"]):
+        raise PictureError("a row without a picture")
+    if not record["bytes"]:
+        return load_picture(record["path"])
+    name = Path(record["path"] or "").name or "a picture without a name"
+    try:
+        return load_picture(Image.open(io.BytesIO(record["bytes"])))
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise PictureError(f"{name}: {error}") from error
+
+
+def _name(record: dict[str, Any] | None) -> str:
+    return Path((record or {}).get("path") or "").name
 
 
 @dataclass(frozen=True)
@@ -227,7 +250,7 @@ class CropStream(IterableDataset):
         cache_bytes: int = 1 << 30,
     ):
         super().__init__()
-        names = [Path(row["path"] or "").name for row in pictures["image"]] if exclude else []
+        names = [_name(record) for record in pictures["image"]] if exclude else []
         kept = [i for i, name in enumerate(names) if name not in exclude] if exclude else range(len(pictures))
         self.pictures, self.indices = pictures, list(kept)
         if not self.indices:
@@ -235,22 +258,36 @@ class CropStream(IterableDataset):
         self.cropping, self.seed, self.share = cropping, seed, share or Share()
         self._cache: dict[int, np.ndarray] = {}
         self._cache_left = cache_bytes
+        self._unreadable: set[int] = set()
         self._captions = "caption" in pictures.column_names
 
     def _pixels(self, index: int) -> np.ndarray:
         if index in self._cache:
             return self._cache[index]
-        pixels = _decode(self.pictures[index]["image"])
+        pixels = read_record(self.pictures[index]["image"])
         if pixels.nbytes <= self._cache_left:
             self._cache[index] = pixels
             self._cache_left -= pixels.nbytes
         return pixels
 
+    def _draw(self, rng: np.random.Generator) -> tuple[int, np.ndarray]:
+        """Number and pixels of a picture that can be read; one that cannot costs a warning, not the run."""
+        while len(self._unreadable) < len(self.indices):
+            index = self.indices[rng.integers(len(self.indices))]
+            if index in self._unreadable:
+                continue
+            try:
+                return index, self._pixels(index)
+            except PictureError as error:
+                self._unreadable.add(index)
+                logger.warning("Left out: %s", error)
+        raise PictureError(f"None of the {len(self.indices):,} pictures can be read.")
+
     def __iter__(self) -> Iterator[Any]:
         for position in self.share.positions():
             rng = np.random.default_rng([self.seed, position])
-            index = self.indices[rng.integers(len(self.indices))]
-            crop = self.cropping(self._pixels(index), rng)
+            index, pixels = self._draw(rng)
+            crop = self.cropping(pixels, rng)
             yield {"pixels": crop, "caption": self.pictures[index]["caption"]} if self._captions else crop
 
 
@@ -289,22 +326,41 @@ class StreamedCrops(IterableDataset):
             self.pictures.set_epoch(epoch)
             found = 0
             for record in self.pictures:
-                if Path(record["image"]["path"] or "").name in self.exclude:
+                if _name(record["image"]) in self.exclude:
                     continue
-                found += 1
                 position += 1
                 if position <= skip:
+                    found += 1
                     continue
                 rng = np.random.default_rng([self.seed, self.share.rank, position])
-                crop = self.cropping(_decode(record["image"]), rng)
+                try:
+                    pixels = read_record(record["image"])
+                except PictureError as error:  # a run that continues then repeats as many crops as there were of these
+                    logger.warning("Left out: %s", error)
+                    continue
+                found += 1
+                crop = self.cropping(pixels, rng)
                 yield {"pixels": crop, "caption": record["caption"]} if "caption" in record else crop
             if not found:
-                raise ValueError("The streamed data set gave this process no picture.")
+                raise ValueError("The streamed data set gave this process no picture that can be read.")
             epoch += 1
+
+
+def check_folder(config: TrainConfig) -> None:
+    """Refuses a folder of pictures that is not there: its name could be that of somebody's data set on the Hub.
+
+    Raises:
+        FileNotFoundError: naming it.
+    """
+    if config.train_data_dir and not Path(config.train_data_dir).is_dir():
+        raise FileNotFoundError(
+            f"`train_data_dir`: there is no folder {config.train_data_dir!r}. A data set of the Hub is `dataset_name`."
+        )
 
 
 def _open(config: TrainConfig) -> tuple[Any, frozenset[str]]:
     """A run's pictures, and the names among them that it leaves out."""
+    check_folder(config)
     pictures = open_pictures(
         config.train_data_dir or config.dataset_name,
         split=config.dataset_split,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..lora import PARTS, beside_others, load_adapter, make_lora_config, part_names, save_adapter
+from ..lora import beside_others, load_adapter, make_lora_config, part_names, save_adapter
 from ..models import OneDCGenerator
-from ..models.adapters import OWN_ADAPTER, Adapter, wrappable_layers
+from ..models.adapters import OWN_ADAPTER, PARTS, Adapter, wrappable_layers
 
 __all__ = ["TARGETS", "add_adapter", "continue_adapter", "load_adapter", "save_adapter"]
 

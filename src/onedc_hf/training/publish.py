@@ -63,6 +63,7 @@ _SHOWN = (
     "lambda_high",
     "seed",
 )
+_SHOWN_OF_LORA = ("rank", "lora_alpha")
 
 
 class PublishError(OneDCError):
@@ -109,20 +110,17 @@ def publish(
     *,
     token: str = "",
     license: str | None = None,
-    with_checkpoints: bool = False,
 ) -> CommitInfo:
     """Pushes what a run made, in one commit with a filled card. A card that is there is replaced.
 
     Args:
-        output (`Path`): the run's folder, with `pipeline`; `log.jsonl` and checkpoints are taken from it, too.
+        output (`Path`): the run's folder, with `pipeline`; `log.jsonl` is taken from it, too.
         repo_id (`str`): from `open_repository`.
         settings (`Mapping[str, Any]`): of the run.
         step (`int`): steps done.
         validation (`ValidationResult`, *optional*): the last one.
         token (`str`, *optional*): as for `open_repository`.
         license (`str`, *optional*): of the weights, see `build_card`; nothing is claimed by default.
-        with_checkpoints (`bool`): also push `checkpoint-*`, optimiser states and all. They are pickles in part: nobody
-            should load a stranger's.
 
     Raises:
         PublishError: if the upload fails; everything is still in `output`.
@@ -143,8 +141,6 @@ def publish(
     )
     with TemporaryDirectory() as temporary, _explained(repo_id, output):
         beside = _facts(output, Path(temporary), shown, validation)
-        if with_checkpoints:
-            beside |= {path.name: path for path in sorted(output.glob("checkpoint-*"))}
         return push_pipeline(
             pipe, repo_id, card=card, commit_message="End of training", token=token or None, beside=beside
         )
@@ -184,6 +180,7 @@ def publish_adapter(
     validation: ValidationResult | None = None,
     *,
     token: str = "",
+    license: str | None = None,
 ) -> CommitInfo:
     """Pushes a LoRA alone, which `load_lora_weights` reads, in one commit with a filled card.
 
@@ -194,12 +191,13 @@ def publish_adapter(
         step (`int`): steps done.
         validation (`ValidationResult`, *optional*): the last one.
         token (`str`, *optional*): as for `open_repository`.
+        license (`str`, *optional*): of the adapter; nothing is claimed by default.
 
     Raises:
         PublishError: if the upload fails; everything is still in `output`.
     """
     shown = public_settings(settings)
-    card = adapter_card(repo_id, settings, step, validation)
+    card = adapter_card(repo_id, settings, step, validation, license)
     with TemporaryDirectory() as temporary, _explained(repo_id, output):
         files = {WEIGHTS_NAME: output / WEIGHTS_NAME} | _facts(output, Path(temporary), shown, validation)
         operations = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
@@ -208,13 +206,18 @@ def publish_adapter(
 
 
 def adapter_card(
-    repo_id: str, settings: Mapping[str, Any], step: int, validation: ValidationResult | None = None
+    repo_id: str,
+    settings: Mapping[str, Any],
+    step: int,
+    validation: ValidationResult | None = None,
+    license: str | None = None,
 ) -> str:
     """The card of a LoRA's repository; arguments are those of `publish_adapter`."""
     shown = public_settings(settings)
     on_hub = _base_on_hub(settings, shown)
     data = ModelCardData(
         library_name="onedc_hf",
+        license=license,
         base_model=on_hub,
         tags=["onedc", "lora", "image-compression"],
         datasets=[shown["dataset_name"]] if shown.get("dataset_name") else None,
@@ -271,7 +274,8 @@ def training_text(settings: Mapping[str, Any], step: int) -> str:
     else:
         pictures = f"a folder of pictures (`{settings.get('train_data_dir')}`)"
     rows = [("Start", _start(settings)), ("Pictures", pictures), ("Steps", f"{step:,}")]
-    rows += [(f"`{name}`", _cell(settings[name])) for name in _SHOWN if settings.get(name) not in (None, [], "")]
+    shown = (*_SHOWN, *_SHOWN_OF_LORA) if settings.get("train_lora") else _SHOWN
+    rows += [(f"`{name}`", _cell(settings[name])) for name in shown if settings.get(name) not in (None, [], "")]
     lines = ["Trained with `onedc train` of `onedc-hf`:", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in rows]
     return "\n".join([*lines, "", "Every setting is in `train_config.json`, the curves in `log.jsonl`."])

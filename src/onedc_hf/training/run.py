@@ -40,8 +40,9 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..lora import WEIGHTS_NAME
 from .config import TrainConfig
-from .data import Crops, Share, crop_batches, excluded_names, open_pictures, steps_of_epochs
+from .data import Crops, Share, check_folder, crop_batches, excluded_names, open_pictures, steps_of_epochs
 from .model import TrainableOneDC
 from .publish import open_repository, publish, publish_adapter
 from .trackers import Trackers, tracker_names
@@ -72,7 +73,7 @@ class TrainingRun:
     Raises:
         ValueError, ImportError, PublishError: for trackers or a repository that cannot work, or a folder that holds
             another run's checkpoints, or newer ones than the one that is asked for, before any work is done.
-        FileNotFoundError: if there is no such checkpoint.
+        FileNotFoundError: if there is no such checkpoint, or no such folder of pictures.
 
     Attributes:
         step (`int`): steps done.
@@ -88,6 +89,7 @@ class TrainingRun:
             torch.backends.cuda.matmul.allow_tf32 = True
         self.output = Path(config.output_dir)
         names = tracker_names(config.report_to, config.hub_token)
+        check_folder(config)
         self._resume = self._checkpoint_to_resume()
         self.output.mkdir(parents=True, exist_ok=True)
         self.accelerator = Accelerator(
@@ -256,6 +258,9 @@ class TrainingRun:
             return None
         # A checkpoint is a pickle in part: only this run's own folder is looked into.
         found = [path for path in there if wanted == "latest" or path.name == Path(wanted).name]
+        if not found and wanted == "latest" and not self._has_result():  # one command line to start and to go on
+            logger.info("No checkpoint in %s yet: the run starts anew.", self.output)
+            return None
         if not found:
             raise FileNotFoundError(
                 f"No checkpoint {wanted!r} in {self.output}; start without --resume_from_checkpoint."
@@ -266,6 +271,10 @@ class TrainingRun:
                 f"than {found[-1].name} elsewhere, then go on from it."
             )
         return found[-1]
+
+    def _has_result(self) -> bool:
+        """Whether an earlier run got as far as its first checkpoint, which is written together with its weights."""
+        return any((self.output / name).exists() for name in ("pipeline", WEIGHTS_NAME))
 
     def _left_out_pictures(self) -> dict[str, Any]:
         """Pictures of the run's own folder that it does not train on."""
@@ -350,7 +359,15 @@ class TrainingRun:
             push = publish if (self.output / "pipeline") == self._result else publish_adapter
             result = None if self._validator is None else self._validator.last
             settings = dataclasses.asdict(self.config)
-            push(self.output, self._repository, settings, self.step, result, token=self.config.hub_token)
+            push(
+                self.output,
+                self._repository,
+                settings,
+                self.step,
+                result,
+                token=self.config.hub_token,
+                license=self.config.hub_license or None,
+            )
         self.accelerator.wait_for_everyone()
         if self._trackers is not None:
             self._trackers.finish()

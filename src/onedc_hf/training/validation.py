@@ -31,6 +31,7 @@ from ..evaluation.metrics.ms_ssim import SMALLEST_SIDE
 from ..evaluation.sheet import Cell, Row, comparison_sheet
 from ..pictures import PictureInput, load_picture, to_tensor
 from ..pipeline import OneDCPipeline
+from .data import read_record
 
 if TYPE_CHECKING:
     from .model import TrainableOneDC
@@ -150,9 +151,10 @@ def named_pictures(data: Any, names: frozenset[str], limit: int = 8) -> dict[str
     Returns:
         `dict[str, np.ndarray]`: as `validation_pictures`; empty where the data hold none of them.
     """
-    found = [record for record in data["image"] if Path(record["path"] or "").name in names]
-    every = max(1, math.ceil(len(found) / limit))
-    return {Path(one["path"]).stem: load_picture(one["bytes"] or one["path"]) for one in found[::every]}
+    found = [record for record in data["image"] if record and Path(record["path"] or "").name in names]
+    chosen = found[:: max(1, math.ceil(len(found) / limit))]
+    paths = [Path(record["path"]) for record in chosen]
+    return {_free(path.stem, paths[:i]): read_record(chosen[i]) for i, path in enumerate(paths)}
 
 
 def validate(
