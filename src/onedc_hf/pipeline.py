@@ -162,7 +162,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         except (OSError, HFValidationError) as error:
             raise ModelError(
                 f"No OneDC pipeline could be loaded from {source!r}: {error.__cause__ or error} Check the name, the "
-                "revision, your access, and the network."
+                "revision, the `variant` (of weights such as model.fp16.safetensors), your access, and the network."
             ) from error
         except _BROKEN as error:  # a pipeline of another kind, for one
             raise ModelError(

@@ -76,6 +76,8 @@ def test_the_model_options_reach_from_pretrained(onedc, photos, fake_pipeline):
 
     assert onedc("compress", "photos/a.png", "--model", "some/repo", "--dtype", "bfloat16", "--device", "meta")[0] == 0
     assert fake_pipeline.loaded == [("some/repo", {"dtype": torch.bfloat16})]
+    onedc("verify", "photos/a.odc", "--model", "some/repo", "--model-revision", "v1", "--model-variant", "fp16")
+    assert fake_pipeline.loaded[1:] == [("some/repo", {"revision": "v1", "variant": "fp16"})]
     assert fake_pipeline.asked[0] == {"device": "meta"}
 
 
@@ -227,7 +229,7 @@ def test_a_device_that_is_not_there_is_one_line(onedc, photos, fake_pipeline, mo
 
     monkeypatch.setattr(fake_pipeline, "to", fail)
     code, _, err = onedc("compress", "photos/a.png", "--device", device)
-    assert code == 1 and err.startswith(f"onedc: --model None --device {device}: ") and err.count("\n") == 1
+    assert code == 1 and err.startswith(f"onedc: --device {device}: ") and err.count("\n") == 1
 
 
 def test_no_model_is_loaded_for_files_that_are_not_there(onedc, photos, fake_pipeline):

@@ -24,6 +24,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model", metavar="FOLDER|REPO", help="a folder or a repository on the Hub (default: the model in the box)"
     )
+    group.add_argument("--model-revision", metavar="REV", help="branch, tag or commit of a repository")
+    group.add_argument("--model-variant", metavar="NAME", help="of the weights' files: fp16 for model.fp16.safetensors")
     group.add_argument(
         "--max-pixels", type=int, metavar="N", help="refuse pictures of more pixels (default: 268,435,456; 0: no limit)"
     )
@@ -49,7 +51,10 @@ def add_lora_argument(parser: argparse.ArgumentParser) -> None:
 def load_pipeline(arguments: argparse.Namespace) -> "OneDCPipeline":
     """Load what `add_model_arguments` and `add_lora_argument` asked for."""
     try:
-        options = {} if (arguments.dtype, arguments.device) == ("auto", "cpu") else {"dtype": _dtype(arguments)}
+        options: dict[str, Any] = {"revision": arguments.model_revision, "variant": arguments.model_variant}
+        options = {name: value for name, value in options.items() if value is not None}
+        if (arguments.dtype, arguments.device) != ("auto", "cpu"):
+            options["dtype"] = _dtype(arguments)
         pipeline = load_model(arguments.model, **options)
         if getattr(arguments, "lora", None) is not None:
             pipeline.load_lora_weights(arguments.lora)
