@@ -1,7 +1,8 @@
-"""What a saved folder should not say, and who may read it."""
+"""Saved files and folders: there whole or not at all, for others to read, and without word of where they came from."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["forget_origin", "staged_folder"]
+__all__ = ["forget_origin", "staged_folder", "write_atomically"]
 
 _CONFIGS = ("config.json", "scheduler_config.json")
 
@@ -45,7 +46,8 @@ def staged_folder(out: Path) -> Iterator[Path]:
     staged = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f".{out.name}."))
     try:
         yield staged
-        _let_others_read(staged)
+        for path in (staged, *staged.rglob("*")):
+            _let_others_read(path)
         if out.exists():
             out.rmdir()
         staged.rename(out)
@@ -54,9 +56,41 @@ def staged_folder(out: Path) -> Iterator[Path]:
         raise
 
 
-def _let_others_read(folder: Path) -> None:
-    """Gives a folder and what is in it the permissions that the umask leaves: temporary ones are private."""
+def write_atomically(path: Path, data: bytes, replace: bool = True) -> None:
+    """Write a file so that it is there whole or not at all, also when the program is killed meanwhile.
+
+    Raises:
+        `FileExistsError`: it exists, and may not be replaced.
+    """
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".onedc-", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        _let_others_read(Path(temporary))
+        if not replace and _link(temporary, path):
+            os.unlink(temporary)
+        else:
+            os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _link(temporary: str, path: Path) -> bool:
+    """Give a file its name, which is not taken: in one step where the file system can, else `False`."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError as error:  # no hard links here
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        return False
+    return True
+
+
+def _let_others_read(path: Path) -> None:
+    """Gives a file or folder the permissions that the umask leaves: temporary ones are private."""
     mask = os.umask(0)
     os.umask(mask)
-    for path in (folder, *folder.rglob("*")):
-        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)

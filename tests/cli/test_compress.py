@@ -15,6 +15,7 @@ from onedc_hf.cli import files
 from onedc_hf.cli.main import main
 from onedc_hf.coding import parse_header
 from onedc_hf.errors import OneDCError
+from onedc_hf.saving import write_atomically
 
 pytestmark = pytest.mark.usefixtures("fake_pipeline")
 
@@ -200,14 +201,14 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypat
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        files.write_atomically(path, b"new")
+        write_atomically(path, b"new")
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a.odc"]
 
 
 def test_written_files_have_the_usual_permissions(tmp_path):
     old = os.umask(0o027)
     try:
-        files.write_atomically(tmp_path / "a.odc", b"new")
+        write_atomically(tmp_path / "a.odc", b"new")
     finally:
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "a.odc").stat().st_mode) == 0o640
@@ -296,7 +297,7 @@ def test_without_hard_links_files_are_written_all_the_same(tmp_path, monkeypatch
     if there:
         path.write_bytes(b"old")
         with pytest.raises(FileExistsError):
-            files.write_atomically(path, b"new", replace=False)
+            write_atomically(path, b"new", replace=False)
     else:
-        files.write_atomically(path, b"new", replace=False)
+        write_atomically(path, b"new", replace=False)
     assert path.read_bytes() == (b"old" if there else b"new") and os.listdir(tmp_path) == ["a.odc"]

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import TargetError
-from .files import UsageError, complain, find_inputs, is_picture, read, say, write_atomically
+from ..saving import write_atomically
+from .files import UsageError, complain, find_inputs, is_picture, read, say
 from .models import add_model_arguments, load_pipeline
 from .text import table
 

@@ -1,17 +1,17 @@
-"""Inputs, names of outputs, atomic writing, and getting on when one file of many is bad."""
+"""Inputs, names of outputs, and getting on when one file of many is bad."""
 
 import argparse
-import errno
 import glob
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TextIO
 
+from .._register import MAGIC
 from ..errors import OneDCError
+from ..saving import write_atomically
 from .text import count
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "read",
     "run_all",
     "say",
-    "write_atomically",
     "write_output",
 ]
 
@@ -40,7 +39,6 @@ _PICTURE_STARTS = (  # JPEG, PNG, GIF, TIFF, JPEG XL, JPEG 2000, QOI
     b"\0\0\0\x0cJXL ", b"\0\0\0\x0cjP  ", b"qoif",
 )
 # fmt: on
-_ODC_MAGIC = b"\xf1\xdc"
 
 
 class UsageError(Exception):
@@ -74,7 +72,7 @@ def is_picture(path: Path) -> bool:
 
 def is_odc(path: Path) -> bool:
     """Whether a file in a folder is meant: by its suffix, or by its first bytes."""
-    return path.suffix.lower() == ".odc" or _head(path, 2) == _ODC_MAGIC
+    return path.suffix.lower() == ".odc" or _head(path, 2) == MAGIC
 
 
 def _head(path: Path, size: int) -> bytes:
@@ -266,39 +264,4 @@ def write_output(job: Job, data: bytes) -> bool:
         return False
     except OSError as error:
         raise OneDCError(f"{job.target} cannot be written: {error.strerror or error}") from error
-    return True
-
-
-def write_atomically(path: Path, data: bytes, replace: bool = True) -> None:
-    """Write a file so that it is there whole or not at all, also when the program is killed meanwhile.
-
-    Raises:
-        `FileExistsError`: it exists, and may not be replaced.
-    """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".onedc-", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes private files
-        if not replace and _link(temporary, path):
-            os.unlink(temporary)
-        else:
-            os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _link(temporary: str, path: Path) -> bool:
-    """Give a file its name, which is not taken: in one step where the file system can, else `False`."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise
-    except OSError as error:  # no hard links here
-        if path.exists():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
-        return False
     return True

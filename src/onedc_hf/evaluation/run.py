@@ -14,7 +14,6 @@ import math
 import os
 import platform
 import re
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from PIL import Image
 
 from ..errors import OneDCError, PictureError
 from ..pictures import load_picture
+from ..saving import write_atomically
 from .classical import CODECS, Ladder, decode
 from .learned import LearnedLadder, is_learned
 from .metrics import METRICS, SET_METRICS
@@ -402,12 +402,7 @@ def save_results(results: Mapping[str, Any], path: Path) -> None:
         lines = ",\n".join("  " + json.dumps(row, ensure_ascii=False) for row in results[key])
         parts.append(f' "{key}": [\n{lines}\n ]')
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8", suffix=".tmp") as file:
-        file.write(",\n".join(parts) + "\n}\n")
-    mask = os.umask(0)
-    os.umask(mask)
-    os.chmod(file.name, 0o666 & ~mask)  # temporary files are private
-    os.replace(file.name, path)
+    write_atomically(path, (",\n".join(parts) + "\n}\n").encode())
 
 
 def load_results(path: Path) -> dict[str, Any]:
