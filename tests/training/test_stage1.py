@@ -23,7 +23,7 @@ from onedc_hf import OneDCPipeline, PictureError
 from onedc_hf.models.integer import WEIGHT_LIMIT, IntegerConv
 from onedc_hf.pictures import load_picture
 from onedc_hf.training.cli import main
-from onedc_hf.training.components import DECIDES_SYMBOLS, READS_SYMBOLS, load_model, make_model
+from onedc_hf.training.components import DECIDES_SYMBOLS, load_model, make_model
 from onedc_hf.training.config import TrainConfig, load_config, package_file
 from onedc_hf.training.data import Cropping, CropStream, Share, open_pictures, read_names
 from onedc_hf.training.stage1 import crop_weight, draw_quality, rate_weight, train
@@ -206,47 +206,6 @@ def test_training_the_decoder_side_keeps_an_exact_entropy_path(config: Make, tin
     AcceleratorState._reset_state(True)
     folder = train(config(init_from=str(tiny_folder), output_dir=str(tmp_path / "all"), ema_decay=0.0))
     assert OneDCPipeline.from_pretrained(folder).codec.config.entropy_path == "float"
-
-
-def test_an_analysis_can_learn_under_an_exact_entropy_model(config: Make, tiny_folder: Path) -> None:
-    frozen = [*READS_SYMBOLS, "codec.semantic_adaptor", "codec.dec", "generator", "vae.decoder"]
-    folder = train(config(init_from=str(tiny_folder), freeze=frozen, hyper_latent_weight=1.0, ema_decay=0.0))
-    before, after = weights_of(tiny_folder), weights_of(folder)
-    moved = {name for name in before if not torch.equal(before[name], after[name])}
-    assert {".".join(name.split(".")[:2]) for name in moved} == {"codec.enc", "codec.hyper_enc", "vae.encoder"}
-    start, learned = (OneDCPipeline.from_pretrained(place, dtype=torch.float32) for place in (tiny_folder, folder))
-    assert learned.model_id == start.model_id and learned.codec.config.entropy_path == "exact"
-    start.decompress(learned.compress(np.zeros((64, 64, 3), np.uint8), quality=50))  # its symbols are checked
-
-
-def test_gradients_pass_an_exact_entropy_model_to_the_latent(tiny_folder: Path, photographs: Path) -> None:
-    model = load_model(str(tiny_folder), freeze=READS_SYMBOLS)
-    crops, quality = _crops(photographs, 2), torch.tensor([80.0, -1.0])
-    with torch.no_grad():
-        y, semantic = model.codec.analyse(crops, model.encode_latent(crops))
-        codes = model.codec.hyper_analyse(y, semantic)
-        plain = model._code_exactly(y, codes, quality)
-    y = y.clone().requires_grad_()
-    y_hat, _, bits = model._code_exactly(y, codes, quality)
-    assert torch.equal(y_hat, plain[0]) and torch.allclose(bits, plain[2]) and bits[1] == 0
-    (straight,) = torch.autograd.grad(y_hat.sum(), y, retain_graph=True)
-    assert (straight[0] == 1).all() and (straight[1] == 0).all()
-    (slope,) = torch.autograd.grad(bits.sum(), y)
-    assert (slope[1] == 0).all() and slope[0].abs().sum() > 0
-    with torch.no_grad():  # against the slope: fewer bits
-        fewer = model._code_exactly(y - 0.3 * slope.sign(), codes, quality)[2]
-    assert fewer[0] < bits[0]
-
-
-@torch.no_grad()
-def test_a_changed_hyper_latent_is_seen(tiny_folder: Path, photographs: Path) -> None:
-    model, crops = load_model(str(tiny_folder), freeze=READS_SYMBOLS), _crops(photographs, 2)
-    quality = torch.tensor([50.0, 50.0])
-    assert model(crops, quality).z_drift == 0  # nobody asked
-    model.remember_z()
-    assert model(crops, quality).z_drift < 1e-10
-    model.codec.hyper_enc.fusion[-1].bias += 0.5
-    assert model(crops, quality).z_drift == pytest.approx(0.25, rel=1e-3)
 
 
 @torch.no_grad()

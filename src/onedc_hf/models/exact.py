@@ -87,10 +87,6 @@ class CodingUnit:
         """Standard deviations of the symbols, `[B, N/4, y_rows, X]` float64, to within what floats can say."""
         return torch.exp(LOG_SCALE_MIN + self.scale_index.double() * GAIN_STEP)
 
-    def residual(self, y: Tensor) -> Tensor:
-        """What of `y` is to be sent, in units of the quantiser, float64; shapes as for `quantise`."""
-        return (fold(y[:, :, self.rows], self.index).double() - self.means) * self.factor
-
     def quantise(self, y: Tensor, rate_weight: Tensor | float = 0.0) -> Tensor:
         """Symbols of `y`, whole numbers that are not clamped.
 
@@ -102,7 +98,8 @@ class CodingUnit:
         Returns:
             `torch.Tensor` of shape `[B, N/4, y_rows, X]`, float64.
         """
-        return round_for_rate(self.residual(y), self.scales, rate_weight)
+        residual = (fold(y[:, :, self.rows], self.index).double() - self.means) * self.factor
+        return round_for_rate(residual, self.scales, rate_weight)
 
 
 class _Block(nn.Module):

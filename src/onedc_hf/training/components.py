@@ -17,14 +17,11 @@ from ..pipeline import OneDCPipeline
 from .config import TrainConfig, model_settings
 from .model import TrainableOneDC, TrainableVAE
 
-# Prefixes of what a file is tied to: its reader needs the same.
-READS_SYMBOLS = ("codec.entropy", "gain_anchors")
 # Prefixes of what decides symbols, given a picture.
-DECIDES_SYMBOLS = (*READS_SYMBOLS, "codec.enc", "codec.hyper_enc", "vae.encoder")
+DECIDES_SYMBOLS = ("codec.entropy", "codec.enc", "codec.hyper_enc", "gain_anchors", "vae.encoder")
 
 __all__ = [
     "DECIDES_SYMBOLS",
-    "READS_SYMBOLS",
     "add_noise",
     "choose_what_learns",
     "load_model",
@@ -100,8 +97,8 @@ def load_model(
 ) -> TrainableOneDC:
     """The components of a saved pipeline, in float32, ready to train.
 
-    An exact entropy model stays as it is, and with it every file's identity, if `freeze` covers what reads symbols;
-    otherwise it becomes the float one that it stands for.
+    An exact entropy model stays as it is, and with it every file's identity, if `freeze` covers everything that decides
+    symbols; otherwise it becomes the float one that it stands for.
 
     Args:
         source (`str`): folder or Hub id; empty: the model in the box.
@@ -120,7 +117,7 @@ def load_model(
             f"The model of {source!r} only reads files: it was saved without its analysis side (`decoder_only`), and "
             "training needs that. Start from a whole model, such as the one in the box (no `--init_from`)."
         )
-    if not all(part.startswith(tuple(freeze)) for part in READS_SYMBOLS):
+    if not all(part.startswith(tuple(freeze)) for part in DECIDES_SYMBOLS):
         pipe.codec.make_float()
     return TrainableOneDC(pipe.codec, pipe.generator, pipe.vae, pipe.scheduler, rate_estimate)
 

@@ -83,8 +83,6 @@ class TrainConfig:
             coarse qualities, whose lambda is large, shape the analysis that all qualities share, and fine ones lose.
         z_only_share (`float`): share of crops of which only `z` is sent.
         z_range_weight (`float`): of the penalty that keeps the hyper-latent within FSQ's range.
-        hyper_latent_weight (`float`): of the squared change of `z` against that of the start. For an analysis that
-            learns under a frozen entropy model: no gradient reaches `z` through that one's integers.
         rate_estimate (`str`): `noise` or `straight_through`.
         exact_weights (`bool`): train the entropy model with weights on the exact path's grid (straight_through.py): for
             the last stretch before a release. Post-training quantisation costs 0.1 % of bytes, so there is little to
@@ -201,7 +199,6 @@ class TrainConfig:
     lambda_balance: float = 0.0
     z_only_share: float = 0.1
     z_range_weight: float = 0.02
-    hyper_latent_weight: float = 0.0
     rate_estimate: str = "straight_through"
     exact_weights: bool = False
     distillation_weight: float = 0.0

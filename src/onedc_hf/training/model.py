@@ -5,7 +5,6 @@ Shapes: B batch, S side of a crop, N channels of `y`.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, NamedTuple, cast
@@ -47,7 +46,6 @@ class Rebuilt(NamedTuple):
         latent (`torch.Tensor` of shape `[B, L, S/8, S/8]`): the generator's clean latent, scaled as the generator sees
             latents.
         distilled (`dict`): losses of the semantic distillation, where there is one.
-        z_drift (`torch.Tensor`): mean squared change of `z`, before FSQ, since `remember_z`; 0 without that.
     """
 
     picture: Tensor
@@ -55,7 +53,6 @@ class Rebuilt(NamedTuple):
     z_excess: Tensor
     latent: Tensor
     distilled: dict[str, Tensor]
-    z_drift: Tensor
 
 
 class TrainableOneDC(nn.Module):
@@ -92,7 +89,6 @@ class TrainableOneDC(nn.Module):
             raise ValueError(f"`rate_estimate` must be 'noise' or 'straight_through'; got {rate_estimate!r}.")
         self.codec, self.generator, self.vae, self.scheduler = codec, generator, vae, scheduler
         self.distillation, self.gradient_checkpointing = None, False
-        self.start: nn.ModuleDict | None = None
         self.rate_estimate = rate_estimate
         steps = codec.entropy.gain_steps.float()  # [R, N]
         positions = torch.linspace(0, len(steps) - 1, _GAIN_ANCHORS).round().long()
@@ -124,17 +120,6 @@ class TrainableOneDC(nn.Module):
             qualities = torch.linspace(0, 100, rows, device=self.gain_anchors.device)
             self.codec.entropy.gain_steps.copy_(self.gain_steps(qualities).round().to(torch.int32))
 
-    def remember_z(self) -> None:
-        """Keeps a frozen copy of all that makes `z`, to measure by how much it changes from here on."""
-        parts = {"vae": self.vae, "enc": self.codec.enc, "hyper_enc": self.codec.hyper_enc}
-        self.start = copy.deepcopy(nn.ModuleDict(parts)).requires_grad_(False)
-
-    @torch.no_grad()
-    def _start_z(self, pixels: Tensor) -> Tensor:
-        assert self.start is not None, "see `remember_z`"
-        y, semantic = self.start["enc"](pixels, self.encode_latent(pixels, self.start["vae"]))
-        return self.start["hyper_enc"](y, semantic)
-
     def enable_gradient_checkpointing(self) -> None:
         """Keeps only the borders of networks in memory, for about a third more time."""
         self.gradient_checkpointing = True
@@ -152,15 +137,13 @@ class TrainableOneDC(nn.Module):
         """What latents of the VAE are multiplied by before anything else sees them."""
         return self.vae.config.scaling_factor  # type: ignore[union-attr]
 
-    def encode_latent(self, pixels: Tensor, vae: Any = None) -> Tensor:
+    def encode_latent(self, pixels: Tensor) -> Tensor:
         """The VAE's latent of pictures, scaled, `[B, L, S/8, S/8]`: the posterior's mean, where there is a posterior.
 
-        Always in float32, as in the paper: a latent is the finest thing that the model works on. `vae` is the model's
-        own, or an earlier one.
+        Always in float32, as in the paper: a latent is the finest thing that the model works on.
         """
-        vae = self.vae if vae is None else vae
         with torch.autocast(pixels.device.type, enabled=False):
-            encoded: Any = vae.encode(pixels.to(vae.dtype))
+            encoded: Any = self.vae.encode(pixels.to(self.vae.dtype))
         latent = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
         return latent * self.latent_scale
 
@@ -194,8 +177,7 @@ class TrainableOneDC(nn.Module):
         latent = self.generator(detail, semantic_tokens(semantic), quality)
         distilled = {} if self.distillation is None or tokens is None else self.distillation(semantic, tokens)
         bpp = bits / (pixels.shape[-1] * pixels.shape[-2])
-        drift = z.new_zeros(()) if self.start is None else (z - self._start_z(pixels)).square().mean()
-        return Rebuilt(self.decode_latent(latent), bpp, z_excess(z), latent, distilled, drift)
+        return Rebuilt(self.decode_latent(latent), bpp, z_excess(z), latent, distilled)
 
     def _encode(self, pixels: Tensor) -> Tensor:
         learns = any(parameter.requires_grad for parameter in self.vae.parameters())
@@ -234,33 +216,20 @@ class TrainableOneDC(nn.Module):
 
         return entropy.run_passes(hyper, gain, code_pass), hyper.semantic_seed, bits
 
+    @torch.no_grad()
     def _code_exactly(self, y: Tensor, codes: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The exact entropy model, as files have it.
-
-        Its integers let no gradient through. To `y` one comes straight through the rounding, and from the bits that the
-        parameters at hand give to a residual before it is rounded: those of a symbol say nothing to one that became 0.
-        """
+        """The exact entropy model, as files have it; nothing flows back through it."""
         entropy = cast(ExactEntropyModel, self.codec.entropy)
+        hyper = entropy.hyper_synthesis(codes)
         rows = (quality.clamp(0, 100) / 100 * (entropy.quality_rows - 1)).round().long()
         sent = (quality >= 0).to(torch.float64).view(-1, 1, 1, 1)
         weight = self.codec.rate_weight(100 * rows / max(1, entropy.quality_rows - 1)).view(-1, 1, 1, 1)
-        units: list[tuple[CodingUnit, Tensor]] = []
+        bits = y.new_zeros(len(y))
 
         def code(unit: CodingUnit) -> Tensor:
+            nonlocal bits
             symbols = unit.quantise(y, weight)
-            units.append((unit, symbols))
+            bits = bits + (gaussian_bits(symbols, unit.scales) * sent).sum(dim=(1, 2, 3)).to(bits.dtype)
             return symbols * sent
 
-        with torch.no_grad():
-            hyper = entropy.hyper_synthesis(codes)
-            y_hat = entropy.code(hyper, entropy.gain(rows), code)
-        bits = y.new_zeros(len(y))
-        for unit, symbols in units:
-            cost = gaussian_bits(symbols, unit.scales)
-            if y.requires_grad:
-                smooth = gaussian_bits(unit.residual(y), unit.scales)
-                cost = cost + (smooth - smooth.detach())
-            bits = bits + (cost * sent).sum(dim=(1, 2, 3)).to(bits.dtype)
-        if y.requires_grad:
-            y_hat = y_hat + (y - y.detach()) * sent.to(y.dtype)
-        return y_hat, hyper.semantic_seed, bits
+        return entropy.code(hyper, entropy.gain(rows), code), hyper.semantic_seed, bits

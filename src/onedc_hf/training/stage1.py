@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.exact import ExactEntropyModel
 from .components import add_noise, choose_what_learns, load_start, make_model, save_result
 from .config import TrainConfig
 from .data import Crops, Share, crop_batches
@@ -100,11 +99,8 @@ def train(config: TrainConfig) -> Path:
         if tokenizer is not None:
             bare.distillation = make_distillation(config, bare.codec.config, tokenizer)
         trainable = choose_what_learns(bare, config)
-        exact = isinstance(bare.codec.entropy, ExactEntropyModel)
-        if bare.codec.hyper_enc.fusion[-1].weight.requires_grad and not exact:
+        if bare.codec.hyper_enc.fusion[-1].weight.requires_grad:
             bare.codec.entropy.z_counts.zero_()  # tables of another hyper-latent; a release fits new ones
-        if config.hyper_latent_weight:
-            bare.remember_z()
         if config.gradient_checkpointing:
             bare.enable_gradient_checkpointing()
         bare.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -133,9 +129,7 @@ def train(config: TrainConfig) -> Path:
                     weight = crop_weight(config, quality)
                     gradient = gradient * weight.view(-1, 1, 1, 1)
                     rate = (weight * rate_weight(config, quality, run.step) * rebuilt.bpp).mean()
-                    total = (rebuilt.picture.float() * gradient).sum() + rate
-                    total = total + config.z_range_weight * rebuilt.z_excess
-                    total = total + config.hyper_latent_weight * rebuilt.z_drift
+                    total = (rebuilt.picture.float() * gradient).sum() + rate + config.z_range_weight * rebuilt.z_excess
                     if rebuilt.distilled:
                         total = total + config.distillation_weight * rebuilt.distilled["loss"]
                     if not warming_up:
@@ -148,8 +142,7 @@ def train(config: TrainConfig) -> Path:
                     values |= losses.learn(run.step)
                 values |= {"rate": float(rate.detach()), "bpp": float(rebuilt.bpp.detach().mean())}
                 values |= {name: float(loss.detach()) for name, loss in rebuilt.distilled.items() if name != "loss"}
-                values |= {"z_excess": float(rebuilt.z_excess.detach()), "z_drift": float(rebuilt.z_drift.detach())}
-                run.record(values)
+                run.record(values | {"z_excess": float(rebuilt.z_excess.detach())})
             if not warming_up:
                 run.update_average()
         return run.end()
