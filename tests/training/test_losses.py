@@ -108,7 +108,9 @@ def test_the_texture_loss_sees_a_faint_grid_and_points_away_from_it(period: int)
         assert seen > 5 * without + 0.0003  # a mean over four periods and two directions
         (gradient,) = torch.autograd.grad(seen, rebuilt)
         assert (gradient * grid).sum() > 0
-        assert texture_loss(original + grid, original + grid)["period"] < 1e-7  # the original may have one
+        # The original may have one, up to the margin.
+        kept, less = (texture_loss(original + share * grid, original + grid)["period"] for share in (1.0, 0.9))
+        assert less < 0.3 * kept < 0.3 * texture_loss(original + grid, original)["period"]
 
 
 @pytest.mark.parametrize("block", [8, 16])
@@ -162,6 +164,21 @@ def test_a_wallpaper_that_is_almost_gone_is_not_hunted_as_hard_as_ever() -> None
 
     assert pull(0.05) == 0  # nothing to see
     assert 0 < pull(0.2) < 0.75 * pull(0.5)
+
+
+@pytest.mark.parametrize("name", ["grid", "period", "locked"])
+def test_a_pattern_that_is_almost_gone_is_not_hunted_as_hard_as_ever(name: str) -> None:
+    original = _ground(0)
+    blurred = torch.nn.functional.avg_pool2d(original, 5, 1, 2, count_include_pad=False)
+    pattern = (torch.arange(256) % 8 == 0).float().expand(1, 3, 256, 256)
+
+    def pull(strength: float) -> float:
+        loss = grid_loss if name == "grid" else texture_loss
+        with_it, without = (BalancedLosses([loss], {name: weight}) for weight in (4.0, 0.0))
+        rebuilt = blurred + strength * pattern
+        return float((with_it(rebuilt, original)[0] - without(rebuilt, original)[0]).norm())
+
+    assert pull(0.001) < 0.6 * pull(0.05)
 
 
 def test_crops_of_low_rate_can_be_asked_for_less_detail() -> None:
