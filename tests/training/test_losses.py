@@ -101,16 +101,16 @@ def test_the_texture_loss_sees_a_faint_grid_and_points_away_from_it(period: int)
     # A column pattern whose sign differs from row to row: a mean by position would not see it.
     sign = torch.randint(0, 2, (1, 1, 256, 1), generator=generator) * 2 - 1
     without = texture_loss(blurred, original)["period"]
-    assert without < 0.002
+    assert without < 0.005  # of the margin: chance alone exceeds nine tenths of the usual
     for grid in (0.03 * wave, 0.03 * wave.transpose(-1, -2), 0.03 * sign * wave):
         rebuilt = (blurred + grid).requires_grad_()
         seen = texture_loss(rebuilt, original)["period"]
-        assert seen > 5 * without + 0.0003  # a mean over four periods and two directions
+        assert seen > 1.8 * without  # a mean over four periods and two directions
         (gradient,) = torch.autograd.grad(seen, rebuilt)
         assert (gradient * grid).sum() > 0
-        # The original may have one, up to the margin.
-        kept, less = (texture_loss(original + share * grid, original + grid)["period"] for share in (1.0, 0.9))
-        assert less < 0.3 * kept < 0.3 * texture_loss(original + grid, original)["period"]
+        # The original may have one: beyond the margin it then costs little.
+        kept, alone = (float(texture_loss(one, one)["period"]) for one in (original + grid, original))
+        assert float(texture_loss(original + grid, original)["period"]) - alone > 2 * (kept - alone)
 
 
 @pytest.mark.parametrize("block", [8, 16])
@@ -166,19 +166,27 @@ def test_a_wallpaper_that_is_almost_gone_is_not_hunted_as_hard_as_ever() -> None
     assert 0 < pull(0.2) < 0.75 * pull(0.5)
 
 
-@pytest.mark.parametrize("name", ["grid", "period", "locked"])
-def test_a_pattern_that_is_almost_gone_is_not_hunted_as_hard_as_ever(name: str) -> None:
-    original = _ground(0)
-    blurred = torch.nn.functional.avg_pool2d(original, 5, 1, 2, count_include_pad=False)
-    pattern = (torch.arange(256) % 8 == 0).float().expand(1, 3, 256, 256)
+@pytest.mark.parametrize(("name", "least"), [("grid", 0.03), ("period", 9.0), ("locked", 0.08), ("ms_ssim", 0.0)])
+def test_patterns_that_are_nearly_gone_are_let_go(name: str, least: float) -> None:
+    original, direction = _ground(0), _ground(1)
+    rebuilt = original + 0.1
+    pixel = 0.5 / original.numel() ** 0.5  # norm of the gradient of L1 / 2: plus or minus 0.5 / N everywhere
+    unit = pixel / float(direction.norm())
 
-    def pull(strength: float) -> float:
-        loss = grid_loss if name == "grid" else texture_loss
+    def pull(times: float) -> float:
+        """Norm of what a loss adds, in pixel losses, if its own gradient has `times` the norm of the pixel loss's."""
+
+        def loss(rebuilt: torch.Tensor, _: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {name: times * unit * (rebuilt * direction).sum()}
+
         with_it, without = (BalancedLosses([loss], {name: weight}) for weight in (4.0, 0.0))
-        rebuilt = blurred + strength * pattern
-        return float((with_it(rebuilt, original)[0] - without(rebuilt, original)[0]).norm())
+        return float((with_it(rebuilt, original)[0] - without(rebuilt, original)[0]).norm()) / pixel
 
-    assert pull(0.001) < 0.6 * pull(0.05)
+    assert pull(20) == pytest.approx(4, rel=1e-3) == pull(40)
+    if least:
+        assert pull(least / 4) == pytest.approx(1, rel=1e-3)
+    else:  # balanced at any strength
+        assert pull(0.01) == pytest.approx(4, rel=1e-3)
 
 
 def test_crops_of_low_rate_can_be_asked_for_less_detail() -> None:
