@@ -54,7 +54,7 @@ def test_it_analyses_as_many_crops_as_it_is_asked_for(model: TrainableOneDC, cro
     assert {part.dtype for part in found} == {torch.float16}
     with torch.no_grad():
         y, semantic = model.codec.enc(crops[:8], model.encode_latent(crops[:8]))
-        seed = model.codec.hyper_synthesis(model.codec.hyper_analyse(y, semantic)).semantic_seed
+        seed = model.codec.entropy.hyper_synthesis(model.codec.hyper_analyse(y, semantic)).semantic_seed
         known = model.codec.adapt(seed)
     for ours, theirs in ((found.y, y), (found.semantic, semantic), (found.known, known)):
         assert torch.allclose(ours[:8].float(), theirs, atol=1e-2)

@@ -395,11 +395,6 @@ class OneDCCodec(WholeWeights, PreTrainedModel):
             self.config.entropy_path = "float"
             self.config.model_id = ""
 
-    @apply_forward_hook
-    def hyper_synthesis(self, codes: Tensor) -> HyperParameters | ExactHyper:
-        """FSQ codes `[B, K, Z, V]` to entropy parameters and the semantic seed, in the entropy model's precision."""
-        return self.entropy.hyper_synthesis(codes)
-
     # Decoder side -------------------------------------------------------------------------------------------------
 
     @property
@@ -413,7 +408,7 @@ class OneDCCodec(WholeWeights, PreTrainedModel):
         Its positions, in row-major order, are the semantic tokens (`semantic_tokens`).
 
         Args:
-            semantic_seed (`torch.Tensor` of shape `[B, N, Z, V]`): from `hyper_synthesis`.
+            semantic_seed (`torch.Tensor` of shape `[B, N, Z, V]`): from the entropy model's `hyper_synthesis`.
 
         Returns:
             `torch.Tensor` of shape `[B, S, Z, V]`.

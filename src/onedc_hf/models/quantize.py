@@ -67,7 +67,7 @@ def quantise_entropy(model: EntropyModel, ranges: Ranges) -> ExactEntropyModel:
 
     Args:
         model (`EntropyModel`): trained.
-        ranges (`Ranges`): from calibration, with `y_hat` and `reduced` noted as well.
+        ranges (`Ranges`): from calibration, with `y_hat` noted as well.
 
     Raises:
         ValueError: if nothing was seen, or weights are not finite.
