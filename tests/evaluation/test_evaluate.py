@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from onedc_hf.cli.main import main
-from onedc_hf.evaluation.classical import decode, nearest
+from onedc_hf.evaluation.classical import Ladder, decode
 from onedc_hf.evaluation.metrics import psnr
 
 OPTIONS = ["--rates", "0.5", "0.2", "--metrics", "psnr", "--codecs", "jpeg", "webp"]
@@ -48,7 +48,7 @@ def test_every_picture_setting_and_codec_has_a_row_that_is_true(fake_pipeline, f
     assert row["psnr"] == pytest.approx(psnr(original, np.asarray(pipeline.decompress(data))), abs=1e-6)
     assert row["encode_seconds"] >= 0 and row["grid"]["energy"]["8"] > 0
     jpeg = next(r for r in results["rows"] if (r["picture"], r["setting"], r["codec"]) == ("p1.png", "0.5", "jpeg"))
-    encoded = nearest(original, "jpeg", len(data))
+    encoded = Ladder(original, "jpeg").nearest(len(data))
     assert (jpeg["bytes"], jpeg["quality"]) == (len(encoded.data), encoded.quality)
     assert jpeg["psnr"] == pytest.approx(psnr(original, decode(encoded.data)), abs=1e-6)
     assert jpeg["target_bytes"] == len(data) and (out / jpeg["file"]).read_bytes() == encoded.data

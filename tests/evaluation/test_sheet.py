@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from onedc_hf.evaluation.classical import nearest
+from onedc_hf.evaluation.classical import Ladder
 from onedc_hf.evaluation.sheet import Cell, Row, comparison_rows, comparison_sheet
 
 
@@ -18,7 +18,7 @@ def test_a_row_holds_the_original_onedc_and_each_codec_at_its_real_size(rows):
     original, onedc, *others = rows[0].cells
     assert original.size is None and onedc.size == 40 and onedc.note == "z-only"
     for cell, codec in zip(others, ("jpeg", "webp", "avif"), strict=True):
-        smallest = len(nearest(original.picture, codec, 1).data)
+        smallest = len(Ladder(original.picture, codec).nearest(1).data)
         assert cell.size == smallest and cell.warn
         assert cell.note == f"its smallest file: {smallest / 40:.{0 if smallest >= 380 else 1}f} x OneDC's"
     assert all(not cell.warn and cell.note.startswith("quality") for cell in rows[1].cells[2:])
