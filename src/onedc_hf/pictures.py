@@ -33,6 +33,7 @@ __all__ = [
     "PictureInput",
     "from_tensor",
     "load_picture",
+    "load_picture_bytes",
     "open_picture",
     "pad",
     "to_output",
@@ -118,6 +119,21 @@ def load_picture(image: PictureInput) -> np.ndarray:
     where = os.fspath(image) if isinstance(image, (str, os.PathLike)) else _kind_of(image)
     warn_user(f"{where}: transparency is left out, the picture was put on white")
     return _flatten(opened.rgb, opened.alpha)
+
+
+def load_picture_bytes(data: bytes, name: str) -> np.ndarray:
+    """Reads the bytes of a picture's file as `load_picture` does; errors name it `name`.
+
+    Raises:
+        PictureError: if they are no picture, or a damaged one.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return load_picture(picture)
+    except PictureError as error:
+        raise PictureError(f"{name}: {error}") from error
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise PictureError(f"{name}: no picture that can be decoded ({error})") from error
 
 
 def to_tensor(rgb: np.ndarray) -> torch.Tensor:

@@ -6,7 +6,6 @@ in this package (EXIF rotation, ICC profiles).
 
 import dataclasses
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from PIL import Image
 
 from .._register import FORMAT
 from ..errors import PictureError
-from ..pictures import load_picture
+from ..pictures import load_picture_bytes
 from .benchmarks import Benchmark, benchmarks, check_pictures
 from .classical import available_codecs
 
@@ -49,13 +48,7 @@ class Original:
         Raises:
             `PictureError`: the file is no picture, or a damaged one.
         """
-        try:
-            with Image.open(io.BytesIO(self.read())) as picture:
-                return load_picture(picture)
-        except PictureError as error:
-            raise PictureError(f"{self.name}: {error}") from error
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise PictureError(f"{self.name}: no picture that can be decoded ({error})") from error
+        return load_picture_bytes(self.read(), self.name)
 
 
 @dataclass(frozen=True)

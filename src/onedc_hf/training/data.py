@@ -5,7 +5,6 @@ Shapes: S side of a crop in pixels.
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..errors import PictureError
-from ..pictures import load_picture
+from ..pictures import load_picture, load_picture_bytes
 from .config import TrainConfig, package_file
 
 __all__ = [
@@ -118,11 +117,7 @@ def read_record(record: dict[str, Any] | None) -> np.ndarray:
         raise PictureError("a row without a picture")
     if not record["bytes"]:
         return load_picture(record["path"])
-    name = Path(record["path"] or "").name or "a picture without a name"
-    try:
-        return load_picture(Image.open(io.BytesIO(record["bytes"])))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise PictureError(f"{name}: {error}") from error
+    return load_picture_bytes(record["bytes"], _name(record) or "a picture without a name")
 
 
 def _name(record: dict[str, Any] | None) -> str:
