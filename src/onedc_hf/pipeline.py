@@ -21,8 +21,6 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, DiffusionPipeline
 from diffusers.utils import BaseOutput
 from huggingface_hub import CommitInfo
-from huggingface_hub.errors import HFValidationError, StrictDataclassError
-from safetensors import SafetensorError
 from torch import Tensor
 
 from .authors import decode_authors_file, header_of, is_authors_file
@@ -40,6 +38,7 @@ from .identity import (
     warn_of_another_adapter,
     warn_of_another_decoder,
 )
+from .loading import check_bounds, check_components, model_source, one_error
 from .lora import LoraMixin, refuse_adapters
 from .memory_layout import settle
 from .models import OneDCAutoencoder, OneDCCodec, OneDCGenerator
@@ -50,9 +49,7 @@ from .pictures import PictureInput, from_tensor, open_picture, pad, to_output, t
 from .precision import default_dtype
 from .provenance import provenance_info
 from .rate_search import check_rate
-from .releases import BOX
 from .saving import forget_origin
-from .sources import looks_like_path
 from .tiling import POSITION, Canvas, Tiling, assemble, part_of, spans
 
 __all__ = ["OneDCPipeline", "OneDCPipelineOutput"]
@@ -60,8 +57,6 @@ __all__ = ["OneDCPipeline", "OneDCPipelineOutput"]
 logger = logging.getLogger(__name__)
 
 _DEFAULT_QUALITY = 50
-# What loading raises for files that are damaged, or are of something else.
-_BROKEN = (ValueError, TypeError, KeyError, RuntimeError, SafetensorError, StrictDataclassError)
 _HUB_OPTIONS = ("repo_id", "commit_message", "private", "token", "create_pr")  # of `save_pretrained(push_to_hub=True)`
 _LATENT_PER_POSITION = POSITION // 8  # the VAE's grid
 
@@ -112,7 +107,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
     ):
         super().__init__()
         self.register_modules(vae=vae, codec=codec, generator=generator, scheduler=scheduler)
-        self._check_components()
+        check_components(vae, codec, generator, scheduler)
         for part in (vae, codec, generator):
             settle(part.eval())
         if isinstance(vae, AutoencoderKL):
@@ -139,41 +134,13 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         Raises:
             ModelError: if there is no OneDC pipeline at that place, or its weights are not those of its model id.
         """
-        source = os.fspath(pretrained_model_name_or_path) if pretrained_model_name_or_path is not None else None
-        if source is None:
-            box = BOX / "model"
-            if not (box / "model_index.json").is_file():
-                raise ModelError(f"This installation has no model in the box ({box}); name a folder or repository.")
-            source = str(box)
-        elif looks_like_path(source):
-            folder = Path(source).expanduser()
-            if not (folder / "model_index.json").is_file():
-                there = "holds no model_index.json" if folder.is_dir() else "does not exist"
-                raise ModelError(
-                    f"{source!r} {there}: give the folder that `save_pretrained` wrote, or a repository id `org/name`."
-                )
-            source = str(folder)
+        source = model_source(pretrained_model_name_or_path)
         if kwargs.get("torch_dtype") is None and kwargs.get("dtype") is None:
             kwargs["dtype"] = default_dtype()
-        try:
+        with one_error(source):
             pipe = super().from_pretrained(source, **kwargs)
-        except ModelError:
-            raise
-        except (OSError, HFValidationError) as error:
-            raise ModelError(
-                f"No OneDC pipeline could be loaded from {source!r}: {error.__cause__ or error} Check the name, the "
-                "revision, the `variant` (of weights such as model.fp16.safetensors), your access, and the network."
-            ) from error
-        except _BROKEN as error:  # a pipeline of another kind, for one
-            raise ModelError(
-                f"{source!r} holds no OneDC pipeline that can be loaded: {type(error).__name__}: {error}"
-            ) from error
         pipe.model_digest()  # an altered entropy model is found now, not in a broken picture
-        if isinstance(pipe.codec.entropy, ExactEntropyModel):
-            try:
-                pipe.codec.entropy.check_bounds()
-            except ValueError as error:
-                raise ModelError(f"{source!r}: {error}") from error
+        check_bounds(pipe.codec, source)
         return pipe
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
@@ -204,24 +171,6 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         from .hub import push_pipeline
 
         return push_pipeline(self, repo_id, **kwargs)
-
-    def _check_components(self) -> None:
-        vae, codec, generator = self.vae.config, self.codec.config, self.generator.config
-        for name, left, right in (
-            ("latent channels of vae and codec", vae.latent_channels, codec.latent_channels),
-            ("latent channels of vae and generator", vae.latent_channels, generator.latent_channels),
-            ("detail channels of codec and generator", codec.detail_channels, generator.detail_channels),
-            ("semantic channels of codec and generator", codec.semantic_channels,
-             generator.unet.get("cross_attention_dim", codec.semantic_channels)),
-        ):  # fmt: skip
-            if left != right:
-                raise ModelError(f"These components do not fit together: {name} are {left} and {right}.")
-        alpha = float(self.scheduler.alphas_cumprod[generator.timestep])
-        if abs(alpha - generator.alpha_cumprod) > 1e-6:
-            raise ModelError(
-                f"The scheduler's cumulative alpha at t = {generator.timestep} is {alpha:.8f}, but the generator was "
-                f"made for {generator.alpha_cumprod:.8f}."
-            )
 
     # Identity -----------------------------------------------------------------------------------------------------
 

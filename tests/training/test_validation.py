@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -19,13 +20,15 @@ from onedc_hf.errors import ModelError, PictureError
 from onedc_hf.evaluation.metrics import METRICS
 from onedc_hf.pictures import load_picture
 from onedc_hf.training.components import DECIDES_SYMBOLS, load_model, make_model, save_pipeline
-from onedc_hf.training.data import open_pictures
+from onedc_hf.training.config import TrainConfig
+from onedc_hf.training.data import open_pictures, open_split
 from onedc_hf.training.model import TrainableOneDC
 from onedc_hf.training.validation import (
     Validator,
     as_codec,
     named_pictures,
     rate_gap,
+    split_pictures,
     validate,
     validation_pictures,
 )
@@ -179,6 +182,38 @@ def test_pictures_left_out_of_training_may_validate_it(photographs: Path) -> Non
     embedded = {"image": [{"bytes": (photographs / "1.png").read_bytes(), "path": f"{i}/1.png"} for i in range(2)]}
     found = named_pictures(embedded, frozenset({"1.png"}))
     assert list(found) == ["1", "1 (2)"] and np.array_equal(found["1"], load_picture(photographs / "1.png"))
+
+
+@pytest.fixture
+def parquet_folder(photographs: Path, tmp_path: Path) -> Path:
+    """A data set as `push_to_hub` and `to_parquet` write it: three pictures to train on, one to test with."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    data = open_pictures(str(photographs)).rename_column("image", "photo").cast_column("photo", datasets.Image())
+    for split, rows in (("train", range(3)), ("test", [3])):
+        embedded = datasets.Dataset.from_list(
+            [{"photo": {"bytes": Path(data[i]["photo"].filename).read_bytes(), "path": f"{i}.png"}} for i in rows],
+            features=data.features,
+        )
+        embedded.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+def test_a_split_of_the_data_may_validate(parquet_folder: Path, photographs: Path) -> None:
+    config = TrainConfig(train_data_dir=str(parquet_folder), image_column="photo", validation_split="test")
+    assert len(open_split(config)) == 3
+    for streaming in (False, True):
+        found = split_pictures(open_split(config, "test", limit=5, streaming=streaming))
+        assert list(found) == ["3"] and np.array_equal(found["3"], load_picture(photographs / "3.png"))
+    assert list(split_pictures(open_split(config, "train", limit=2))) == ["0", "1"]
+    unnamed = [{"image": {"bytes": (photographs / "1.png").read_bytes(), "path": None}}] * 2
+    assert list(split_pictures(unnamed)) == ["picture 1", "picture 2"]
+    with pytest.raises(ValueError, match="tset"):
+        open_split(config, "tset")
+    with pytest.raises(ValueError, match="without splits"):
+        open_split(TrainConfig(train_data_dir=str(photographs)), "test")
+    with pytest.raises(ValueError, match="either `validation_images`"):
+        TrainConfig(train_data_dir="x", validation_images=["y"], validation_split="test")
 
 
 @pytest.fixture

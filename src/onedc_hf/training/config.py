@@ -41,7 +41,7 @@ class TrainConfig:
         lora_train_also (`list[str]`): parts of the generator that learn whole beside the adapter.
 
     Data:
-        train_data_dir (`str`): a folder of pictures; or
+        train_data_dir (`str`): a folder of pictures, or of a data set's Parquet files; or
         dataset_name, dataset_config_name, dataset_revision, dataset_split, image_column, caption_column, cache_dir: a
             data set of the Hub.
         streaming (`bool`): read the data set over the network while training, without storing it.
@@ -61,8 +61,10 @@ class TrainConfig:
         report_to (`list[str]`): trackers (`tensorboard`, `trackio`, `wandb`), `all` or `none`.
         logging_steps (`int`): between two lines of `log.jsonl`, which is written whatever `report_to` says.
         num_threads (`int`): CPU threads of this process; 0 leaves torch's own choice.
-        validation_images (`list[str]`): picture files or folders; empty: those of `train_data_dir` that `exclude`
-            leaves out, if `validation_steps` is above 0, and otherwise no validation.
+        validation_images (`list[str]`): picture files or folders.
+        validation_split (`str`): in their place, a split of the data set; its first `max_validation_samples` (`int`)
+            pictures. Without either: those of `train_data_dir` that `exclude` leaves out, if `validation_steps` is
+            above 0, and otherwise no validation.
         validation_steps (`int`): between two validations; 0: only at the end.
         validation_bpp (`list[float]`): rates at which real files are written, beside z-only.
         push_to_hub, hub_model_id, hub_token, hub_private_repo: publish the result.
@@ -172,6 +174,8 @@ class TrainConfig:
     tracker_project_name: str = "onedc"
     num_threads: int = 0
     validation_images: list[str] = dataclasses.field(default_factory=list)
+    validation_split: str = ""
+    max_validation_samples: int = 24
     validation_steps: int = 0
     validation_bpp: list[float] = dataclasses.field(default_factory=lambda: [0.03, 0.1])
     push_to_hub: bool = False
@@ -244,6 +248,8 @@ class TrainConfig:
             raise ValueError("Give either `train_data_dir` (a folder of pictures) or `dataset_name` (a Hub data set).")
         if self.streaming and not self.dataset_name:
             raise ValueError("`streaming` is for data sets of the Hub (`dataset_name`); a folder is read as it is.")
+        if self.validation_images and self.validation_split:
+            raise ValueError("Give either `validation_images` (files or folders) or `validation_split` (of the data).")
         if self.streaming and self.dataloader_num_workers:
             raise ValueError("A streamed data set is read by the training process: leave `dataloader_num_workers` 0.")
         if not 0 <= self.z_only_share < 1:
@@ -271,6 +277,7 @@ class TrainConfig:
             "checkpointing_steps",
             "checkpoints_total_limit",
             "logging_steps",
+            "max_validation_samples",
             "rank",
             "generator_every",
         ):

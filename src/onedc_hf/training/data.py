@@ -1,4 +1,4 @@
-"""Random crops from a folder or a Hub data set of photographs.
+"""Random crops from a folder of photographs, or from a data set, here or on the Hub.
 
 Shapes: S side of a crop in pixels.
 """
@@ -31,7 +31,9 @@ __all__ = [
     "check_folder",
     "crop_batches",
     "excluded_names",
+    "is_picture_folder",
     "open_pictures",
+    "open_split",
     "read_names",
     "read_record",
     "steps_of_epochs",
@@ -63,10 +65,11 @@ def open_pictures(
     """A `datasets.Dataset` (or `IterableDataset`) of undecoded pictures from a local folder or the Hub.
 
     Args:
-        source (`str`): an existing folder of pictures (sub-folders included), or a data set's Hub id.
-        split (`str`, *optional*): of the Hub data set.
-        image_column (`str`, *optional*): of the Hub data set.
-        name (`str`, *optional*): configuration of the Hub data set.
+        source (`str`): an existing folder of pictures (sub-folders included), or a data set: its Hub id, or a folder of
+            Parquet files.
+        split (`str`, *optional*): of the data set; a folder of pictures has none.
+        image_column (`str`, *optional*): of the data set; a folder's is always `image`.
+        name (`str`, *optional*): configuration of the data set.
         revision (`str`, *optional*): of the Hub data set.
         caption_column (`str`, *optional*): a column of texts to keep, as `caption`; a folder may have one by a
             `metadata.jsonl`, as `datasets` describes it.
@@ -78,11 +81,11 @@ def open_pictures(
         `datasets.Dataset`: with a column `image` of `{"bytes", "path"}` and, if asked for, `caption`.
 
     Raises:
-        ValueError: if a column is missing or there is no picture.
+        ValueError: if a column or a split is missing, or there is no picture.
     """
     import datasets
 
-    if Path(source).is_dir():
+    if is_picture_folder(source):
         # Every file: else names such as `steam-train.jpg` make splits for the library, and the rest is left out.
         every = {"train": "**"}
         data = datasets.load_dataset(
@@ -97,14 +100,20 @@ def open_pictures(
     missing = [column for column in wanted if column not in (data.column_names or wanted)]
     if missing:
         raise ValueError(f"{source!r} has no column {missing[0]!r}; it has {data.column_names}.")
-    data = data.select_columns(list(wanted))
+    # Before the name changes: a streamed column that is renamed first is decoded, and loses its files' names.
+    data = data.cast_column(image_column, datasets.Image(decode=False)).select_columns(list(wanted))
     data = data.rename_columns({old: new for old, new in wanted.items() if old != new})
-    data = data.cast_column("image", datasets.Image(decode=False))
     if limit:
         data = data.take(limit) if streaming else data.select(range(min(limit, len(data))))
     if not streaming and not len(data):
         raise ValueError(f"{source!r} holds no picture.")
     return data
+
+
+def is_picture_folder(source: str) -> bool:
+    """Whether pictures lie in a folder as files; one with Parquet files in it is a data set."""
+    folder = Path(source)
+    return folder.is_dir() and not any(folder.rglob("*.parquet"))
 
 
 def read_record(record: dict[str, Any] | None) -> np.ndarray:
@@ -353,21 +362,38 @@ def check_folder(config: TrainConfig) -> None:
         )
 
 
-def _open(config: TrainConfig) -> tuple[Any, frozenset[str]]:
-    """A run's pictures, and the names among them that it leaves out."""
+def open_split(config: TrainConfig, split: str = "", limit: int = 0, streaming: bool = False) -> Any:
+    """Pictures of a run's folder or data set: `open_pictures` with the run's settings.
+
+    Args:
+        config (`TrainConfig`): the run's.
+        split (`str`, *optional*): in place of the one to train on.
+        limit (`int`, *optional*): keep this many; 0 keeps all.
+        streaming (`bool`, *optional*): see `open_pictures`.
+
+    Raises:
+        ValueError: for a split of a folder of pictures, which has none.
+    """
     check_folder(config)
-    pictures = open_pictures(
-        config.train_data_dir or config.dataset_name,
-        split=config.dataset_split,
+    source = config.train_data_dir or config.dataset_name
+    if split and is_picture_folder(source):
+        raise ValueError(f"{source!r} is a folder of pictures, without splits: give `validation_images` a folder.")
+    return open_pictures(
+        source,
+        split=split or config.dataset_split,
         image_column=config.image_column,
-        caption_column=config.caption_column,
+        caption_column="" if split else config.caption_column,
         name=config.dataset_config_name or None,
         revision=config.dataset_revision or None,
         cache_dir=config.cache_dir or None,
-        streaming=config.streaming,
-        limit=config.max_train_samples,
+        streaming=streaming,
+        limit=limit,
     )
-    return pictures, excluded_names(config)
+
+
+def _open(config: TrainConfig) -> tuple[Any, frozenset[str]]:
+    """A run's pictures, and the names among them that it leaves out."""
+    return open_split(config, "", config.max_train_samples, config.streaming), excluded_names(config)
 
 
 def excluded_names(config: TrainConfig) -> frozenset[str]:

@@ -42,11 +42,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..lora import WEIGHTS_NAME
 from .config import TrainConfig
-from .data import Crops, Share, check_folder, crop_batches, excluded_names, open_pictures, steps_of_epochs
+from .data import Crops, Share, check_folder, crop_batches, excluded_names, open_split, steps_of_epochs
 from .model import TrainableOneDC
 from .publish import open_repository, publish, publish_adapter
 from .trackers import Trackers, tracker_names
-from .validation import Validator, named_pictures, validation_pictures
+from .validation import Validator, named_pictures, split_pictures, validation_pictures
 
 __all__ = ["TrainingRun"]
 
@@ -221,7 +221,7 @@ class TrainingRun:
             save: writes what was trained into the run's folder, and says where.
 
         Raises:
-            FileNotFoundError: if there is no such validation picture.
+            FileNotFoundError, ValueError: if there is no such validation picture, or no such split.
         """
         self._save = save
         self.keep(self)
@@ -235,11 +235,7 @@ class TrainingRun:
             self._trackers = Trackers(
                 self.accelerator, self.config.tracker_project_name, dataclasses.asdict(self.config)
             )
-        if self.config.validation_images:
-            pictures = validation_pictures(self.config.validation_images)
-        else:
-            pictures = self._left_out_pictures() if self.config.validation_steps else {}
-        if pictures:
+        if pictures := self._validation_pictures():
             self._validator = Validator(model, pictures, self.config.validation_bpp, self.output, self._trackers)
 
     def _checkpoint_to_resume(self) -> Path | None:
@@ -276,15 +272,23 @@ class TrainingRun:
         """Whether an earlier run got as far as its first checkpoint, which is written together with its weights."""
         return any((self.output / name).exists() for name in ("pipeline", WEIGHTS_NAME))
 
-    def _left_out_pictures(self) -> dict[str, Any]:
-        """Pictures of the run's own folder that it does not train on."""
-        names, pictures = excluded_names(self.config), {}
-        if names and self.config.train_data_dir:
-            pictures = named_pictures(open_pictures(self.config.train_data_dir), names)
+    def _validation_pictures(self) -> dict[str, Any]:
+        """What validation looks at, by name; nothing where no validation is asked for."""
+        config = self.config
+        if config.validation_images:
+            return validation_pictures(config.validation_images)
+        if config.validation_split:
+            count = config.max_validation_samples
+            return split_pictures(open_split(config, config.validation_split, count, config.streaming))
+        if not config.validation_steps:
+            return {}
+        names, pictures = excluded_names(config), {}
+        if names and config.train_data_dir:
+            pictures = named_pictures(open_split(config), names)
         if not pictures:
             raise ValueError(
                 "`validation_steps` is set, but there is nothing to look at: name files or folders as "
-                "`validation_images`."
+                "`validation_images`, or a split of the data set as `validation_split`."
             )
         return pictures
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from .components import DECIDES_SYMBOLS, load_model
 from .config import TrainConfig
-from .data import Cropping, Share, crop_batches, excluded_names, open_pictures
+from .data import Cropping, Share, crop_batches, excluded_names, open_split
 from .matching import fake_score_loss
 from .scores import LatentScale, NoiseSchedule, ScoreNetwork
 from .standalone import picture_arguments, stop_on_signals
@@ -220,7 +220,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def _held_out(config: TrainConfig) -> Tensor | None:
     """The middles `[N, 3, S, S]` of some pictures that lie in the folder but are not trained on."""
     names = excluded_names(config)
-    found = named_pictures(open_pictures(config.train_data_dir), names, _LOOK_PICTURES) if names else {}
+    found = named_pictures(open_split(config), names, _LOOK_PICTURES) if names else {}
     crop, unused = Cropping(config.resolution, center=True, flip=False), np.random.default_rng(0)
     return torch.stack([crop(picture, unused) for picture in found.values()]) if found else None
 

@@ -45,6 +45,7 @@ __all__ = [
     "as_codec",
     "named_pictures",
     "rate_gap",
+    "split_pictures",
     "validate",
     "validation_pictures",
 ]
@@ -152,9 +153,21 @@ def named_pictures(data: Any, names: frozenset[str], limit: int = 8) -> dict[str
         `dict[str, np.ndarray]`: as `validation_pictures`; empty where the data hold none of them.
     """
     found = [record for record in data["image"] if record and Path(record["path"] or "").name in names]
-    chosen = found[:: max(1, math.ceil(len(found) / limit))]
-    paths = [Path(record["path"]) for record in chosen]
-    return {_free(path.stem, paths[:i]): read_record(chosen[i]) for i, path in enumerate(paths)}
+    return _by_name(found[:: max(1, math.ceil(len(found) / limit))])
+
+
+def split_pictures(data: Any) -> dict[str, np.ndarray]:
+    """All pictures of a data set from `open_pictures`, streamed or not, by the name of their file or their number.
+
+    Raises:
+        PictureError: if one cannot be read.
+    """
+    return _by_name([row["image"] for row in data])
+
+
+def _by_name(records: Sequence[dict[str, Any] | None]) -> dict[str, np.ndarray]:
+    paths = [Path((record or {}).get("path") or f"picture {i + 1}") for i, record in enumerate(records)]
+    return {_free(path.stem, paths[:i]): read_record(records[i]) for i, path in enumerate(paths)}
 
 
 def validate(
