@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..hub import build_card
+from ..hub.inherited import use_restrictions
 from ..pipeline import OneDCPipeline
 
 __all__ = ["BASE_MODELS", "write_card"]
@@ -53,7 +54,6 @@ def write_card(pipe: OneDCPipeline, folder: Path, record: dict[str, Any]) -> Non
     """
     lora = _LORA[record["lora"]]
     with as_file(files("onedc_hf.conversion") / "licences") as texts:
-        rail = (texts / "CreativeML-OpenRAIL-M.txt").read_text(encoding="utf-8")
         shutil.copytree(texts, folder / "licences", ignore=shutil.ignore_patterns("__pycache__"))
     card = build_card(
         pipe,
@@ -61,7 +61,7 @@ def write_card(pipe: OneDCPipeline, folder: Path, record: dict[str, Any]) -> Non
         license="other",
         license_name="cc-by-nc-sa-4.0-and-creativeml-openrail-m",
         license_link="LICENCES.md",
-        licence_text=_LICENCE.format(restrictions=rail[rail.index("You agree not to") :].strip(), lora=lora),
+        licence_text=_LICENCE.format(restrictions=use_restrictions(), lora=lora),
         base_model=list(BASE_MODELS.values()),
         description=_DESCRIPTION.format(lora=lora),
         training=_TRAINING,

@@ -53,42 +53,66 @@ class Adversary:
         channels (`Sequence[int]`): widths of the feature maps.
         learning_rate (`float`): of the discriminators.
         device (`torch.device`): where they live.
+        accumulated (`int`): calls of `learn` that make one step.
     """
 
-    def __init__(self, channels: Sequence[int], learning_rate: float, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        channels: Sequence[int],
+        learning_rate: float,
+        device: torch.device | str = "cpu",
+        accumulated: int = 1,
+    ):
         self.channels = " ".join(map(str, channels))  # tells one feature network from another
         self.heads = nn.ModuleList(_Head(width) for width in channels).to(device)
         self.optimizer = torch.optim.Adam(self.heads.parameters(), lr=learning_rate, betas=(0.0, 0.98))
+        self.accumulated, self._calls = accumulated, 0
 
-    def logits(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """One map of logits for each feature map."""
-        return [head(found / (found.std() + 1e-3)) for head, found in zip(self.heads, maps, strict=True)]
+    def logits(self, maps: Sequence[Tensor], real: Sequence[Tensor]) -> list[Tensor]:
+        """One map of logits for each feature map, which is divided by the deviation of the originals'.
 
-    def generator_loss(self, maps: Sequence[Tensor]) -> Tensor:
-        """Hinge loss of the model: minus the mean logit of a rebuilt picture's feature maps."""
-        return torch.stack([-logit.mean() for logit in self.logits(maps)]).mean()
+        By its own, a map that lacks energy everywhere would look like one that does not.
+        """
+        pairs = zip(self.heads, maps, real, strict=True)
+        return [head(found / (original.std() + 1e-3)) for head, found, original in pairs]
+
+    def generator_loss(self, maps: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+        """Hinge loss of the model, of each picture, `[B]`: minus the mean logit of its feature maps.
+
+        Args:
+            maps (`Sequence[torch.Tensor]`): of rebuilt pictures.
+            real (`Sequence[torch.Tensor]`): of their originals.
+        """
+        return torch.stack([-logit.mean(dim=(1, 2, 3)) for logit in self.logits(maps, real)]).mean(dim=0)
 
     def learn(self, fake: Sequence[Tensor], real: Sequence[Tensor]) -> dict[str, float]:
         """One step of the discriminators on feature maps (without gradient) of rebuilt and original pictures.
+
+        Where batches are accumulated, the gradients of as many calls make one step.
 
         Returns:
             `dict`: the hinge loss, and the share of logits on the right side of zero.
         """
         loss = fake[0].new_zeros(())
         right, count = 0.0, 0
-        for low, high in zip(self.logits(fake), self.logits(real), strict=True):
+        for low, high in zip(self.logits(fake, real), self.logits(real, real), strict=True):
             loss = loss + F.relu(1 + low).mean() + F.relu(1 - high).mean()
             right += float((low < 0).sum() + (high > 0).sum())
             count += low.numel() + high.numel()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss / self.accumulated).backward()
+        self._calls += 1
+        if self._calls % self.accumulated == 0:
+            self._step()
+        return {"discriminator": float(loss.detach()), "discriminator_right": right / count}
+
+    def _step(self) -> None:
         if torch.distributed.is_initialized():
             for parameter in self.heads.parameters():  # the heads are not wrapped by accelerate
                 if parameter.grad is not None:
                     torch.distributed.all_reduce(parameter.grad)
                     parameter.grad.div_(torch.distributed.get_world_size())
         self.optimizer.step()
-        return {"discriminator": float(loss.detach()), "discriminator_right": right / count}
+        self.optimizer.zero_grad(set_to_none=True)
 
     def save(self, path: Path) -> None:
         """Writes what the heads have learned, in float16; not the fixed mixing, nor the optimiser."""

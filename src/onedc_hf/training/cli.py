@@ -30,6 +30,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--config", default="box-stage1", help="a config of the package, a JSON file, or org/repo/path.json on the Hub"
     )
+    parser.add_argument(
+        "--use_ema",
+        action=argparse.BooleanOptionalAction,
+        help="as in diffusers' scripts: --no-use_ema is --ema_decay 0",
+    )
     for field in dataclasses.fields(TrainConfig):
         names = [f"--{field.name}", *([f"--{ALIASES[field.name]}"] if field.name in ALIASES else [])]
         kind = str(field.type)
@@ -50,9 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parses, trains, prints where the pipeline lies. Returns the exit code: 2 for settings that make no sense."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     arguments = vars(make_parser().parse_args(argv))
-    name = arguments.pop("config")
+    name, use_ema = arguments.pop("config"), arguments.pop("use_ema")
+    overrides = {key: value for key, value in arguments.items() if value is not None}
+    if use_ema is not None:
+        overrides = {"ema_decay": TrainConfig.ema_decay} | overrides if use_ema else overrides | {"ema_decay": 0.0}
     try:
-        config = load_config(name, {key: value for key, value in arguments.items() if value is not None})
+        config = load_config(name, overrides)
         # torch only once the arguments are right
         if config.stage == 1:
             from .stage1 import train
@@ -62,6 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, FileNotFoundError, ImportError, OneDCError) as error:
         print(f"onedc train: {error}", file=sys.stderr)
         return 1 if isinstance(error, OneDCError) else 2
+    except KeyboardInterrupt:
+        print("onedc train: stopped before the first step; nothing was trained.", file=sys.stderr)
+        return 130
     if int(os.environ.get("RANK", "0")) == 0:
         print(f"Trained pipeline: {folder}")
     return 0

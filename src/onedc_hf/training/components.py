@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,15 @@ from torch import nn
 
 from ..errors import ModelError
 from ..models import OneDCAutoencoder, OneDCCodec, OneDCCodecConfig, OneDCGenerator, OneDCGeneratorConfig
+from ..models.adapters import OWN_ADAPTER
 from ..models.patch_attention import attend_in_patches
 from ..pipeline import OneDCPipeline
 from .config import TrainConfig, model_settings
 from .model import TrainableOneDC, TrainableVAE
 
+logger = logging.getLogger(__name__)
+
+_BESIDE = "beside"  # name of an adapter that learns on a model with one of its own
 # Prefixes of what decides symbols, given a picture.
 DECIDES_SYMBOLS = ("codec.entropy", "codec.enc", "codec.hyper_enc", "gain_anchors", "vae.encoder")
 
@@ -155,25 +160,15 @@ def choose_what_learns(model: TrainableOneDC, config: TrainConfig) -> list[nn.Pa
     """Freezes what the settings freeze and returns what is left.
 
     With `train_lora`, of the generator only an adapter learns, and what `lora_train_also` names: the one that the model
-    owns, or a new one. If nothing else learns, the adapter stands for itself and is saved alone; otherwise it becomes a
-    part of the model (`OneDCGeneratorConfig.lora`), as in the paper's training from Stable Diffusion.
+    owns, or a new one. If nothing else learns, a new adapter stands for itself and is saved alone; otherwise it becomes
+    a part of the model (`OneDCGeneratorConfig.lora`), as in the paper's training from Stable Diffusion.
 
     Raises:
         ValueError: if nothing is left, or not what is new.
     """
     if config.train_lora:
-        from .lora import add_adapter, continue_adapter  # peft is needed for nothing else
-
-        if model.generator.config.lora is not None:
-            continue_adapter(model.generator, train_also=config.lora_train_also)
-        else:
-            add_adapter(
-                model.generator,
-                config.rank,
-                config.lora_alpha,
-                config.lora_targets or None,
-                train_also=config.lora_train_also,
-            )
+        _prepare_adapter(model.generator, config)
+    _refuse_unknown(config.freeze, model)
     for name, parameter in model.named_parameters():
         if name.startswith(tuple(config.freeze)):
             parameter.requires_grad_(False)
@@ -186,6 +181,11 @@ def choose_what_learns(model: TrainableOneDC, config: TrainConfig) -> list[nn.Pa
     if not trainable:
         raise ValueError("Everything is frozen: nothing would learn. Look at `freeze`.")
     alone = all(name.startswith("generator.") for name in trainable)
+    if _BESIDE in model.generator.adapters and not alone:
+        raise ValueError(
+            "An adapter beside the model's own is saved alone, so nothing else may learn: `--freeze codec gain_anchors "
+            "vae`."
+        )
     if config.train_lora and not alone and model.generator.config.lora is None:
         settings = model.generator.unet.peft_config["default"]
         model.generator.config.lora = {
@@ -196,13 +196,50 @@ def choose_what_learns(model: TrainableOneDC, config: TrainConfig) -> list[nn.Pa
     return list(trainable.values())
 
 
+def _prepare_adapter(generator: OneDCGenerator, config: TrainConfig) -> None:
+    """Puts the adapter that is to learn onto the generator, or takes up the one that the model owns."""
+    from .lora import add_adapter, continue_adapter, load_adapter  # peft is needed for nothing else
+
+    own, also = generator.config.lora, config.lora_train_also
+    name = OWN_ADAPTER if own is None else _BESIDE
+    if config.init_lora:
+        load_adapter(generator, config.init_lora, adapter_name=name)
+        continue_adapter(generator, name, train_also=also)
+    elif own is None or config.lora_beside:
+        targets = config.lora_targets or None
+        add_adapter(generator, config.rank, config.lora_alpha, targets, train_also=also, adapter_name=name)
+    else:
+        if (config.rank, config.lora_alpha) != (own.get("r"), own.get("lora_alpha")) or config.lora_targets:
+            logger.warning(
+                "The model carries an adapter of its own (rank %s, alpha %s), and training goes on with that: `rank`, "
+                "`lora_alpha` and `lora_targets` count for a new one, beside it (`--lora_beside`).",
+                own.get("r"),
+                own.get("lora_alpha"),
+            )
+        continue_adapter(generator, train_also=also)
+
+
+def _refuse_unknown(prefixes: Sequence[str], model: TrainableOneDC) -> None:
+    """A name that freezes nothing is a slip: what was to be kept would learn.
+
+    Raises:
+        ValueError: naming it.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for prefix in prefixes:
+        # Some models lack some of the parts that decide symbols: one of a single rate has no gains.
+        if prefix not in DECIDES_SYMBOLS and not any(name.startswith(prefix) for name in names):
+            parts = sorted({".".join(name.split(".")[:2]) for name in names})
+            raise ValueError(f"`freeze`: nothing in this model is called {prefix!r}. There are {', '.join(parts)}.")
+
+
 def save_result(model: TrainableOneDC, output: Path, config: TrainConfig) -> Path:
     """Writes what a run trained: a pipeline to `output/pipeline`, or an adapter alone to `output`.
 
     Returns:
         `Path`: the folder that `from_pretrained` or `load_lora_weights` reads.
     """
-    if config.train_lora and model.generator.config.lora is None:
+    if config.train_lora and (model.generator.config.lora is None or _BESIDE in model.generator.adapters):
         from .lora import save_adapter
 
         save_adapter(model.generator, output)
@@ -220,8 +257,12 @@ def save_pipeline(model: TrainableOneDC, folder: str | Path, *, variant: str | N
     model.write_gains()
     model.codec.config.model_id = model.codec.entropy.digest().hex()
     training = {name: module.training for name, module in model.named_children()}
-    pipe = OneDCPipeline(model.vae, model.codec, model.generator, model.scheduler)  # switches them to evaluation
+    # A pipeline switches them to evaluation, and puts weights into its own layout.
+    places = [(parameter, parameter.data) for parameter in model.parameters()]
+    pipe = OneDCPipeline(model.vae, model.codec, model.generator, model.scheduler)
     pipe.save_pretrained(folder, variant=variant)
+    for parameter, data in places:
+        parameter.data = data
     for name, was in training.items():
         getattr(model, name).train(was)
     return pipe

@@ -16,7 +16,7 @@ __all__ = ["ALIASES", "TrainConfig", "load_config", "model_settings", "package_f
 
 # Names of diffusers' training scripts for settings that have a name of their own here.
 ALIASES = {"init_from": "pretrained_model_name_or_path"}
-_MIXED_PRECISIONS = ("no", "fp16", "bf16")
+_MIXED_PRECISIONS = ("", "no", "fp16", "bf16")
 _OPTIMIZERS = ("adamw", "adafactor")
 
 
@@ -39,6 +39,9 @@ class TrainConfig:
             the generator, it is saved alone, as a file that `load_lora_weights` reads; otherwise within the pipeline.
         rank, lora_alpha, lora_targets: of the adapter; no targets: those of the paper.
         lora_train_also (`list[str]`): parts of the generator that learn whole beside the adapter.
+        lora_beside (`bool`): where the model owns an adapter (those of `sd15-stage1` do), leave that alone, and have a
+            new one learn beside it, which is saved alone.
+        init_lora (`str`): an adapter to start from: file, folder or Hub id, as for `load_lora_weights`.
 
     Data:
         train_data_dir (`str`): a folder of pictures, or of a data set's Parquet files; or
@@ -56,8 +59,9 @@ class TrainConfig:
     Run:
         output_dir, logging_dir, seed, train_batch_size, num_train_epochs, max_train_steps, gradient_accumulation_steps,
         gradient_checkpointing, mixed_precision, allow_tf32, checkpointing_steps, checkpoints_total_limit,
-        resume_from_checkpoint, tracker_project_name: as in diffusers' scripts. `num_train_epochs` above 0 takes the
-            place of `max_train_steps`.
+        resume_from_checkpoint, tracker_project_name: as in diffusers' scripts. Without `mixed_precision` that of
+            `accelerate launch` counts. `num_train_epochs` above 0 takes the
+            place of the config's `max_train_steps`; where both are overridden, the steps count.
         report_to (`list[str]`): trackers (`tensorboard`, `trackio`, `wandb`), `all` or `none`.
         logging_steps (`int`): between two lines of `log.jsonl`, which is written whatever `report_to` says.
         num_threads (`int`): CPU threads of this process; 0 leaves torch's own choice.
@@ -105,6 +109,8 @@ class TrainConfig:
         low_rate_detail (`float`): share of the pull of `statistics_weight` and `adversary_weight` on crops of quality 0
             and those of which only `z` is sent; it grows to 1 at quality 30.
         high_rate_detail (`float`): the same at quality 100; it falls from 1 at quality 60.
+        high_rate_features (`float`): factor on `feature_weight` for crops of quality 80 and above; it grows from 1 at
+            quality 30.
         feature_network (`str`): `lite1` or `lite2`.
         vgg_weights, lpips_heads, dists_weights (`str`): files of LPIPS and DISTS (training/perceptual.py).
         adversary_learning_rate (`float`), adversary_every (`int`): the discriminators' rate and how many steps apart
@@ -136,6 +142,8 @@ class TrainConfig:
     lora_alpha: float = 8.0
     lora_targets: list[str] = dataclasses.field(default_factory=list)
     lora_train_also: list[str] = dataclasses.field(default_factory=list)
+    lora_beside: bool = False
+    init_lora: str = ""
 
     train_data_dir: str = ""
     dataset_name: str = ""
@@ -164,7 +172,7 @@ class TrainConfig:
     max_train_steps: int = 100_000
     gradient_accumulation_steps: int = 1
     gradient_checkpointing: bool = False
-    mixed_precision: str = "no"
+    mixed_precision: str = ""
     allow_tf32: bool = False
     checkpointing_steps: int = 1000
     checkpoints_total_limit: int = 2
@@ -219,6 +227,7 @@ class TrainConfig:
     statistics_weight: float = 0.0
     low_rate_detail: float = 1.0
     high_rate_detail: float = 1.0
+    high_rate_features: float = 1.0
     feature_weight: float = 0.5
     feature_network: str = "lite1"
     lpips_weight: float = 0.0
@@ -246,6 +255,8 @@ class TrainConfig:
             raise ValueError(f"`resolution` must be a positive multiple of 64; got {self.resolution}.")
         if bool(self.train_data_dir) == bool(self.dataset_name):
             raise ValueError("Give either `train_data_dir` (a folder of pictures) or `dataset_name` (a Hub data set).")
+        if (self.lora_beside or self.init_lora) and not self.train_lora:
+            raise ValueError("`lora_beside` and `init_lora` are for adapters: they need `train_lora`.")
         if self.streaming and not self.dataset_name:
             raise ValueError("`streaming` is for data sets of the Hub (`dataset_name`); a folder is read as it is.")
         if self.validation_images and self.validation_split:
@@ -259,7 +270,9 @@ class TrainConfig:
         if self.analysis_lr_scale <= 0:
             raise ValueError(f"`analysis_lr_scale` must be above 0 (`freeze` stops it); got {self.analysis_lr_scale}.")
         if self.mixed_precision not in _MIXED_PRECISIONS:
-            raise ValueError(f"`mixed_precision` is one of {', '.join(_MIXED_PRECISIONS)}; got {self.mixed_precision}.")
+            raise ValueError(
+                f"`mixed_precision` is one of {', '.join(_MIXED_PRECISIONS[1:])}; got {self.mixed_precision}."
+            )
         if self.predictor_weights and not self.distillation_weight:
             raise ValueError("`predictor_weights` is for the distillation, which `distillation_weight` 0 switches off.")
         if self.optimizer not in _OPTIMIZERS:
@@ -322,6 +335,8 @@ def load_config(name: str, overrides: dict[str, Any]) -> TrainConfig:
         raise ValueError(f"No config {name!r}: neither a file nor one of {', '.join(known)}.")
     values = json.loads(path.read_text(encoding="utf-8")) | overrides
     unknown = set(values) - {f.name for f in dataclasses.fields(TrainConfig)}
+    if overrides.get("max_train_steps") and overrides.get("num_train_epochs"):
+        values["num_train_epochs"] = 0
     if unknown:
         raise ValueError(f"{path.name}: unknown settings {', '.join(sorted(unknown))}.")
     return TrainConfig(**values)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +134,22 @@ def _name(record: dict[str, Any] | None) -> str:
     return Path((record or {}).get("path") or "").name
 
 
+def _names(pictures: Any) -> list[str]:
+    """File names of a data set that is not streamed, without reading the pictures: it may have a million."""
+    import pyarrow.compute
+
+    column = pictures.with_format("arrow")[:]["image"]
+    return [Path(path or "").name for path in pyarrow.compute.struct_field(column, "path").to_pylist()]
+
+
+def _one_caption(row: dict[str, Any], rng: np.random.Generator) -> str:
+    """A picture's caption: one of them where it has several, the empty one where it has none."""
+    caption = row["caption"]
+    if isinstance(caption, list):
+        caption = caption[rng.integers(len(caption))] if caption else ""
+    return str(caption or "")
+
+
 @dataclass(frozen=True)
 class Cropping:
     """How a crop is taken from a picture: reduced by a random factor, so that fine and coarse structure are both seen.
@@ -254,7 +271,7 @@ class CropStream(IterableDataset):
         cache_bytes: int = 1 << 30,
     ):
         super().__init__()
-        names = [_name(record) for record in pictures["image"]] if exclude else []
+        names = _names(pictures) if exclude else []
         kept = [i for i, name in enumerate(names) if name not in exclude] if exclude else range(len(pictures))
         self.pictures, self.indices = pictures, list(kept)
         if not self.indices:
@@ -292,7 +309,7 @@ class CropStream(IterableDataset):
             rng = np.random.default_rng([self.seed, position])
             index, pixels = self._draw(rng)
             crop = self.cropping(pixels, rng)
-            yield {"pixels": crop, "caption": self.pictures[index]["caption"]} if self._captions else crop
+            yield {"pixels": crop, "caption": _one_caption(self.pictures[index], rng)} if self._captions else crop
 
 
 class StreamedCrops(IterableDataset):
@@ -344,7 +361,7 @@ class StreamedCrops(IterableDataset):
                     continue
                 found += 1
                 crop = self.cropping(pixels, rng)
-                yield {"pixels": crop, "caption": record["caption"]} if "caption" in record else crop
+                yield {"pixels": crop, "caption": _one_caption(record, rng)} if "caption" in record else crop
             if not found:
                 raise ValueError("The streamed data set gave this process no picture that can be read.")
             epoch += 1
@@ -437,4 +454,12 @@ def crop_batches(config: TrainConfig, share: Share) -> DataLoader[Any]:
         stream = CropStream(
             pictures, cropping, config.seed, share=share, exclude=exclude, cache_bytes=config.picture_cache_mib << 20
         )
-    return DataLoader(stream, batch_size=share.batch, num_workers=config.dataloader_num_workers)
+    return DataLoader(
+        stream, batch_size=share.batch, num_workers=config.dataloader_num_workers, worker_init_fn=_leave_signals
+    )
+
+
+def _leave_signals(_: int) -> None:
+    """A worker goes on when the run is told to stop: launchers tell all of its processes, and the run saves first."""
+    for wanted in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(wanted, signal.SIG_IGN)

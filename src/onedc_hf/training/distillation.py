@@ -107,7 +107,7 @@ class SemanticDistillation(nn.Module):
 
 
 def make_distillation(
-    config: TrainConfig, codec: OneDCCodecConfig, tokenizer: Tokenizer | None = None
+    config: TrainConfig, codec: OneDCCodecConfig, tokenizer: Tokenizer | None = None, *, resumes: bool = False
 ) -> SemanticDistillation:
     """The distillation that a run's settings ask for.
 
@@ -115,6 +115,7 @@ def make_distillation(
         config (`TrainConfig`): `tokenizer`, and settings and weights of the predictor.
         codec (`OneDCCodecConfig`): whose semantic map is looked at.
         tokenizer (`Tokenizer`, *optional*): the settings' one, if it is loaded already.
+        resumes (`bool`, *optional*): a checkpoint will give the predictor its weights.
 
     Raises:
         ModelError, ImportError: if the tokenizer or the predictor's weights cannot be loaded.
@@ -133,7 +134,7 @@ def make_distillation(
             f"pixels, which have {codes}x{codes}. Use a `window` that does, or crops of {32 * sizes.window} pixels."
         )
     predictor = CodePredictor(sizes)
-    if config.predictor_weights and not config.resume_from_checkpoint:  # a checkpoint has its own
+    if config.predictor_weights and not resumes:
         try:
             predictor.load_state_dict(read_state(Path(config.predictor_weights)))
         except RuntimeError as error:

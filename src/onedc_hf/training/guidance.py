@@ -286,7 +286,7 @@ def make_latent_guidance(config: TrainConfig, run: TrainingRun, model: Trainable
     teacher = load_teacher(
         config.teacher,
         guidance_scale=config.guidance_scale,
-        real_dtype=mixed.get(config.mixed_precision, torch.float32),
+        real_dtype=mixed.get(run.accelerator.mixed_precision, torch.float32),
         device=run.device,
     )
     latents, expected = model.generator.config.latent_channels, teacher.fake.unet.config.in_channels

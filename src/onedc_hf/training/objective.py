@@ -24,10 +24,12 @@ from .losses import (
 )
 from .run import TrainingRun
 
-__all__ = ["RunLosses", "detail_share", "picture_losses"]
+__all__ = ["RunLosses", "detail_share", "feature_share", "picture_losses"]
 
 _ALL_DETAIL = 30.0  # quality from which on files say enough for texture: the box's 0.03 to 0.06 bpp
 _OWN_DETAIL = 60.0  # and from which on they bring more and more of their own: the box's 0.09 bpp
+_SURE_FEATURES = 80.0  # from which on features can be asked for: the box's 0.15 bpp
+_ASK_FOR_DETAIL = ("band_statistics", "feature_statistics", "adversary")
 
 
 def detail_share(config: TrainConfig, quality: Tensor) -> Tensor:
@@ -41,6 +43,16 @@ def detail_share(config: TrainConfig, quality: Tensor) -> Tensor:
     rise = (quality / _ALL_DETAIL).clamp(0, 1)
     fall = ((quality - _OWN_DETAIL) / (100 - _OWN_DETAIL)).clamp(0, 1)
     return config.low_rate_detail + (1 - config.low_rate_detail) * rise - (1 - config.high_rate_detail) * fall
+
+
+def feature_share(config: TrainConfig, quality: Tensor) -> Tensor:
+    """Factor on the pull of `feature_weight`, `[B]`: 1 up to quality 30, `high_rate_features` from 80, linear between.
+
+    Where a file says little, the features that are nearest to all that could have been are those of blur. Where it says
+    much, they are those of the original.
+    """
+    rise = ((quality - _ALL_DETAIL) / (_SURE_FEATURES - _ALL_DETAIL)).clamp(0, 1)
+    return 1 + (config.high_rate_features - 1) * rise
 
 
 class RunLosses:
@@ -61,19 +73,21 @@ class RunLosses:
     ) -> tuple[Tensor, dict[str, float]]:
         """The gradient to send back from `rebuilt`, and each loss's value for the log.
 
-        `quality` `[B]` (-1: only `z` is sent) is what `low_rate_detail` and `high_rate_detail` go by; without it all
-        crops count alike.
+        `quality` `[B]` (-1: only `z` is sent) is what `low_rate_detail`, `high_rate_detail` and `high_rate_features` go
+        by; without it all crops count alike.
         """
-        if quality is None or self.config.low_rate_detail == self.config.high_rate_detail == 1:
+        if quality is None:
             return self.losses(rebuilt, original)
-        return self.losses(rebuilt, original, detail_share(self.config, quality))
+        detail = detail_share(self.config, quality)
+        shares = dict.fromkeys(_ASK_FOR_DETAIL, detail) | {"features": feature_share(self.config, quality)}
+        return self.losses(rebuilt, original, shares)
 
     def warming_up(self, step: int) -> bool:
         """Whether only the discriminators learn in this step."""
         return self.perceptual is not None and step < self.config.adversary_warmup_steps
 
     def learn(self, step: int) -> Mapping[str, float]:
-        """One step of the discriminators on the crops of the last call, if it is their turn."""
+        """The discriminators' step on the crops of the last call, or their part in it, if it is their turn."""
         if self.perceptual is None or not (self.warming_up(step) or step % self.config.adversary_every == 0):
             return {}
         return self.perceptual.learn()
@@ -107,8 +121,9 @@ def picture_losses(config: TrainConfig, run: TrainingRun) -> RunLosses:
         features.to(device=run.device, memory_format=torch.channels_last)
         adversary = None
         if config.adversary_weight:
-            adversary = Adversary(features.channels, config.adversary_learning_rate, run.device)
-            if config.discriminators and not config.resume_from_checkpoint:  # which has its own
+            accumulated = config.gradient_accumulation_steps
+            adversary = Adversary(features.channels, config.adversary_learning_rate, run.device, accumulated)
+            if config.discriminators and not run.resumes:  # a checkpoint has its own
                 adversary.load(config.discriminators)
             run.keep(adversary)
         perceptual = PerceptualLosses(features, adversary, statistics=config.statistics_weight > 0)

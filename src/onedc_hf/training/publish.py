@@ -20,12 +20,24 @@ from huggingface_hub.utils import httpx
 
 from ..errors import OneDCError
 from ..hub.card import build_card
+from ..hub.inherited import inherited_licence
 from ..hub.push import push_pipeline
 from ..lora import WEIGHTS_NAME
 from ..pipeline import OneDCPipeline
+from ..sources import looks_like_path
+from .config import model_settings
 from .validation import ValidationResult
 
-__all__ = ["PublishError", "open_repository", "public_settings", "publish", "publish_adapter", "training_text"]
+__all__ = [
+    "PublishError",
+    "adapter_card",
+    "open_repository",
+    "origins",
+    "public_settings",
+    "publish",
+    "publish_adapter",
+    "training_text",
+]
 
 # Settings that say where something lies on the machine of the run.
 _PATHS = (
@@ -33,6 +45,7 @@ _PATHS = (
     "discriminators",
     "exclude",
     "init_from",
+    "init_lora",
     "logging_dir",
     "model",
     "output_dir",
@@ -108,6 +121,7 @@ def publish(
     step: int,
     validation: ValidationResult | None = None,
     *,
+    of: int | None = None,
     token: str = "",
     license: str | None = None,
 ) -> CommitInfo:
@@ -119,6 +133,7 @@ def publish(
         settings (`Mapping[str, Any]`): of the run.
         step (`int`): steps done.
         validation (`ValidationResult`, *optional*): the last one.
+        of (`int`, *optional*): steps that were asked for; the card says so where there are fewer.
         token (`str`, *optional*): as for `open_repository`.
         license (`str`, *optional*): of the weights, see `build_card`; nothing is claimed by default.
 
@@ -129,20 +144,26 @@ def publish(
     if pipe.codec.config.entropy_path == "float":
         pipe.quantize_entropy()  # files of a published model decode everywhere
     shown = public_settings(settings)
-    data = shown.get("dataset_name")
+    data, base = shown.get("dataset_name"), origins(settings)
+    bound = inherited_licence(base)
+    stated: dict[str, Any] = {"license": license}
+    if bound is not None:
+        stated["licence_text"] = bound.text
+        if license is None:
+            stated |= {"license": "other", "license_name": bound.name, "license_link": bound.link}
     card = build_card(
         pipe,
         repo_id=repo_id,
-        license=license,
-        base_model=_base_on_hub(settings, shown),
+        **stated,
+        base_model=base or None,
         datasets=[data] if data else None,
-        training=training_text(shown, step),
+        training=training_text(shown, step, of, base),
         results=None if validation is None else _results(validation),
     )
     with TemporaryDirectory() as temporary, _explained(repo_id, output):
-        beside = _facts(output, Path(temporary), shown, validation)
+        beside = _facts(output, Path(temporary), shown, validation) | ({} if bound is None else bound.beside)
         return push_pipeline(
-            pipe, repo_id, card=card, commit_message="End of training", token=token or None, beside=beside
+            pipe, repo_id, card=card, commit_message=_commit_message(step, of), token=token or None, beside=beside
         )
 
 
@@ -179,6 +200,7 @@ def publish_adapter(
     step: int,
     validation: ValidationResult | None = None,
     *,
+    of: int | None = None,
     token: str = "",
     license: str | None = None,
 ) -> CommitInfo:
@@ -190,6 +212,7 @@ def publish_adapter(
         settings (`Mapping[str, Any]`): of the run.
         step (`int`): steps done.
         validation (`ValidationResult`, *optional*): the last one.
+        of (`int`, *optional*): steps that were asked for; the card says so where there are fewer.
         token (`str`, *optional*): as for `open_repository`.
         license (`str`, *optional*): of the adapter; nothing is claimed by default.
 
@@ -197,12 +220,12 @@ def publish_adapter(
         PublishError: if the upload fails; everything is still in `output`.
     """
     shown = public_settings(settings)
-    card = adapter_card(repo_id, settings, step, validation, license)
+    card = adapter_card(repo_id, settings, step, validation, license, of)
     with TemporaryDirectory() as temporary, _explained(repo_id, output):
         files = {WEIGHTS_NAME: output / WEIGHTS_NAME} | _facts(output, Path(temporary), shown, validation)
         operations = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
         operations.append(CommitOperationAdd("README.md", card.encode()))
-        return HfApi(token=token or None).create_commit(repo_id, operations, commit_message="End of training")
+        return HfApi(token=token or None).create_commit(repo_id, operations, commit_message=_commit_message(step, of))
 
 
 def adapter_card(
@@ -211,37 +234,61 @@ def adapter_card(
     step: int,
     validation: ValidationResult | None = None,
     license: str | None = None,
+    of: int | None = None,
 ) -> str:
     """The card of a LoRA's repository; arguments are those of `publish_adapter`."""
     shown = public_settings(settings)
-    on_hub = _base_on_hub(settings, shown)
+    on_hub = origins(settings)
     data = ModelCardData(
         library_name="onedc_hf",
         license=license,
-        base_model=on_hub,
+        base_model=(on_hub[0] if len(on_hub) == 1 else on_hub) or None,
         tags=["onedc", "lora", "image-compression"],
         datasets=[shown["dataset_name"]] if shown.get("dataset_name") else None,
     )
     start = shown.get("init_from") or ""
-    load = f"OneDCPipeline.from_pretrained({start!r})" if start else "OneDCPipeline.from_pretrained()"
-    if start and not on_hub:
+    asked = [repr(start)] if start else []
+    asked += [f"{name}={settings[name]!r}" for name in ("revision", "variant") if settings.get(name)]
+    load = f"OneDCPipeline.from_pretrained({', '.join(asked)})"
+    if start and start not in on_hub:
         load += "  # your copy of the model that it was trained for, which was in a folder of this name"
     text = [
         f"# {repo_id.split('/')[-1]}",
         "A LoRA for the generator of a OneDC image codec: it changes how `.odc` files look, not which can be read.",
         f'```python\nfrom onedc_hf import OneDCPipeline\n\npipe = {load}\npipe.load_lora_weights("{repo_id}")\n```',
         "## Training",
-        training_text(shown, step),
+        training_text(shown, step, of, on_hub),
     ]
     if validation is not None:
         text += ["## Results", _results(validation)]
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(text) + "\n"
 
 
-def _base_on_hub(settings: Mapping[str, Any], shown: Mapping[str, Any]) -> str | None:
-    """The repository that a run started from, if it was one."""
-    base = shown.get("init_from")
-    return base if base and base == settings["init_from"] and not Path(base).exists() else None
+def origins(settings: Mapping[str, Any], later: frozenset[Path] = frozenset()) -> list[str]:
+    """Repositories that a run's weights come from: the one that it started from, or those of its model's parts.
+
+    Earlier runs on the same machine are followed to their own start, by the settings beside their weights.
+
+    Args:
+        settings (`Mapping[str, Any]`): of the run.
+        later (`frozenset[Path]`, *optional*): settings of runs that came after it.
+    """
+    start = settings.get("init_from")
+    if start and not looks_like_path(start):
+        return [start]
+    if start:
+        before = Path(start).expanduser().resolve().parent / "train_config.json"
+        if before in later or not before.is_file():
+            return []
+        return origins(json.loads(before.read_text(encoding="utf-8")), later | {before})
+    if settings.get("stage") == 2 or "model" not in settings:  # from the model in the box
+        return []
+    parts = model_settings(settings["model"]).get("pretrained", {})
+    return sorted({part["repository"] for part in parts.values()})
+
+
+def _commit_message(step: int, of: int | None) -> str:
+    return "End of training" if of is None or step >= of else f"Stopped after {step:,} of {of:,} steps"
 
 
 def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -261,19 +308,22 @@ def _without_folders(value: Any) -> Any:
     return PurePath(text.replace("\\", "/")).name if local else value
 
 
-def training_text(settings: Mapping[str, Any], step: int) -> str:
+def training_text(settings: Mapping[str, Any], step: int, of: int | None = None, base: Sequence[str] = ()) -> str:
     """The card's section "Training".
 
     Args:
         settings (`Mapping[str, Any]`): from `public_settings`.
         step (`int`): steps done.
+        of (`int`, *optional*): steps that were asked for.
+        base (`Sequence[str]`, *optional*): from `origins`.
     """
     if settings.get("dataset_name"):
         revision = settings.get("dataset_revision")
         pictures = f"`{settings['dataset_name']}`" + (f" (revision `{revision}`)" if revision else "")
     else:
         pictures = f"a folder of pictures (`{settings.get('train_data_dir')}`)"
-    rows = [("Start", _start(settings)), ("Pictures", pictures), ("Steps", f"{step:,}")]
+    steps = f"{step:,}" + (f" of {of:,}, then it was stopped" if of is not None and step < of else "")
+    rows = [("Start", _start(settings, base)), ("Pictures", pictures), ("Steps", steps)]
     shown = (*_SHOWN, *_SHOWN_OF_LORA) if settings.get("train_lora") else _SHOWN
     rows += [(f"`{name}`", _cell(settings[name])) for name in shown if settings.get(name) not in (None, [], "")]
     lines = ["Trained with `onedc train` of `onedc-hf`:", "", "| | |", "|---|---|"]
@@ -281,12 +331,16 @@ def training_text(settings: Mapping[str, Any], step: int) -> str:
     return "\n".join([*lines, "", "Every setting is in `train_config.json`, the curves in `log.jsonl`."])
 
 
-def _start(settings: Mapping[str, Any]) -> str:
-    if settings.get("init_from"):
-        return f"`{settings['init_from']}`"
-    return (
-        "the model in the box of `onedc-hf`" if settings.get("stage") == 2 else f"nothing (`{settings.get('model')}`)"
-    )
+def _start(settings: Mapping[str, Any], base: Sequence[str]) -> str:
+    if start := settings.get("init_from"):
+        told = [f"{name} `{settings[name]}`" for name in ("revision", "variant") if settings.get(name)]
+        told += ["from " + " and ".join(f"`{one}`" for one in base)] if base and start not in base else []
+        return f"`{start}`" + (f" ({', '.join(told)})" if told else "")
+    if settings.get("stage") == 2:
+        return "the model in the box of `onedc-hf`"
+    if base:
+        return " and ".join(f"`{one}`" for one in base) + f"; what they lack is new (`{settings.get('model')}`)"
+    return f"nothing (`{settings.get('model')}`)"
 
 
 def _cell(value: Any) -> str:

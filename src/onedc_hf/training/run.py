@@ -95,7 +95,7 @@ class TrainingRun:
         self.accelerator = Accelerator(
             log_with=names,  # type: ignore[arg-type]
             gradient_accumulation_steps=config.gradient_accumulation_steps,
-            mixed_precision=config.mixed_precision,
+            mixed_precision=config.mixed_precision or None,
             project_config=ProjectConfiguration(str(self.output), logging_dir=str(self.output / config.logging_dir)),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
         )
@@ -121,15 +121,19 @@ class TrainingRun:
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> TrainingRun:
-        def ask_to_stop(*_: object) -> None:
-            self._stop = True
-
-        self._handlers = {sig: signal.signal(sig, ask_to_stop) for sig in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *_: object) -> None:
         for sig, handler in self._handlers.items():
             signal.signal(sig, handler)
+
+    def _listen(self) -> None:
+        """From here on a signal ends the run with everything saved; before, there is nothing to save."""
+
+        def ask_to_stop(*_: object) -> None:
+            self._stop = True
+
+        self._handlers = {sig: signal.signal(sig, ask_to_stop) for sig in (signal.SIGTERM, signal.SIGINT)}
 
     # Before the first step -----------------------------------------------------------------------------------------
 
@@ -137,6 +141,11 @@ class TrainingRun:
     def device(self) -> torch.device:
         """Where models and batches live."""
         return self.accelerator.device
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the run goes on from a checkpoint, which has the state of everything that learns."""
+        return self._resume is not None
 
     @property
     def is_main(self) -> bool:
@@ -148,6 +157,7 @@ class TrainingRun:
         parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
         learning_rate: float | None = None,
         every: int = 1,
+        idle: int = 0,
     ) -> tuple[Any, Any]:
         """The optimiser and its schedule for parameters, as the settings say, prepared by accelerate.
 
@@ -155,6 +165,7 @@ class TrainingRun:
             parameters: what learns; or groups, `{"params": ..., "lr_scale": factor on the learning rate}`.
             learning_rate (`float`, *optional*): in place of the settings'.
             every (`int`): the optimiser takes a step in one of so many steps of the run.
+            idle (`int`): steps at the run's start in which it takes none.
         """
         config, processes = self.config, self.accelerator.num_processes
         rate = config.learning_rate if learning_rate is None else learning_rate
@@ -179,7 +190,7 @@ class TrainingRun:
             config.lr_scheduler,
             optimizer,
             num_warmup_steps=math.ceil(config.lr_warmup_steps / every) * processes,
-            num_training_steps=math.ceil(self.max_steps / every) * processes,
+            num_training_steps=max(1, math.ceil(self.max_steps / every) - math.ceil(idle / every)) * processes,
         )
         return self.accelerator.prepare(optimizer), self.accelerator.prepare(scheduler)
 
@@ -226,9 +237,7 @@ class TrainingRun:
         self._save = save
         self.keep(self)
         if self._resume is not None:
-            self.accelerator.load_state(str(self._resume))
-            if self._ema is not None:
-                self._ema.to(self.device)  # what was loaded lies on the CPU
+            self._take_up(self._resume)
         if self.is_main:
             (self.output / "train_config.json").write_text(self.config.to_json(), encoding="utf-8")
         if self.accelerator.log_with:
@@ -267,6 +276,29 @@ class TrainingRun:
                 f"than {found[-1].name} elsewhere, then go on from it."
             )
         return found[-1]
+
+    def _take_up(self, checkpoint: Path) -> None:
+        """Loads a checkpoint into everything that is registered.
+
+        Raises:
+            ValueError: if it is one of a run with other settings; names those that differ.
+        """
+        try:
+            self.accelerator.load_state(str(checkpoint))
+        except (RuntimeError, ValueError, KeyError) as error:
+            changed = ", ".join(self._changed_settings()) or "none that is known"
+            raise ValueError(
+                f"{checkpoint} does not fit this run ({error}). Settings that differ from those it was written with: "
+                f"{changed}. Go on with the old ones, or start a run of its own from its weights by `--init_from`."
+            ) from error
+        if self._ema is not None:
+            self._ema.to(self.device)  # what was loaded lies on the CPU
+
+    def _changed_settings(self) -> list[str]:
+        path = self.output / "train_config.json"
+        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        now = json.loads(self.config.to_json())
+        return [name for name, value in now.items() if name in before and before[name] != value]
 
     def _has_result(self) -> bool:
         """Whether an earlier run got as far as its first checkpoint, which is written together with its weights."""
@@ -308,8 +340,8 @@ class TrainingRun:
             accelerator.num_processes,
             self.step * accumulated,
         )
-        loader = crop_batches(config, share)
-        batches = iter(loader)
+        batches = iter(crop_batches(config, share))
+        self._listen()
         self._since, self._started = 0, time.monotonic()
         while self.step < self.max_steps and not self._asked_to_stop():
             torch.manual_seed(config.seed + 7919 * self.step + 104729 * accelerator.process_index)
@@ -352,14 +384,17 @@ class TrainingRun:
             self._logged[name].append(value)
 
     def end(self) -> Path:
-        """Writes what is not written yet, validates, publishes; returns the folder of what was trained."""
+        """Writes what is not written yet, validates, publishes; returns the folder of what was trained.
+
+        A run that was stopped is not validated once more: whoever stops it may not wait for long.
+        """
         self.accelerator.wait_for_everyone()
         if not (self.output / f"checkpoint-{self.step}").is_dir():
             self._save_checkpoint()
         self.save_weights()
-        if self._looked_at != self.step:
+        if self._looked_at != self.step and self.step >= self.max_steps:
             self._look()
-        if self._repository:
+        if self._repository and self.step > 0:
             push = publish if (self.output / "pipeline") == self._result else publish_adapter
             result = None if self._validator is None else self._validator.last
             settings = dataclasses.asdict(self.config)
@@ -369,6 +404,7 @@ class TrainingRun:
                 settings,
                 self.step,
                 result,
+                of=self.max_steps,
                 token=self.config.hub_token,
                 license=self.config.hub_license or None,
             )

@@ -97,7 +97,7 @@ def train(config: TrainConfig) -> Path:
         tokenizer = load_tokenizer(config.tokenizer) if config.distillation_weight else None
         bare = _starting_model(config)
         if tokenizer is not None:
-            bare.distillation = make_distillation(config, bare.codec.config, tokenizer)
+            bare.distillation = make_distillation(config, bare.codec.config, tokenizer, resumes=run.resumes)
         trainable = choose_what_learns(bare, config)
         if bare.codec.hyper_enc.fusion[-1].weight.requires_grad:
             bare.codec.entropy.z_counts.zero_()  # tables of another hyper-latent; a release fits new ones
@@ -107,7 +107,8 @@ def train(config: TrainConfig) -> Path:
 
         # Objective and optimiser
         losses = picture_losses(config, run)
-        optimizer, scheduler = run.optimise(learning_rates(bare, trainable, config))
+        idle = config.adversary_warmup_steps if losses.warming_up(0) else 0
+        optimizer, scheduler = run.optimise(learning_rates(bare, trainable, config), idle=idle)
         run.average(trainable)
         model = run.wrap(bare)
 

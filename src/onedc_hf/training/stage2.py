@@ -56,7 +56,7 @@ def train(config: TrainConfig) -> Path:
         # Guidances and optimisers
         losses = picture_losses(config, run)
         guidances: list[Guidance] = [PictureGuidance(losses)]
-        optimizer, scheduler = run.optimise(trainable, every=config.generator_every)
+        optimizer, scheduler = run.optimise(trainable, every=config.generator_every, idle=config.adversary_warmup_steps)
         run.average(trainable)
         model = run.wrap(bare)
         if config.teacher:

@@ -1,0 +1,248 @@
+"""How runs are started, stopped and gone on with: one command for both, signals, settings that other scripts share."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from torch.utils.data import DataLoader
+
+from onedc_hf import OneDCPipeline
+from onedc_hf.training import cli, stage1, stage2
+from onedc_hf.training.adversary import DISCRIMINATORS
+from onedc_hf.training.components import load_model, make_model, save_pipeline
+from onedc_hf.training.config import TrainConfig, load_config
+from onedc_hf.training.data import Cropping, CropStream, Share, StreamedCrops, open_pictures
+from onedc_hf.training.run import TrainingRun
+
+from .saved import weights_of
+
+Make = Callable[..., TrainConfig]
+DECODER_FROZEN = ["codec", "gain_anchors", "vae"]
+
+
+def test_one_command_starts_a_run_from_given_discriminators_and_goes_on(config: Make, tmp_path: Path) -> None:
+    settings = {"adversary_weight": 1.0, "feature_weight": 0.1, "adversary_learning_rate": 1e-2, "adversary_every": 1}
+    stage1.train(config(**settings, output_dir=str(tmp_path / "first")))
+    kept = tmp_path / "first" / DISCRIMINATORS
+    AcceleratorState._reset_state(True)
+    command = settings | {"adversary_learning_rate": 0.0, "discriminators": str(kept)}
+    command |= {"resume_from_checkpoint": "latest"}  # of a run that there is not yet
+    stage1.train(config(**command))
+    first, second = load_file(kept), load_file(tmp_path / "run" / DISCRIMINATORS)
+    assert all(torch.equal(first[name], second[name]) for name in first if "original" in name or "bias" in name)
+    AcceleratorState._reset_state(True)
+    stage1.train(config(**command | {"discriminators": "gone"}, max_train_steps=3))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"ema_decay": 0.0}, {"adversary_weight": 1.0}], ids=lambda changes: next(iter(changes))
+)
+def test_going_on_with_other_settings_names_them(config: Make, changes: dict) -> None:
+    stage1.train(config(ema_decay=0.9))
+    AcceleratorState._reset_state(True)
+    with pytest.raises(ValueError, match=rf"(?s)does not fit this run.*differ.*{next(iter(changes))}"):
+        stage1.train(config(**{"ema_decay": 0.9} | changes, resume_from_checkpoint="latest", max_train_steps=3))
+
+
+def test_a_run_that_saves_on_the_way_takes_the_same_steps(config: Make, tmp_path: Path) -> None:
+    settings = {"max_train_steps": 4, "ema_decay": 0.0}
+    never = stage1.train(config(**settings, output_dir=str(tmp_path / "never"), checkpointing_steps=9))
+    AcceleratorState._reset_state(True)
+    often = stage1.train(config(**settings, output_dir=str(tmp_path / "often"), checkpointing_steps=1))
+    expected, found = weights_of(never), weights_of(often)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_saving_leaves_weights_where_they_are(tiny_config: Path, tmp_path: Path) -> None:
+    model = make_model(str(tiny_config)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    before = [(p.data_ptr(), p.stride()) for p in model.parameters()]
+    save_pipeline(model, tmp_path)
+    assert [(p.data_ptr(), p.stride()) for p in model.parameters()] == before
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_signal_to_every_process_of_a_run_saves_it(config: Make, tmp_path: Path, processes: int) -> None:
+    """As launchers and schedulers send it: the loader's workers get it, too."""
+    settings = dataclasses.replace(
+        config(), max_train_steps=1_000_000, checkpointing_steps=1_000_000, dataloader_num_workers=1, num_threads=1
+    )
+    (tmp_path / "config.json").write_text(settings.to_json())
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if processes == 2 else []
+    log = tmp_path / "run" / "log.jsonl"
+    with subprocess.Popen(
+        [sys.executable, *launcher, "-m", "onedc_hf.training.cli", "--config", str(tmp_path / "config.json")],
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        for _ in range(1200):
+            if (log.is_file() and log.stat().st_size) or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGTERM)
+        output, _ = process.communicate(timeout=120)
+    assert "Trained pipeline" in output and "DataLoader worker" not in output, output
+    assert (tmp_path / "run" / "pipeline" / "model_index.json").is_file(), output
+    assert len(list((tmp_path / "run").glob("checkpoint-*"))) == 1
+
+
+def test_before_the_first_step_a_signal_ends_the_program(
+    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: TrainConfig) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+    monkeypatch.setattr(stage1, "_starting_model", interrupted)
+    (tmp_path / "config.json").write_text(config().to_json())
+    assert cli.main(["--config", str(tmp_path / "config.json")]) == 130
+    assert "before the first step" in capsys.readouterr().err and not list(tmp_path.glob("run/checkpoint-*"))
+
+
+def test_a_stopped_run_is_not_validated_and_says_where_it_stood(
+    config: Make, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushed = {}
+    monkeypatch.setattr("onedc_hf.training.run.open_repository", lambda *_: "me/mine")
+    monkeypatch.setattr("onedc_hf.training.run.publish", lambda *a, **k: pushed.update(step=a[3], of=k["of"]))
+    record = TrainingRun.record
+
+    def stop(run: TrainingRun, values: dict[str, float]) -> None:
+        record(run, values)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(TrainingRun, "record", stop)
+    settings = {"validation_images": [str(photographs)], "push_to_hub": True, "max_train_steps": 50}
+    folder = stage1.train(config(**settings))
+    assert (folder / "model_index.json").is_file() and not (tmp_path / "run" / "validation").exists()
+    assert pushed == {"step": 1, "of": 50}
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_schedule_ends_with_the_run_though_the_model_waits_at_first(
+    config: Make, tiny_folder: Path, stage: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    kept = TrainingRun.optimise
+
+    def optimise(run: TrainingRun, *args: object, **kwargs: object) -> object:
+        optimizer, scheduler = kept(run, *args, **kwargs)  # type: ignore[arg-type]
+        step = scheduler.step
+        monkeypatch.setattr(scheduler, "step", lambda: (step(), rates.append(scheduler.get_last_lr()[0])))
+        return optimizer, scheduler
+
+    monkeypatch.setattr(TrainingRun, "optimise", optimise)
+    settings = {"adversary_weight": 1.0, "adversary_warmup_steps": 3, "lr_scheduler": "cosine", "max_train_steps": 8}
+    if stage == 2:
+        settings |= {"stage": 2, "init_from": str(tiny_folder), "generator_every": 1}
+    (stage1 if stage == 1 else stage2).train(config(**settings, learning_rate=1e-4))
+    assert len(rates) == 5 and rates[-1] == pytest.approx(0, abs=1e-9) and rates[0] > 8e-5
+
+
+def test_a_name_that_freezes_nothing_is_refused(config: Make) -> None:
+    with pytest.raises(ValueError, match=r"called 'codec\.encoder'.*codec\.enc\b"):
+        stage1.train(config(freeze=["codec.encoder"]))
+
+
+def test_steps_and_averaging_are_asked_for_as_in_other_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = {"train_data_dir": "x", "num_train_epochs": 3, "max_train_steps": 40}
+    assert load_config("box-stage1", both).num_train_epochs == 0
+    assert load_config("box-stage1", {"train_data_dir": "x", "num_train_epochs": 3}).num_train_epochs == 3
+    seen: list[TrainConfig] = []
+    monkeypatch.setattr(stage1, "train", lambda config: seen.append(config) or tmp_path)
+    for wanted in ([], ["--use_ema"], ["--no-use_ema"], ["--use_ema", "--ema_decay", "0.5"]):
+        assert cli.main(["--config", "sd15-stage1", "--train_data_dir", "x", *wanted]) == 0
+    assert [config.ema_decay for config in seen] == [0.0, TrainConfig.ema_decay, 0.0, 0.5]
+
+
+def test_the_launcher_may_choose_the_number_format(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with TrainingRun(config()) as run:
+        assert run.accelerator.mixed_precision == "bf16"
+    AcceleratorState._reset_state(True)
+    with TrainingRun(config(mixed_precision="no")) as run:
+        assert run.accelerator.mixed_precision == "no"
+
+
+def test_captions_may_be_several_or_missing(photographs: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(photographs, tmp_path / "some"))
+    texts = [["a", "b"], [], None, ["c"]]
+    rows = [{"file_name": f"{i}.png", "text": text} for i, text in enumerate(texts)]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = open_pictures(str(folder), caption_column="text")
+    for stream in (
+        CropStream(data, Cropping(64), 0, share=Share(4)),
+        StreamedCrops(data.to_iterable_dataset(), Cropping(64), 0, share=Share(4)),
+    ):
+        batches = list(islice(DataLoader(stream, batch_size=4), 8))
+        assert {text for batch in batches for text in batch["caption"]} == {"a", "b", "c", ""}
+
+
+def test_names_are_read_without_the_pictures(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    data = open_pictures(str(photographs))
+    rows = [{"image": {"bytes": (photographs / f"{i}.png").read_bytes(), "path": f"{i}.png"}} for i in range(4)]
+    embedded = datasets.Dataset.from_list(rows, features=data.features)
+    for pictures in (data, embedded, embedded.select([3, 1, 2])):
+        monkeypatch.setattr("onedc_hf.training.data.read_record", lambda record: pytest.fail("a picture was read"))
+        found = CropStream(pictures, Cropping(64), 0, exclude=frozenset({"1.png", "3.png"})).indices
+        monkeypatch.undo()
+        names = [Path(record["path"]).name for record in pictures["image"]]
+        assert [names[i] for i in found] == [name for name in names if name in ("0.png", "2.png")]
+
+
+def test_an_adapter_may_learn_beside_the_models_own_and_go_on(
+    config: Make, tmp_path: Path, picture: Callable[..., np.ndarray], caplog: pytest.LogCaptureFixture
+) -> None:
+    own = {"train_lora": True, "rank": 2, "lora_alpha": 2.0}
+    base = stage1.train(config(**own, output_dir=str(tmp_path / "base")))  # the codec learns with it
+    AcceleratorState._reset_state(True)
+    alone = {
+        "init_from": str(base),
+        "train_lora": True,
+        "freeze": DECODER_FROZEN,
+        "learning_rate": 0.1,
+        "ema_decay": 0.0,
+    }
+    beside = config(**alone, rank=3, lora_beside=True, output_dir=str(tmp_path / "beside"))
+    folder = stage1.train(beside)
+    assert folder == tmp_path / "beside" and not (folder / "pipeline").exists()
+    pipe = OneDCPipeline.from_pretrained(base)
+    data = pipe.compress(picture(64, 64), quality=50)
+    before = np.asarray(pipe.decompress(data))
+    pipe.load_lora_weights(folder, adapter_name="birds")
+    after = np.asarray(pipe.decompress(data))
+    assert not np.array_equal(before, after)
+
+    AcceleratorState._reset_state(True)
+    goes_on = dataclasses.replace(beside, init_lora=str(folder), learning_rate=1e-12, output_dir=str(tmp_path / "on"))
+    pipe.unload_lora_weights()
+    pipe.load_lora_weights(stage1.train(goes_on), adapter_name="birds")
+    assert np.abs(np.asarray(pipe.decompress(data)).astype(int) - after).max() <= 1
+
+    AcceleratorState._reset_state(True)
+    with pytest.raises(ValueError, match="saved alone"):
+        stage1.train(config(**alone | {"freeze": []}, lora_beside=True, output_dir=str(tmp_path / "refused")))
+    AcceleratorState._reset_state(True)
+    stage1.train(config(**alone, rank=5, output_dir=str(tmp_path / "owned")))
+    assert any("`lora_beside`" in record.getMessage() for record in caplog.records)
+    assert load_model(str(tmp_path / "owned" / "pipeline")).generator.config.lora["r"] == 2  # type: ignore[index]
+    with pytest.raises(ValueError, match="train_lora"):
+        config(lora_beside=True)
