@@ -55,7 +55,7 @@ unit: $(ready) ## pytest on the newest versions supported
 test-oldest: $(oldest_ready) ## save, load, compress and decompress on the oldest versions supported
 	$(OLDEST)/bin/python -m pytest tests/test_oldest.py tests/test_import.py -W default
 
-wheel-test: $(ready) ## build the wheel, install it alone, away from the checkout and offline
+wheel-test: $(ready) ## build the wheel; install, use and train with it alone, away from the checkout and offline
 	rm -rf dist $(WHEEL)
 	$(bin)/python -m build --outdir dist . >/dev/null
 	$(PYTHON) -m venv $(WHEEL)
@@ -63,9 +63,14 @@ wheel-test: $(ready) ## build the wheel, install it alone, away from the checkou
 	away="$$(mktemp -d)"; trap 'rm -rf "$$away"' EXIT; \
 	sed 's/^pillow==.*/pillow==$(PILLOW)/' constraints/newest.txt > "$$away/constraints.txt"; \
 	$(WHEEL)/bin/python -m pip install $(QUIET) -c "$$away/constraints.txt" dist/*.whl; \
-	onedc="$$PWD/$(WHEEL)/bin/onedc"; cd "$$away"; \
-	HF_HUB_OFFLINE=1 "$$onedc" demo --out demo; \
-	test "$$(ls demo/*.odc | wc -l)" -ge 6
+	bin="$$PWD/$(WHEEL)/bin"; here="$$PWD"; export HF_HUB_OFFLINE=1 HF_HOME="$$away/home"; cd "$$away"; \
+	"$$bin/onedc" demo --out demo; \
+	test "$$(ls demo/*.odc | wc -l)" -ge 6; \
+	"$$bin/python" -m pip install $(QUIET) -c constraints.txt "$$(ls "$$here"/dist/*.whl)[train]"; \
+	mkdir photos; cp "$$here"/src/onedc_hf/box/pictures/*.jpg photos; cp "$$here/pipelines/train_onedc.py" .; \
+	"$$bin/python" train_onedc.py --config box-stage2 --train_data_dir photos --exclude --output_dir run \
+		--resolution 128 --train_batch_size 1 --max_train_steps 2 --adversary_warmup_steps 0; \
+	"$$bin/onedc" decompress "$$(ls demo/*.odc | head -1)" --model run/pipeline -o trained.png
 
 bench: $(ready) ## seconds and peak memory at 768x512 on two threads; writes benchmarks/results/speed.json
 	$(bin)/python benchmarks/speed.py

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from onedc_hf import OneDCPipeline
 from onedc_hf.errors import ModelError
 from onedc_hf.training import release
 from onedc_hf.training.adversary import DISCRIMINATORS, Adversary
 from onedc_hf.training.features import LiteFeatures
-from onedc_hf.training.release import Refused, finish_weights
+from onedc_hf.training.release import Refused, finish_weights, measure_models
 
 
 def test_finished_weights_keep_their_identity_and_code(
@@ -41,6 +42,14 @@ def test_pictures_that_are_missing_stop_a_release(tiny_folder: Path, photographs
     with pytest.raises(Refused, match="held-out"):
         release.release(str(tiny_folder), photographs, photographs, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_models_are_measured_side_by_side(
+    tiny_folder: Path, tmp_path: Path, picture: Callable[..., np.ndarray]
+) -> None:
+    Image.fromarray(picture(192, 192)).save(tmp_path / "a.png")
+    found = measure_models({"one": tiny_folder, "other": tiny_folder}, [tmp_path / "a.png"])
+    assert found["one"] == found["other"] and 0 < found["one"].score < 10
 
 
 def test_a_release_takes_the_runs_discriminators_if_they_fit(

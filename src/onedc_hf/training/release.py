@@ -19,7 +19,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,7 @@ from .adversary import BOX_DISCRIMINATORS, DISCRIMINATORS, Adversary
 from .config import package_file
 from .data import read_names
 from .features import LiteFeatures
-from .held_out import measure_held_out
+from .held_out import HeldOut, measure_held_out
 
 __all__ = ["Refused", "finish_weights", "release", "symbols_digest"]
 
@@ -56,7 +58,7 @@ SHOWN_METRICS = ("psnr", "ms_ssim", "st_lpips_vgg")
 SHOWN_CODECS = ("jpeg", "webp", "avif")
 SHOWN_SETTINGS = ("z-only", "0.03", "0.067", "0.1", "0.25")
 CONTACT_SETTINGS = ("z-only", "0.02", "0.067")
-PROCESSES = 2  # that evaluate, one thread each
+PROCESSES = 2  # that measure and evaluate, one thread each
 TABLE_PICTURES_EVERY = 4  # pictures the tables of the hyper-latent are fitted to: 20,000 positions are plenty
 FLATTENING = 8.0  # prior count of the hyper-latent's tables, coding/hyper.py
 
@@ -210,6 +212,23 @@ def _write_card(pipe: OneDCPipeline, sources: Path, used: set[str], table: str, 
     card.save(BOX / "model" / "README.md")
 
 
+def measure_models(models: Mapping[str, Path], pictures: Sequence[Path]) -> dict[str, HeldOut]:
+    """Measures saved models on held-out pictures, each in a process of its own with one thread.
+
+    Args:
+        models (`Mapping[str, Path]`): folders by name.
+        pictures (`Sequence[Path]`): see `measure_held_out`.
+    """
+    with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as pool:
+        running = {name: pool.submit(_measure_model, folder, pictures) for name, folder in models.items()}
+        return {name: found.result() for name, found in running.items()}
+
+
+def _measure_model(folder: Path, pictures: Sequence[Path]) -> HeldOut:
+    torch.set_num_threads(1)
+    return measure_held_out(OneDCPipeline.from_pretrained(folder, dtype=torch.float32), pictures)
+
+
 def _used(photographs: Path) -> set[str]:
     """Names of the pictures that were trained on."""
     left_out = read_names(package_file("box-excluded.txt") or "") | read_names(package_file("box-heldout.txt") or "")
@@ -239,11 +258,12 @@ def release(candidate: str, photographs: Path, kodak_folder: Path, repository: P
         if size > MAX_BYTES:
             raise Refused(f"The weights take {size / 2**20:.1f} MiB; at most {MAX_BYTES // 2**20} MiB may ship.")
         pipe = OneDCPipeline.from_pretrained(staged, dtype=torch.float32)
-        measured = {"candidate": measure_held_out(pipe, judged)}
         in_place = None
+        models = {"candidate": staged}
         if (BOX / "model" / "model_index.json").is_file():
             in_place = OneDCPipeline.from_pretrained(dtype=torch.float32)
-            measured["in place"] = measure_held_out(in_place, judged)
+            models["in place"] = BOX / "model"
+        measured = measure_models(models, judged)
         print(json.dumps({name: found._asdict() for name, found in measured.items()}), flush=True)
         reason = measured["candidate"].refusal(measured.get("in place"))
         if reason and not force:
