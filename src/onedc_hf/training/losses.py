@@ -42,11 +42,10 @@ _COLOUR_SIDES = (16, 64)  # pixels that a colour is the mean of
 _GREEN_WEIGHT = 2.0  # of the second: photographs vary less in it, and eyes mind it no less
 _OCTAVES, _WINDOW = 4, 16  # of local statistics of a picture; the window in pixels
 _UNSEEN_SHARE = 0.02  # of detail, repeated from cell to cell
-_PERIOD_MARGIN = 1.05  # amplitude that is let be at a period, over the usual: originals deviate by 0.07
 # Gradient norms, as multiples of the pixel loss's, below which a loss is not strengthened further: what it has where
-# there is plenty to find fault with (a grid or a chequerboard of 4 levels of 255 over everything). Without, a loss that
-# is satisfied would pull as hard as ever, at next to nothing.
-_LEAST_NORMS = {"grid": 0.03, "period": 9.0, "locked": 0.08, "wallpaper": 25.0}
+# there is something to find fault with (a chequerboard of 4 levels of 255 over everything; of `period`, half of that).
+# Without, a loss that is satisfied would pull as hard as ever, at next to nothing.
+_LEAST_NORMS = {"grid": 0.03, "period": 4.0, "locked": 0.08, "wallpaper": 25.0}
 
 # (rebuilt, original) to named losses, of the batch or of each picture, `[B]`; losses of one function may share work.
 PictureLosses = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
@@ -129,19 +128,19 @@ def _locked(rebuilt: Tensor, original: Tensor, block: int) -> Tensor:
 def texture_loss(rebuilt: Tensor, original: Tensor) -> dict[str, Tensor]:
     """Texture that is locked to the pixel grid anywhere in the picture: what the check of `evaluation.spectrum` finds.
 
-    `period`: by how much the amplitude at periods of 2, 4, 8 and 16 pixels, along rows and columns, exceeds 1.05 times
-    that at neighbouring frequencies, or the original's excess; 0 for the original itself. (With less than 1 it pulls at
-    every picture, and a decoder that cannot spare one frequency blurs the whole band.) Of the picture and not of its
-    error: where a picture is blurred a faint grid is far below the detail that it lacks. `locked`: how the mean
-    gradient by position modulo 8 and 16 differs from what the original's share of the mean would be. Both in
-    amplitudes, since in ratios flat and blurred crops would outweigh all others. `grid_loss` sees what keeps its sign
-    in smooth regions; these two see fainter patterns, and in texture too.
+    `period`: by how much the amplitude at periods of 2, 4, 8 and 16 pixels, along rows and columns, exceeds that at
+    neighbouring frequencies, and the original's excess; 0 for the original itself. (Where less is asked for than
+    the usual, it pulls at every picture, and a decoder that cannot spare one frequency blurs the whole band.) Of
+    the picture and not of its error: where a picture is blurred a faint grid is far below the detail that it lacks.
+    `locked`: how the mean gradient by position modulo 8 and 16 differs from what the original's share of the mean
+    would be. Both in amplitudes, since in ratios flat and blurred crops would outweigh all others. `grid_loss` sees
+    what keeps its sign in smooth regions; these two see fainter patterns, and in texture too.
     """
     rebuilt, original = rebuilt.float(), original.float()
     excess = []
     for found, wanted in ((rebuilt, original), (rebuilt.mT, original.mT)):  # along rows, along columns
         (amplitude, usual), (theirs, their_usual) = _period_amplitude(found), _period_amplitude(wanted)
-        allowed = usual * (theirs / their_usual).clamp(min=_PERIOD_MARGIN)
+        allowed = usual * (theirs / their_usual).clamp(min=1)
         excess.append(F.relu(amplitude - allowed).mean())
     locked = [_locked(rebuilt, original, block) for block in BLOCKS]
     return {"period": torch.stack(excess).mean(), "locked": torch.stack(locked).mean()}
