@@ -70,3 +70,20 @@ def config(photographs: Path, tiny_config: Path, tmp_path: Path) -> Callable[...
         return TrainConfig(**(settings | changes))  # type: ignore[arg-type]
 
     return make
+
+
+@pytest.fixture
+def parquet_folder(photographs: Path, tmp_path: Path) -> Path:
+    """A data set as `push_to_hub` and `to_parquet` write it: three pictures to train on, one to test with."""
+    import datasets
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    features = datasets.Features({"photo": datasets.Image()})
+    for split, rows in (("train", range(3)), ("test", [3])):
+        embedded = datasets.Dataset.from_list(
+            [{"photo": {"bytes": (photographs / f"{i}.png").read_bytes(), "path": f"{i}.png"}} for i in rows],
+            features=features,
+        )
+        embedded.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    return folder

@@ -246,3 +246,14 @@ def test_an_adapter_may_learn_beside_the_models_own_and_go_on(
     assert load_model(str(tmp_path / "owned" / "pipeline")).generator.config.lora["r"] == 2  # type: ignore[index]
     with pytest.raises(ValueError, match="train_lora"):
         config(lora_beside=True)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_data_set_with_splits_trains_and_validates(
+    config: Make, parquet_folder: Path, streaming: bool, tmp_path: Path
+) -> None:
+    settings = {"train_data_dir": "", "dataset_name": str(parquet_folder), "image_column": "photo"}
+    wanted = {"validation_split": "test", "validation_bpp": [0.5], "streaming": streaming}
+    folder = stage1.train(config(**settings, **wanted))
+    assert (folder / "model_index.json").is_file()
+    assert json.loads((tmp_path / "run" / "validation" / "latest.json").read_text())["pictures"] == 1

@@ -8,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -182,21 +181,6 @@ def test_pictures_left_out_of_training_may_validate_it(photographs: Path) -> Non
     embedded = {"image": [{"bytes": (photographs / "1.png").read_bytes(), "path": f"{i}/1.png"} for i in range(2)]}
     found = named_pictures(embedded, frozenset({"1.png"}))
     assert list(found) == ["1", "1 (2)"] and np.array_equal(found["1"], load_picture(photographs / "1.png"))
-
-
-@pytest.fixture
-def parquet_folder(photographs: Path, tmp_path: Path) -> Path:
-    """A data set as `push_to_hub` and `to_parquet` write it: three pictures to train on, one to test with."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    data = open_pictures(str(photographs)).rename_column("image", "photo").cast_column("photo", datasets.Image())
-    for split, rows in (("train", range(3)), ("test", [3])):
-        embedded = datasets.Dataset.from_list(
-            [{"photo": {"bytes": Path(data[i]["photo"].filename).read_bytes(), "path": f"{i}.png"}} for i in rows],
-            features=data.features,
-        )
-        embedded.to_parquet(folder / f"{split}-00000-of-00001.parquet")
-    return folder
 
 
 def test_a_split_of_the_data_may_validate(parquet_folder: Path, photographs: Path) -> None:
