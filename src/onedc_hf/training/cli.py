@@ -57,10 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = vars(make_parser().parse_args(argv))
     name, use_ema = arguments.pop("config"), arguments.pop("use_ema")
     overrides = {key: value for key, value in arguments.items() if value is not None}
-    if use_ema is not None:
-        overrides = {"ema_decay": TrainConfig.ema_decay} | overrides if use_ema else overrides | {"ema_decay": 0.0}
+    if use_ema is False:
+        overrides["ema_decay"] = 0.0
     try:
         config = load_config(name, overrides)
+        if use_ema and not config.ema_decay:
+            config = dataclasses.replace(config, ema_decay=TrainConfig.ema_decay)
         # torch only once the arguments are right
         if config.stage == 1:
             from .stage1 import train
@@ -71,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"onedc train: {error}", file=sys.stderr)
         return 1 if isinstance(error, OneDCError) else 2
     except KeyboardInterrupt:
-        print("onedc train: stopped before the first step; nothing was trained.", file=sys.stderr)
+        print("onedc train: stopped before its first step; what an earlier run saved is as it was.", file=sys.stderr)
         return 130
     if int(os.environ.get("RANK", "0")) == 0:
         print(f"Trained pipeline: {folder}")

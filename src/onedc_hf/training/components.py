@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,11 @@ __all__ = [
     "DECIDES_SYMBOLS",
     "add_noise",
     "choose_what_learns",
+    "in_place",
     "load_model",
     "load_start",
     "make_model",
+    "pipeline_around",
     "save_pipeline",
     "save_result",
 ]
@@ -181,10 +184,10 @@ def choose_what_learns(model: TrainableOneDC, config: TrainConfig) -> list[nn.Pa
     if not trainable:
         raise ValueError("Everything is frozen: nothing would learn. Look at `freeze`.")
     alone = all(name.startswith("generator.") for name in trainable)
-    if _BESIDE in model.generator.adapters and not alone:
+    if (config.init_lora or _BESIDE in model.generator.adapters) and not alone:
         raise ValueError(
-            "An adapter beside the model's own is saved alone, so nothing else may learn: `--freeze codec gain_anchors "
-            "vae`."
+            "An adapter that goes on (`init_lora`), or learns beside the model's own, is saved alone, so nothing else "
+            "may learn: `--freeze codec gain_anchors vae`."
         )
     if config.train_lora and not alone and model.generator.config.lora is None:
         settings = model.generator.unet.peft_config["default"]
@@ -254,15 +257,28 @@ def save_pipeline(model: TrainableOneDC, folder: str | Path, *, variant: str | N
     Returns:
         `OneDCPipeline`: the pipeline around the same (not copied) components.
     """
+    with in_place(model):
+        pipe = pipeline_around(model)
+        pipe.save_pretrained(folder, variant=variant)
+    return pipe
+
+
+def pipeline_around(model: TrainableOneDC) -> OneDCPipeline:
+    """A pipeline of a model's own components, with its gain table written and its identity computed."""
     model.write_gains()
     model.codec.config.model_id = model.codec.entropy.digest().hex()
-    training = {name: module.training for name, module in model.named_children()}
-    # A pipeline switches them to evaluation, and puts weights into its own layout.
+    return OneDCPipeline(model.vae, model.codec, model.generator, model.scheduler)
+
+
+@contextmanager
+def in_place(model: TrainableOneDC) -> Iterator[None]:
+    """Afterwards modules train or not as before, and weights lie where they did: a pipeline has a layout of its own."""
+    modes = {module: module.training for module in model.modules()}
     places = [(parameter, parameter.data) for parameter in model.parameters()]
-    pipe = OneDCPipeline(model.vae, model.codec, model.generator, model.scheduler)
-    pipe.save_pretrained(folder, variant=variant)
-    for parameter, data in places:
-        parameter.data = data
-    for name, was in training.items():
-        getattr(model, name).train(was)
-    return pipe
+    try:
+        yield
+    finally:
+        for parameter, data in places:
+            parameter.data = data
+        for module, mode in modes.items():
+            module.training = mode

@@ -61,7 +61,7 @@ class TrainConfig:
         gradient_checkpointing, mixed_precision, allow_tf32, checkpointing_steps, checkpoints_total_limit,
         resume_from_checkpoint, tracker_project_name: as in diffusers' scripts. Without `mixed_precision` that of
             `accelerate launch` counts. `num_train_epochs` above 0 takes the
-            place of the config's `max_train_steps`; where both are overridden, the steps count.
+            place of the config's `max_train_steps`; steps given as an argument count before either.
         report_to (`list[str]`): trackers (`tensorboard`, `trackio`, `wandb`), `all` or `none`.
         logging_steps (`int`): between two lines of `log.jsonl`, which is written whatever `report_to` says.
         num_threads (`int`): CPU threads of this process; 0 leaves torch's own choice.
@@ -335,7 +335,7 @@ def load_config(name: str, overrides: dict[str, Any]) -> TrainConfig:
         raise ValueError(f"No config {name!r}: neither a file nor one of {', '.join(known)}.")
     values = json.loads(path.read_text(encoding="utf-8")) | overrides
     unknown = set(values) - {f.name for f in dataclasses.fields(TrainConfig)}
-    if overrides.get("max_train_steps") and overrides.get("num_train_epochs"):
+    if overrides.get("max_train_steps"):
         values["num_train_epochs"] = 0
     if unknown:
         raise ValueError(f"{path.name}: unknown settings {', '.join(sorted(unknown))}.")

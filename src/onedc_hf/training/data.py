@@ -112,9 +112,12 @@ def open_pictures(
 
 
 def is_picture_folder(source: str) -> bool:
-    """Whether pictures lie in a folder as files; one with Parquet files in it is a data set."""
+    """Whether pictures lie in a folder as files; one of Parquet files and no pictures is a data set."""
     folder = Path(source)
-    return folder.is_dir() and not any(folder.rglob("*.parquet"))
+    if not folder.is_dir():
+        return False
+    suffixes = {path.suffix.lower() for path in folder.rglob("*") if path.name != "metadata.parquet"}
+    return ".parquet" not in suffixes or not suffixes.isdisjoint(Image.registered_extensions())
 
 
 def read_record(record: dict[str, Any] | None) -> np.ndarray:

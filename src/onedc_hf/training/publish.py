@@ -20,7 +20,7 @@ from huggingface_hub.utils import httpx
 
 from ..errors import OneDCError
 from ..hub.card import build_card
-from ..hub.inherited import inherited_licence
+from ..hub.inherited import inherited_licence, licence_files
 from ..hub.push import push_pipeline
 from ..lora import WEIGHTS_NAME
 from ..pipeline import OneDCPipeline
@@ -29,6 +29,7 @@ from .config import model_settings
 from .validation import ValidationResult
 
 __all__ = [
+    "ORIGINS",
     "PublishError",
     "adapter_card",
     "open_repository",
@@ -36,6 +37,7 @@ __all__ = [
     "public_settings",
     "publish",
     "publish_adapter",
+    "read_origins",
     "training_text",
 ]
 
@@ -59,6 +61,7 @@ _PATHS = (
     "lpips_heads",
     "dists_weights",
 )
+ORIGINS = "made_from.json"  # in a run's folder
 _SECRETS = frozenset({"hub_token"})
 # Rows of the card's table, where the run has them.
 _SHOWN = (
@@ -144,24 +147,18 @@ def publish(
     if pipe.codec.config.entropy_path == "float":
         pipe.quantize_entropy()  # files of a published model decode everywhere
     shown = public_settings(settings)
-    data, base = shown.get("dataset_name"), origins(settings)
-    bound = inherited_licence(base)
-    stated: dict[str, Any] = {"license": license}
-    if bound is not None:
-        stated["licence_text"] = bound.text
-        if license is None:
-            stated |= {"license": "other", "license_name": bound.name, "license_link": bound.link}
+    data, base = shown.get("dataset_name"), read_origins(output)
     card = build_card(
         pipe,
         repo_id=repo_id,
-        **stated,
+        **inherited_licence(output / "pipeline", license),
         base_model=base or None,
         datasets=[data] if data else None,
         training=training_text(shown, step, of, base),
         results=None if validation is None else _results(validation),
     )
     with TemporaryDirectory() as temporary, _explained(repo_id, output):
-        beside = _facts(output, Path(temporary), shown, validation) | ({} if bound is None else bound.beside)
+        beside = _facts(output, Path(temporary), shown, validation) | licence_files(output / "pipeline")
         return push_pipeline(
             pipe, repo_id, card=card, commit_message=_commit_message(step, of), token=token or None, beside=beside
         )
@@ -220,9 +217,10 @@ def publish_adapter(
         PublishError: if the upload fails; everything is still in `output`.
     """
     shown = public_settings(settings)
-    card = adapter_card(repo_id, settings, step, validation, license, of)
+    card = adapter_card(repo_id, settings, step, validation, license, of, output)
     with TemporaryDirectory() as temporary, _explained(repo_id, output):
         files = {WEIGHTS_NAME: output / WEIGHTS_NAME} | _facts(output, Path(temporary), shown, validation)
+        files |= licence_files(output)
         operations = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
         operations.append(CommitOperationAdd("README.md", card.encode()))
         return HfApi(token=token or None).create_commit(repo_id, operations, commit_message=_commit_message(step, of))
@@ -235,13 +233,16 @@ def adapter_card(
     validation: ValidationResult | None = None,
     license: str | None = None,
     of: int | None = None,
+    output: Path | None = None,
 ) -> str:
     """The card of a LoRA's repository; arguments are those of `publish_adapter`."""
     shown = public_settings(settings)
-    on_hub = origins(settings)
+    on_hub = origins(settings) if output is None else read_origins(output)
+    stated = {"license": license} if output is None else inherited_licence(output, license)
+    licence_text = stated.pop("licence_text", None)
     data = ModelCardData(
         library_name="onedc_hf",
-        license=license,
+        **stated,
         base_model=(on_hub[0] if len(on_hub) == 1 else on_hub) or None,
         tags=["onedc", "lora", "image-compression"],
         datasets=[shown["dataset_name"]] if shown.get("dataset_name") else None,
@@ -261,30 +262,37 @@ def adapter_card(
     ]
     if validation is not None:
         text += ["## Results", _results(validation)]
+    if licence_text:
+        text += ["## Licence", licence_text]
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(text) + "\n"
 
 
-def origins(settings: Mapping[str, Any], later: frozenset[Path] = frozenset()) -> list[str]:
+def origins(settings: Mapping[str, Any]) -> list[str]:
     """Repositories that a run's weights come from: the one that it started from, or those of its model's parts.
 
-    Earlier runs on the same machine are followed to their own start, by the settings beside their weights.
+    A run that starts from the folder of an earlier one has that one's, which lie beside its weights.
 
     Args:
         settings (`Mapping[str, Any]`): of the run.
-        later (`frozenset[Path]`, *optional*): settings of runs that came after it.
     """
     start = settings.get("init_from")
     if start and not looks_like_path(start):
         return [start]
     if start:
-        before = Path(start).expanduser().resolve().parent / "train_config.json"
-        if before in later or not before.is_file():
-            return []
-        return origins(json.loads(before.read_text(encoding="utf-8")), later | {before})
-    if settings.get("stage") == 2 or "model" not in settings:  # from the model in the box
+        return read_origins(Path(start).expanduser().resolve().parent)
+    if settings.get("stage") == 2:  # from the model in the box
         return []
     parts = model_settings(settings["model"]).get("pretrained", {})
     return sorted({part["repository"] for part in parts.values()})
+
+
+def read_origins(output: Path) -> list[str]:
+    """What a run noted of its origins in its folder; nothing where that is no run's folder."""
+    try:
+        found = json.loads((output / ORIGINS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [str(one) for one in found] if isinstance(found, list) else []
 
 
 def _commit_message(step: int, of: int | None) -> str:
@@ -324,7 +332,9 @@ def training_text(settings: Mapping[str, Any], step: int, of: int | None = None,
         pictures = f"a folder of pictures (`{settings.get('train_data_dir')}`)"
     steps = f"{step:,}" + (f" of {of:,}, then it was stopped" if of is not None and step < of else "")
     rows = [("Start", _start(settings, base)), ("Pictures", pictures), ("Steps", steps)]
-    shown = (*_SHOWN, *_SHOWN_OF_LORA) if settings.get("train_lora") else _SHOWN
+    shown = _SHOWN
+    if settings.get("train_lora"):
+        shown = (*_SHOWN, "init_lora") if settings.get("init_lora") else (*_SHOWN, *_SHOWN_OF_LORA)
     rows += [(f"`{name}`", _cell(settings[name])) for name in shown if settings.get(name) not in (None, [], "")]
     lines = ["Trained with `onedc train` of `onedc-hf`:", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in rows]

@@ -40,11 +40,12 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..hub.inherited import carry_licences
 from ..lora import WEIGHTS_NAME
 from .config import TrainConfig
 from .data import Crops, Share, check_folder, crop_batches, excluded_names, open_split, steps_of_epochs
 from .model import TrainableOneDC
-from .publish import open_repository, publish, publish_adapter
+from .publish import ORIGINS, open_repository, origins, publish, publish_adapter, read_origins
 from .trackers import Trackers, tracker_names
 from .validation import Validator, named_pictures, split_pictures, validation_pictures
 
@@ -54,6 +55,12 @@ logger = logging.getLogger(__name__)
 
 # How long processes wait for the one that validates or uploads: on GPUs torch would give up after ten minutes.
 _PATIENCE = timedelta(hours=12)
+
+
+# Settings that no checkpoint depends on.
+_MAY_CHANGE = frozenset(
+    {"checkpointing_steps", "logging_steps", "max_train_steps", "output_dir", "report_to", "resume_from_checkpoint"}
+)
 
 
 def _checkpoints(output: Path) -> list[Path]:
@@ -240,6 +247,8 @@ class TrainingRun:
             self._take_up(self._resume)
         if self.is_main:
             (self.output / "train_config.json").write_text(self.config.to_json(), encoding="utf-8")
+            if self._resume is None:  # later what the run started from may be gone
+                (self.output / ORIGINS).write_text(json.dumps(origins(dataclasses.asdict(self.config))) + "\n")
         if self.accelerator.log_with:
             self._trackers = Trackers(
                 self.accelerator, self.config.tracker_project_name, dataclasses.asdict(self.config)
@@ -285,10 +294,12 @@ class TrainingRun:
         """
         try:
             self.accelerator.load_state(str(checkpoint))
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, ValueError, KeyError) as error:
-            changed = ", ".join(self._changed_settings()) or "none that is known"
+            changed = ", ".join(self._changed_settings()) or "none"
             raise ValueError(
-                f"{checkpoint} does not fit this run ({error}). Settings that differ from those it was written with: "
+                f"{checkpoint} cannot be taken up ({error}). Settings that differ from those of the run so far: "
                 f"{changed}. Go on with the old ones, or start a run of its own from its weights by `--init_from`."
             ) from error
         if self._ema is not None:
@@ -298,7 +309,7 @@ class TrainingRun:
         path = self.output / "train_config.json"
         before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         now = json.loads(self.config.to_json())
-        return [name for name, value in now.items() if name in before and before[name] != value]
+        return [name for name, value in now.items() if before.get(name, value) != value and name not in _MAY_CHANGE]
 
     def _has_result(self) -> bool:
         """Whether an earlier run got as far as its first checkpoint, which is written together with its weights."""
@@ -396,7 +407,8 @@ class TrainingRun:
             self._look()
         if self._repository and self.step > 0:
             push = publish if (self.output / "pipeline") == self._result else publish_adapter
-            result = None if self._validator is None else self._validator.last
+            # Of these weights, not of those of an earlier step.
+            result = self._validator.last if self._validator is not None and self._looked_at == self.step else None
             settings = dataclasses.asdict(self.config)
             push(
                 self.output,
@@ -419,6 +431,7 @@ class TrainingRun:
             return
         with self.averaged():
             self._result = self._save(self.output)
+            carry_licences(read_origins(self.output), self.config.init_from, self._result)
 
     def averaged(self) -> _Averaged:
         """A context in which the model has its averaged weights."""

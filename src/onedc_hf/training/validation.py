@@ -31,6 +31,7 @@ from ..evaluation.metrics.ms_ssim import SMALLEST_SIDE
 from ..evaluation.sheet import Cell, Row, comparison_sheet
 from ..pictures import PictureInput, load_picture, to_tensor
 from ..pipeline import OneDCPipeline
+from .components import in_place, pipeline_around
 from .data import read_record
 
 if TYPE_CHECKING:
@@ -254,23 +255,16 @@ def as_codec(model: TrainableOneDC, calibration: Sequence[PictureInput] | None =
     """
     codec = model.codec
     was = (codec.entropy, codec.authors_entropy, codec.config.entropy_path, codec.config.authors_entropy)
-    model_id, modes = codec.config.model_id, {module: module.training for module in model.modules()}
-    # A pipeline puts CPU weights into fresh memory, in its own layout.
-    places = [(parameter, parameter.data) for parameter in model.parameters()]
-    model.write_gains()
-    codec.config.model_id = codec.entropy.digest().hex()
-    try:
-        pipe = OneDCPipeline(model.vae, codec, model.generator, model.scheduler)
-        if codec.config.entropy_path == "float":
-            pipe.quantize_entropy(calibration)
-        yield pipe
-    finally:
-        codec.entropy, codec.authors_entropy, codec.config.entropy_path, codec.config.authors_entropy = was
-        codec.config.model_id = model_id
-        for parameter, data in places:
-            parameter.data = data
-        for module, mode in modes.items():
-            module.training = mode
+    model_id = codec.config.model_id
+    with in_place(model):
+        try:
+            pipe = pipeline_around(model)
+            if codec.config.entropy_path == "float":
+                pipe.quantize_entropy(calibration)
+            yield pipe
+        finally:
+            codec.entropy, codec.authors_entropy, codec.config.entropy_path, codec.config.authors_entropy = was
+            codec.config.model_id = model_id
 
 
 class Validator:
