@@ -147,12 +147,12 @@ def publish(
     if pipe.codec.config.entropy_path == "float":
         pipe.quantize_entropy()  # files of a published model decode everywhere
     shown = public_settings(settings)
-    data, base = shown.get("dataset_name"), read_origins(output)
+    data, base = shown.get("dataset_name"), _noted_origins(output, settings)
     card = build_card(
         pipe,
         repo_id=repo_id,
         **inherited_licence(output / "pipeline", license),
-        base_model=base or None,
+        base_model=_one_or_all(base),
         datasets=[data] if data else None,
         training=training_text(shown, step, of, base),
         results=None if validation is None else _results(validation),
@@ -237,13 +237,13 @@ def adapter_card(
 ) -> str:
     """The card of a LoRA's repository; arguments are those of `publish_adapter`."""
     shown = public_settings(settings)
-    on_hub = origins(settings) if output is None else read_origins(output)
+    on_hub = origins(settings) if output is None else _noted_origins(output, settings)
     stated = {"license": license} if output is None else inherited_licence(output, license)
     licence_text = stated.pop("licence_text", None)
     data = ModelCardData(
         library_name="onedc_hf",
         **stated,
-        base_model=(on_hub[0] if len(on_hub) == 1 else on_hub) or None,
+        base_model=_one_or_all(on_hub),
         tags=["onedc", "lora", "image-compression"],
         datasets=[shown["dataset_name"]] if shown.get("dataset_name") else None,
     )
@@ -293,6 +293,15 @@ def read_origins(output: Path) -> list[str]:
     except (OSError, ValueError):
         return []
     return [str(one) for one in found] if isinstance(found, list) else []
+
+
+def _noted_origins(output: Path, settings: Mapping[str, Any]) -> list[str]:
+    """Those of the run's folder, which were noted when it began; of a run that noted none, those of its settings."""
+    return read_origins(output) if (output / ORIGINS).is_file() else origins(settings)
+
+
+def _one_or_all(origins: list[str]) -> str | list[str] | None:
+    return origins[0] if len(origins) == 1 else origins or None
 
 
 def _commit_message(step: int, of: int | None) -> str:
