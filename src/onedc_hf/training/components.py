@@ -20,9 +20,6 @@ from ..pipeline import OneDCPipeline
 from .config import TrainConfig, model_settings
 from .model import TrainableOneDC, TrainableVAE
 
-logger = logging.getLogger(__name__)
-
-_BESIDE = "beside"  # name of an adapter that learns on a model with one of its own
 # Prefixes of what decides symbols, given a picture.
 DECIDES_SYMBOLS = ("codec.entropy", "codec.enc", "codec.hyper_enc", "gain_anchors", "vae.encoder")
 
@@ -38,6 +35,10 @@ __all__ = [
     "save_pipeline",
     "save_result",
 ]
+
+logger = logging.getLogger(__name__)
+
+_BESIDE = "beside"  # name of an adapter that learns on a model with one of its own
 
 
 def make_model(name: str, rate_estimate: str = "straight_through") -> TrainableOneDC:

@@ -55,8 +55,6 @@ logger = logging.getLogger(__name__)
 
 # How long processes wait for the one that validates or uploads: on GPUs torch would give up after ten minutes.
 _PATIENCE = timedelta(hours=12)
-
-
 # Settings that no checkpoint depends on.
 _MAY_CHANGE = frozenset(
     {"checkpointing_steps", "logging_steps", "max_train_steps", "output_dir", "report_to", "resume_from_checkpoint"}
