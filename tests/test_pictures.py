@@ -45,6 +45,18 @@ def test_float_tensors_in_0_1_are_scaled(dtype):
     assert one(load_picture(x)) == (0, 128, 255)
 
 
+def test_open_files_are_read_and_stay_open(rgb, tmp_path):
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    with (tmp_path / "a.png").open("rb") as file, io.BytesIO(content) as buffer:
+        for opened in (file, buffer, buffer):
+            assert np.array_equal(load_picture(opened), rgb) and not opened.closed
+    with (tmp_path / "a.png").open() as file, pytest.raises(PictureError, match=r"a\.png gives no bytes.*'rb'"):
+        load_picture(file)
+    with pytest.raises(PictureError, match="the open file: not a picture"):
+        load_picture(io.BytesIO(b"words"))
+
+
 def test_float_arrays_in_0_1_are_scaled_and_rounding_beyond_the_range_is_forgiven():
     assert one(load_picture(np.full((2, 2, 3), 0.5))) == (128, 128, 128)
     assert one(load_picture(np.full((2, 2), 1.003, np.float16))) == (255, 255, 255)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from collections.abc import Callable
@@ -157,6 +158,16 @@ def test_output_types_agree(tiny_pipeline: OneDCPipeline, picture: Picture) -> N
     assert array.shape == (32, 48, 3) and tensor.shape == (3, 32, 48)
     assert np.array_equal(np.round(array * 255).astype(np.uint8), pil)
     assert torch.equal((tensor * 255).round().to(torch.uint8), torch.from_numpy(pil.copy()).permute(2, 0, 1))
+
+
+def test_open_files_are_read(tiny_pipeline: OneDCPipeline, picture: Picture) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(picture(64, 64)).save(buffer, "PNG")
+    data = tiny_pipeline.compress(buffer)
+    assert data == tiny_pipeline.compress(picture(64, 64))
+    assert tiny_pipeline.decompress(io.BytesIO(data)).size == (64, 64)
+    with pytest.raises(TypeError, match="StringIO"):
+        tiny_pipeline.decompress(io.StringIO("words"))
 
 
 def test_paths_are_read_when_decompressing(tiny_pipeline: OneDCPipeline, picture: Picture, tmp_path: Path) -> None:

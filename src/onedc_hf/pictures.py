@@ -16,7 +16,7 @@ import io
 import os
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
@@ -32,6 +32,7 @@ __all__ = [
     "OpenedPicture",
     "PictureInput",
     "from_tensor",
+    "is_open_file",
     "load_picture",
     "load_picture_bytes",
     "open_picture",
@@ -40,7 +41,7 @@ __all__ = [
     "to_tensor",
 ]
 
-PictureInput: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor"
+PictureInput: TypeAlias = "str | os.PathLike[str] | IO[bytes] | Image.Image | np.ndarray | torch.Tensor"
 
 _ROUNDING = 1 / 255  # floats may leave [0, 1] by this much: resampling and half precision do
 _MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -79,7 +80,7 @@ def open_picture(image: PictureInput) -> OpenedPicture:
     give one frame, with a `UserWarning`.
 
     Args:
-        image (`str`, `os.PathLike`, `PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
+        image (`str`, `os.PathLike`, open binary file, `PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
             A picture. Arrays are height, width, channels: `[H, W]`, `[H, W, C]` with 1 (grey), 2 (grey, alpha),
             3 (RGB) or 4 (RGB, alpha) channels. Tensors are channels first: `[H, W]`, `[C, H, W]` or `[1, C, H, W]`.
             Values: `uint8` in [0, 255], `uint16` in [0, 65535], `bool`, or floats in [0, 1].
@@ -92,13 +93,15 @@ def open_picture(image: PictureInput) -> OpenedPicture:
         return _load_file(os.fspath(image))
     if isinstance(image, Image.Image):
         return _guarded(lambda: _from_pil(image, "the PIL image"), "the PIL image")
+    if is_open_file(image):
+        return _load_open_file(image)
     if isinstance(image, np.ndarray):
         return _from_array(image, "NumPy array", "[H, W] or [H, W, C]")
     if _is_tensor(image):
         return _from_torch(image)
     raise PictureError(
-        f"cannot read a picture from a {type(image).__name__}: expected a path, a PIL image, a NumPy array [H, W, C] "
-        "or a torch tensor [C, H, W]. For the bytes of a file, use PIL.Image.open(io.BytesIO(data))."
+        f"cannot read a picture from a {type(image).__name__}: expected a path, an open file, a PIL image, a "
+        "NumPy array [H, W, C] or a torch tensor [C, H, W]. For the bytes of a file, use io.BytesIO(data)."
     )
 
 
@@ -210,6 +213,29 @@ def _load_file(path: str) -> OpenedPicture:
             return _from_pil(picture, path)
 
     return _guarded(read, path)
+
+
+def _load_open_file(file: IO[bytes]) -> OpenedPicture:
+    """From its beginning, as Pillow does it; the file stays open, since it is its owner's to close."""
+    where = _name_of(file)
+    if not isinstance(file.read(0), bytes):
+        raise PictureError(f"{where} gives no bytes: a picture is read from a binary file, open(path, 'rb')")
+
+    def read() -> OpenedPicture:
+        with Image.open(file) as picture:
+            return _from_pil(picture, where)
+
+    return _guarded(read, where)
+
+
+def _name_of(file: IO[bytes]) -> str:
+    name = getattr(file, "name", None)  # a number, of a file without a name
+    return name if isinstance(name, str) else "the open file"
+
+
+def is_open_file(source: object) -> TypeGuard[IO[bytes]]:
+    """Say whether something is read like a file: an open one, a download, `io.BytesIO`."""
+    return callable(getattr(source, "read", None))
 
 
 def _guarded(read: Any, where: str) -> OpenedPicture:
@@ -436,6 +462,8 @@ def _is_tensor(image: object) -> bool:
 def _kind_of(image: object) -> str:
     if isinstance(image, Image.Image):
         return "the PIL image"
+    if is_open_file(image):
+        return _name_of(image)
     return "NumPy array" if isinstance(image, np.ndarray) else "torch tensor"
 
 

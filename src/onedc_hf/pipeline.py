@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast, overload
+from typing import IO, Any, Literal, cast, overload
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ from .models import OneDCAutoencoder, OneDCCodec, OneDCGenerator
 from .models.codec import semantic_tokens
 from .models.exact import ExactEntropyModel
 from .models.patch_attention import attend_in_patches
-from .pictures import PictureInput, from_tensor, open_picture, pad, to_output, to_tensor
+from .pictures import PictureInput, from_tensor, is_open_file, open_picture, pad, to_output, to_tensor
 from .precision import default_dtype
 from .provenance import provenance_info
 from .rate_search import check_rate
@@ -60,7 +60,7 @@ _DEFAULT_QUALITY = 50
 _HUB_OPTIONS = ("repo_id", "commit_message", "private", "token", "create_pr")  # of `save_pretrained(push_to_hub=True)`
 _LATENT_PER_POSITION = POSITION // 8  # the VAE's grid
 
-DataInput = bytes | bytearray | memoryview | str | os.PathLike[str]
+DataInput = bytes | bytearray | memoryview | str | os.PathLike[str] | IO[bytes]
 
 
 @dataclass
@@ -290,7 +290,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         """Compresses a picture, or each of a list of pictures of any sizes.
 
         Args:
-            image (path, `PIL.Image.Image`, `np.ndarray`, `torch.Tensor`, or a list of them): see
+            image (path, open file, `PIL.Image.Image`, `np.ndarray`, `torch.Tensor`, or a list of them): see
                 `onedc_hf.pictures.load_picture`.
             quality (`int`, *optional*): 0 (smallest file) to 100; 50 if nothing else is asked for.
             target_bytes (`int`, *optional*): largest size of the file; the best quality that fits is taken.
@@ -388,7 +388,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         """Rebuilds a picture from an `.odc` file, or each of a list of them.
 
         Args:
-            data (`bytes` or path, or a list of them): the file.
+            data (`bytes`, path or open file, or a list of them): the file.
             output_type (`"pil"`, `"np"` or `"pt"`): PIL image; NumPy `[H, W, 3]` or torch `[3, H, W]`, in [0, 1].
             allow_partial (`bool`): also rebuild what arrived of a file that was cut after its hyper-latent; a warning
                 says how much that was. Only the hyper-latent is verified then; the whole picture is where only alpha or
@@ -454,7 +454,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         """Decodes and checks everything in a file, without rebuilding the picture (`onedc verify`).
 
         Args:
-            data (`bytes` or path): the file.
+            data (`bytes`, path or open file): the file.
             allow_partial (`bool`): as for `decompress`.
             preview (`bool`): as for `decompress`.
 
@@ -483,7 +483,8 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         """A file of the authors' program (`.bin`) as an `.odc` file, without going through pixels.
 
         Args:
-            data (`bytes` or path): the file; it must come from the checkpoint that this model was converted from.
+            data (`bytes`, path or open file): the file; it must come from the checkpoint that this model was
+                converted from.
 
         Returns:
             `bytes`: the `.odc` file. Its latent is within half a step of the original's, as in any encoding.
@@ -576,4 +577,6 @@ def _read(data: DataInput) -> bytes | bytearray | memoryview:
         if path.is_dir():
             raise IsADirectoryError(f"{str(path)!r} is a folder; give one `.odc` file, or a list of them.")
         return path.read_bytes()
-    raise TypeError(f"`data` must be bytes or the path of an .odc file; got {type(data).__name__}.")
+    if is_open_file(data) and isinstance(content := data.read(), bytes):
+        return content
+    raise TypeError(f"`data` must be bytes, the path of an .odc file, or a binary file; got {type(data).__name__}.")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from onedc_hf.coding import BitstreamReader, BitstreamWriter, SymbolModel, fit_hyper_tables, paper_tables
+from onedc_hf.coding.order import unit_row_slices
 
 LEVELS = (4,) * 7
 STEP = 0.02496532547666428  # of the logarithm of the scale, from one table to the next (spec section 3.2)
@@ -64,6 +65,18 @@ def make_picture(model, width, height, seed=0, mean_index=40.0):
     return SimpleNamespace(width=width, height=height, z_index=z_index, passes=passes)
 
 
+def write_pass(writer, symbols, scale_index):
+    """All units of the next pass; both arrays int [C/4, 4 Zh, 4 Zw]."""
+    for rows in unit_row_slices(symbols.shape[1] // 4, symbols.shape[2] // 4):
+        writer.write_unit(symbols[:, rows], scale_index[:, rows])
+
+
+def read_pass(reader, scale_index):
+    """All units of the next pass, int [C/4, 4 Zh, 4 Zw]."""
+    units = unit_row_slices(scale_index.shape[1] // 4, scale_index.shape[2] // 4)
+    return np.concatenate([reader.read_unit(scale_index[:, rows]) for rows in units], axis=1)
+
+
 def write(model, picture, *, z_only=False, quality_row=None, extensions=()):
     """The file of a picture."""
     if quality_row is None and model.rows > 1 and not z_only:
@@ -78,7 +91,7 @@ def write(model, picture, *, z_only=False, quality_row=None, extensions=()):
     )
     writer.write_hyper(picture.z_index)
     for symbols, scale_index in () if z_only else picture.passes:
-        writer.write_pass(symbols, scale_index)
+        write_pass(writer, symbols, scale_index)
     return writer.finish()
 
 
@@ -92,7 +105,7 @@ def read(model, data, scale_index_of_pass=None):
             scale_index = scale_index_of_pass[number] if scale_index_of_pass else None
             if scale_index is None or scale_index.shape != shape:
                 scale_index = np.zeros(shape, dtype=np.int32)
-            symbols.append(reader.read_pass(scale_index))
+            symbols.append(read_pass(reader, scale_index))
     reader.finish()
     return SimpleNamespace(header=reader.header, extensions=reader.extensions, z_index=z_index, symbols=symbols)
 
@@ -108,6 +121,8 @@ def odc():
         synthetic_pass=synthetic_pass,
         make_model=make_model,
         make_picture=make_picture,
+        write_pass=write_pass,
+        read_pass=read_pass,
         write=write,
         read=read,
         hyper_tables=hyper_tables,

@@ -54,6 +54,17 @@ def test_a_crop_in_the_middle_is_always_the_same(photographs: Path) -> None:
         Cropping(64, interpolation="best")
 
 
+def test_crops_are_reduced_and_enlarged_within_the_scales_asked_for() -> None:
+    # A ramp of one level a pixel: how fast a crop rises says by how much it was scaled.
+    ramp = np.broadcast_to(np.arange(240, dtype=np.uint8)[None, :, None], (240, 240, 3))
+    crop, rng = Cropping(64, smallest_scale=0.5, largest_scale=2.0, flip=False, interpolation="bicubic"), np.random
+    rises = [float(crop(ramp, rng.default_rng(seed))[0, 32, 8:56].diff().mean()) * 127.5 for seed in range(60)]
+    scales = [1 / rise for rise in rises]
+    assert 0.48 < min(scales) < 0.7 and 1.7 < max(scales) < 2.1
+    with pytest.raises(ValueError, match="largest_scale"):
+        TrainConfig(train_data_dir="x", smallest_scale=1.2)
+
+
 def test_a_streamed_data_set_continues_where_it_stood(photographs: Path) -> None:
     data = open_pictures(str(photographs)).to_iterable_dataset(num_shards=2)
     whole = list(islice(StreamedCrops(data, Cropping(64), 3), 9))  # four pictures: more than two epochs

@@ -122,15 +122,18 @@ def test_the_script_is_killed_and_goes_on(
     assert pipe.decompress(pipe.compress(picture(64, 64), quality=80)).size == (64, 64)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
 def test_the_script_validates_and_publishes(
-    hub: LoopbackHub, alone: Path, arguments: list[str], photographs: Path, tmp_path: Path
+    hub: LoopbackHub, alone: Path, arguments: list[str], photographs: Path, tmp_path: Path, processes: int
 ) -> None:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if processes == 2 else []
     wanted = ["--max_train_steps", "2", "--validation_images", str(photographs), "--validation_steps", "1"]
     wanted += ["--validation_bpp", "0.5", "--report_to", "tensorboard", "--tracker_project_name", "holiday"]
     wanted += ["--push_to_hub", "--hub_model_id", "alice/trained", "--hub_private_repo"]
     done = subprocess.run(
-        [sys.executable, *arguments, *wanted],
-        cwd=alone, env=hub.environment(tmp_path / "home"), capture_output=True, text=True, timeout=240,
+        [sys.executable, *launcher, *arguments, *wanted],
+        cwd=alone, env=hub.environment(tmp_path / "home") | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     repo, files = hub.repos["models", "alice/trained"], hub.files("alice/trained")

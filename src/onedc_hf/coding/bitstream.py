@@ -239,7 +239,7 @@ class _Units:
 class BitstreamWriter:
     """Writes one file: `write_hyper`, then `write_unit` for each coding unit of passes 0 to 3, then `finish`.
 
-    A z-only file has no units. `write_pass` writes all units of a pass.
+    A z-only file has no units.
 
     Shapes: C = channels of y; Zh, Zw = ceil(height / 64), ceil(width / 64).
 
@@ -338,11 +338,6 @@ class BitstreamWriter:
         self._encoder.encode_unit(symbols.ravel(), _unit_order(self._model, scale_index))
         self._units.advance()
 
-    def write_pass(self, symbols: np.ndarray, scale_index: np.ndarray) -> None:
-        """Write all units of the next pass; both arrays int [C/4, 4 Zh, 4 Zw]."""
-        for rows in unit_row_slices(*self._z_shape):
-            self.write_unit(symbols[:, rows], scale_index[:, rows])
-
     def finish(self) -> bytes:
         """End the stream and return the whole file."""
         if self._check is None or self._units.left:
@@ -361,7 +356,7 @@ class BitstreamWriter:
 class BitstreamReader:
     """Reads one file: `read_hyper`, then `read_unit` for each coding unit of passes 0 to 3, then `finish`.
 
-    A z-only file has no units. `read_pass` reads all units of a pass.
+    A z-only file has no units.
 
     On construction the container is checked as a whole: magic, version, lengths, CRC-32, extensions, model id, and the
     declared size against the bytes that are there. Nothing in proportion to the declared size is allocated before that.
@@ -430,12 +425,6 @@ class BitstreamReader:
         self._check.add_unit(symbols)
         self._units.advance()
         return symbols
-
-    def read_pass(self, scale_index: np.ndarray) -> np.ndarray:
-        """Read all units of the next pass; int [C/4, 4 Zh, 4 Zw]."""
-        return np.concatenate(
-            [self.read_unit(scale_index[:, rows]) for rows in unit_row_slices(*self._z_shape)], axis=1
-        )
 
     def finish(self) -> None:
         """Prove the symbols of y by check B, and that the stream holds nothing else.

@@ -51,7 +51,8 @@ class TrainConfig:
         exclude (`list[str]`): files (package data or paths) of picture names to leave out, one a line.
         max_train_samples (`int`): 0: all.
         resolution (`int`): side of a crop in pixels, a multiple of 64.
-        smallest_scale (`float`): pictures are reduced by a factor drawn from [smallest_scale, 1] before cropping.
+        smallest_scale, largest_scale (`float`): pictures are scaled by a factor drawn from between these before
+            cropping; above 1 they are enlarged.
         center_crop, random_flip, image_interpolation_mode, dataloader_num_workers: as in diffusers' scripts.
         picture_cache_mib (`int`): MiB of decoded pictures that each process, or each of its data loader's workers,
             keeps in memory (a 768x512 one has 1.1); what does not fit is decoded for every crop.
@@ -158,6 +159,7 @@ class TrainConfig:
     max_train_samples: int = 0
     resolution: int = 128
     smallest_scale: float = 0.5
+    largest_scale: float = 1.0
     center_crop: bool = False
     random_flip: bool = True
     image_interpolation_mode: str = "lanczos"
@@ -277,6 +279,11 @@ class TrainConfig:
             raise ValueError("`predictor_weights` is for the distillation, which `distillation_weight` 0 switches off.")
         if self.optimizer not in _OPTIMIZERS:
             raise ValueError(f"`optimizer` is one of {', '.join(_OPTIMIZERS)}; got {self.optimizer!r}.")
+        if not 0 < self.smallest_scale <= self.largest_scale:
+            raise ValueError(
+                f"`smallest_scale` must be above 0 and not above `largest_scale`; got {self.smallest_scale} and "
+                f"{self.largest_scale}."
+            )
         for name in ("low_rate_detail", "high_rate_detail"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must lie in [0, 1]; got {getattr(self, name)}.")

@@ -155,11 +155,12 @@ def _one_caption(row: dict[str, Any], rng: np.random.Generator) -> str:
 
 @dataclass(frozen=True)
 class Cropping:
-    """How a crop is taken from a picture: reduced by a random factor, so that fine and coarse structure are both seen.
+    """How a crop is taken from a picture: scaled by a random factor, so that fine and coarse structure are both seen.
 
     Args:
         resolution (`int`): side S of a crop in pixels, a multiple of 64.
-        smallest_scale (`float`): pictures are reduced by a factor drawn from [smallest_scale, 1].
+        smallest_scale, largest_scale (`float`): pictures are scaled by a factor drawn from between these. Enlarged
+            ones (above 1) have nothing in their highest frequencies, like many photographs of large cameras.
         center (`bool`): crops lie in the middle, at the smallest reduction that fits: nothing is drawn.
         flip (`bool`): half of the crops are mirrored.
         interpolation (`str`): of Pillow's `Resampling`, in any case.
@@ -167,6 +168,7 @@ class Cropping:
 
     resolution: int
     smallest_scale: float = 0.5
+    largest_scale: float = 1.0
     center: bool = False
     flip: bool = True
     interpolation: str = "lanczos"
@@ -182,7 +184,8 @@ class Cropping:
         """A crop `[3, S, S]` in [-1, 1] of a picture, uint8 `[H, W, 3]`; pictures that are too small are enlarged."""
         height, width, _ = pixels.shape
         shorter = min(height, width)
-        scale = max(1.0 if self.center else rng.uniform(self.smallest_scale, 1.0), self.resolution / shorter)
+        drawn = 1.0 if self.center else rng.uniform(self.smallest_scale, self.largest_scale)
+        scale = max(drawn, self.resolution / shorter)
         side = min(round(self.resolution / scale), height, width)  # side of the region that becomes the crop
         if self.center:
             side = shorter
@@ -446,6 +449,7 @@ def crop_batches(config: TrainConfig, share: Share) -> DataLoader[Any]:
     cropping = Cropping(
         config.resolution,
         config.smallest_scale,
+        config.largest_scale,
         config.center_crop,
         config.random_flip,
         config.image_interpolation_mode,
