@@ -74,6 +74,7 @@ _SHOWN = (
     "mixed_precision",
     "ema_decay",
     "freeze",
+    "centroids",
     "noise_channels",
     "lambda_low",
     "lambda_high",
