@@ -31,7 +31,6 @@ from .coding import (
 from .errors import BitstreamError, Corrupt, EncodeError, TargetError, TooLarge, Truncated, WrongModel
 from .models import OneDCCodec
 from .models.exact import CodingUnit, ExactEntropyModel, ExactHyper
-from .models.reconstruction import Refinement
 from .rate_search import search_row
 from .releases import where_to_get
 from .user_warning import warn_user
@@ -69,13 +68,11 @@ class Symbols:
     Args:
         header (`Header`): its front.
         row (`int`, *optional*): quality row; `None` where only the hyper-latent is known.
-        y_hat (`torch.Tensor` of shape `[1, N, Y, X]`): the rebuilt latent, float32; the same on every machine.
+        y_hat (`torch.Tensor` of shape `[1, N, Y, X]`): the rebuilt latent, float32.
         semantic_seed (`torch.Tensor` of shape `[1, N, Z, V]`): input of the semantic adaptor.
         received (`float`): share of the file's bytes that are there; below 1 only for a file that was cut within its
             symbols.
         extensions (`tuple`): tag and content of what the file carries beside the picture.
-        refinement (`torch.Tensor` of shape `[1, 2N, Y, X]`, *optional*): what the synthesis transform sees beside
-            `y_hat` (models/reconstruction.py), if it does.
     """
 
     header: Header
@@ -84,7 +81,6 @@ class Symbols:
     semantic_seed: Tensor
     received: float = 1.0
     extensions: tuple[tuple[int, bytes], ...] = ()
-    refinement: Tensor | None = None
 
 
 class SymbolCoder:
@@ -255,8 +251,7 @@ class SymbolCoder:
             )
         hyper = self.hyper_synthesis(reader.read_hyper())
         row = None if header.kind == Kind.Z_ONLY or preview else (header.quality_row or 0)
-        refinement = self.codec.refinement(torch.tensor([self.quality(row)]), hyper.reduced.shape)
-        y_hat = self._decode_units(reader, row, hyper, refinement)
+        y_hat = self._decode_units(reader, row, hyper)
         received = 1.0
         if isinstance(reader, PartialReader):
             received = header.size / reader.whole_size
@@ -275,23 +270,15 @@ class SymbolCoder:
                 f"The end of the file is missing or damaged. {of} what comes beside it (alpha, metadata) there is only "
                 "what arrived, unverified."
             )
-        refined = None if refinement is None else refinement.values
-        return Symbols(header, row, y_hat, hyper.semantic_seed, received, extensions, refined)
+        return Symbols(header, row, y_hat, hyper.semantic_seed, received, extensions)
 
-    def _decode_units(
-        self,
-        reader: BitstreamReader | PartialReader,
-        row: int | None,
-        hyper: ExactHyper,
-        refinement: Refinement | None = None,
-    ) -> Tensor:
+    def _decode_units(self, reader: BitstreamReader | PartialReader, row: int | None, hyper: ExactHyper) -> Tensor:
         """Reads the four passes of `y` at a quality row; `None`: every pass takes its means."""
 
         def code(unit: CodingUnit) -> Tensor | None:
-            read = None if row is None else reader.read_unit(unit.scale_index[0].cpu().numpy())  # [N/4, rows, X]
-            symbols = None if read is None else torch.from_numpy(read)[None].to(unit.means.device)
-            if refinement is not None:
-                refinement.note_unit(unit, symbols)
-            return symbols
+            if row is None:
+                return None
+            symbols = reader.read_unit(unit.scale_index[0].cpu().numpy())  # [N/4, rows, X]
+            return None if symbols is None else torch.from_numpy(symbols)[None].to(unit.means.device)
 
         return self.entropy.code(hyper, self.entropy.gain(row or 0), code)

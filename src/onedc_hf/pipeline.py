@@ -436,10 +436,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
 
         def rebuild_tile(rows: slice, columns: slice) -> tuple[Tensor]:
             y_hat = part_of(symbols.y_hat, rows, columns, Y_PER_Z)
-            refinement = symbols.refinement
-            if refinement is not None:
-                refinement = part_of(refinement, rows, columns, Y_PER_Z)
-            detail = self.codec.synthesise(y_hat, part_of(semantic, rows, columns, 1), refinement)  # [1, D, h, w]
+            detail = self.codec.synthesise(y_hat, part_of(semantic, rows, columns, 1))  # [1, D, h, w]
             latent = self.generator(detail, tokens, quality)  # [1, L, h, w], from one step of diffusion
             latent = (latent / self.vae.config.scaling_factor).to(self.vae.dtype)
             place = {}
@@ -479,9 +476,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         else:
             symbols = self._earlier.coder_of(data, self._coder).read(data, allow_partial, preview, self.max_pixels)
         device = self._execution_device
-        names = ("y_hat", "semantic_seed", "refinement")
-        moved = {name: x.to(device) for name in names if (x := getattr(symbols, name)) is not None}
-        return replace(symbols, **moved)
+        return replace(symbols, y_hat=symbols.y_hat.to(device), semantic_seed=symbols.semantic_seed.to(device))
 
     @torch.inference_mode()
     def transcode(self, data: DataInput) -> bytes:

@@ -76,16 +76,12 @@ def test_a_weight_saves_bytes_at_low_qualities_and_none_from_50_on(
     assert weights_digest(fresh) != weights_digest(pipe)  # an evaluation does not take one's rows for the other's
 
 
-@pytest.mark.parametrize("centroids", [True, False])
 @pytest.mark.parametrize("exact", [True, False])
 def test_training_and_forward_see_the_symbols_of_files(
-    tiny_folder: Path, picture: Callable[..., np.ndarray], exact: bool, centroids: bool
+    tiny_folder: Path, picture: Callable[..., np.ndarray], exact: bool
 ) -> None:
     pipe = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float32)
     pipe.codec.config.rounding_rate_weight = 0.2
-    if centroids:
-        pipe.codec.add_centroids()
-        torch.nn.init.normal_(pipe.codec.dec.deviation_in.weight)
     pixels = to_tensor(picture(128, 192))
     row = pipe.codec.entropy.quality_rows // 6
     quality = 100 * row / (pipe.codec.entropy.quality_rows - 1)
@@ -96,13 +92,12 @@ def test_training_and_forward_see_the_symbols_of_files(
         y, semantic = pipe.codec.analyse(pixels, model.encode_latent(pixels))
         codes = pipe.codec.hyper_analyse(y, semantic)
         code = model._code_exactly if exact else model.code
-        y_hat, seed, bits, refinement = code(y, codes, torch.tensor([quality]))
-        assert (refinement is not None) == centroids
-        detail = pipe.codec.synthesise(y_hat, pipe.codec.adapt(seed), refinement)
+        y_hat, seed, bits = code(y, codes, torch.tensor([quality]))
+        detail = pipe.codec.synthesise(y_hat, pipe.codec.adapt(seed))
         by_forward, _ = pipe.codec(pixels, model.encode_latent(pixels), quality_row=row)
         assert (detail - by_forward).abs().max() < 1e-4 * by_forward.abs().max()
         pipe.codec.config.rounding_rate_weight = 0.0
-        plain_y_hat, _, plain_bits, _ = code(y, codes, torch.tensor([quality]))
+        plain_y_hat, _, plain_bits = code(y, codes, torch.tensor([quality]))
         assert bits < 0.97 * plain_bits and not torch.equal(y_hat, plain_y_hat)
         if not exact:  # the float model's table of gains is what its rows were made from
             pipe.codec.config.rounding_rate_weight = 0.2

@@ -31,7 +31,7 @@ from onedc_hf.training.losses import (
     texture_loss,
     wallpaper_loss,
 )
-from onedc_hf.training.objective import RunLosses, crop_share, detail_share, feature_share
+from onedc_hf.training.objective import RunLosses, detail_share, feature_share
 from onedc_hf.training.rate import choose_through, gaussian_bits, lower_bound
 
 
@@ -165,9 +165,7 @@ def test_a_wallpaper_that_is_almost_gone_is_not_hunted_as_hard_as_ever() -> None
     assert 0 < pull(0.2) < 0.75 * pull(0.5)
 
 
-@pytest.mark.parametrize(
-    ("name", "least"), [("colour", 0.1), ("grid", 0.03), ("period", 4.0), ("locked", 0.08), ("ms_ssim", 0.0)]
-)
+@pytest.mark.parametrize(("name", "least"), [("grid", 0.03), ("period", 4.0), ("locked", 0.08), ("ms_ssim", 0.0)])
 def test_patterns_that_are_nearly_gone_are_let_go(name: str, least: float) -> None:
     original, direction = _ground(0), _ground(1)
     rebuilt = original + 0.1
@@ -262,7 +260,7 @@ def test_how_much_detail_a_rate_is_asked_for() -> None:
 
 def test_how_far_features_are_trusted_at_a_rate() -> None:
     config = TrainConfig(train_data_dir="anywhere", high_rate_features=11.0)
-    quality = torch.tensor([-1.0, 0.0, 10.0, 40.0, 70.0, 100.0])
+    quality = torch.tensor([-1.0, 0.0, 30.0, 55.0, 80.0, 100.0])
     assert torch.allclose(feature_share(config, quality), torch.tensor([1.0, 1.0, 1.0, 6.0, 11.0, 11.0]))
     original, rebuilt = (_ground(seed).repeat(2, 1, 1, 1) for seed in (0, 1))
     losses = RunLosses(config, BalancedLosses([_halves], {"features": 1.0}, balance=False), None)
@@ -271,18 +269,6 @@ def test_how_far_features_are_trusted_at_a_rate() -> None:
     assert torch.allclose(low, alone, atol=1e-9) and torch.allclose(high[0], alone[0], atol=1e-9)
     pixel = BalancedLosses([], {}, balance=False)(rebuilt, original)[0]
     assert torch.allclose(high[1] - pixel[1], 11 * (alone[1] - pixel[1]), atol=1e-9)
-
-
-def test_fine_crops_count_more_than_coarse_ones() -> None:
-    config = TrainConfig(train_data_dir="anywhere", rate_balance=0.4)
-    assert crop_share(config, torch.tensor([-1.0, 0.0, 50.0, 100.0])).tolist() == pytest.approx([0.6, 0.6, 1.0, 1.4])
-    original, rebuilt = (_ground(seed).repeat(2, 1, 1, 1) for seed in (0, 1))
-    balance = BalancedLosses([_halves], {"features": 1.0}, balance=False)
-    coarse, fine = RunLosses(config, balance, None)(rebuilt, original, torch.tensor([-1.0, 100.0]))[0]
-    alone = balance(rebuilt, original)[0]
-    assert torch.allclose(coarse, 0.6 * alone[0]) and torch.allclose(fine, 1.4 * alone[1])
-    with pytest.raises(ValueError, match="rate_balance"):
-        TrainConfig(train_data_dir="anywhere", rate_balance=1.0)
 
 
 def _halves(rebuilt: torch.Tensor, original: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -390,23 +376,6 @@ def test_flat_pictures_weigh_no_more_than_others() -> None:
         (gradient,) = torch.autograd.grad(texture_loss(rebuilt, original)["locked"], rebuilt)
         norms.append(gradient.norm().item())
     assert norms[1] < 5 * norms[0]
-
-
-def test_an_original_without_the_finest_frequency_asks_for_less_of_it() -> None:
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(1, 3, 256, 256, generator=generator) * 2 - 1
-
-    def at_nyquist(amplitude: float) -> torch.Tensor:
-        spectrum = torch.fft.rfft(noise)
-        spectrum[..., -2:] *= amplitude  # of lines, as wide as a window's lobe; columns keep theirs
-        return torch.fft.irfft(spectrum, n=256)
-
-    usual, half, none = (at_nyquist(amplitude) for amplitude in (1.0, 0.6, 0.0))
-    loss = {name: float(texture_loss(usual, original)["period"]) for name, original in (("half", half), ("none", none))}
-    assert texture_loss(usual, usual)["period"] < 1e-6 < 1e-3 < loss["half"] < loss["none"]
-    assert texture_loss(none, none)["period"] < 1e-6
-    barely = at_nyquist(0.4)  # half of the usual is nobody's fault
-    assert texture_loss(barely, none)["period"] < 1e-6
 
 
 def test_a_flat_picture_has_a_finite_texture_loss() -> None:

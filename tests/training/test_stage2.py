@@ -163,37 +163,6 @@ def test_a_run_gives_the_decoder_noise_and_goes_on_with_it(stage2: Make, tmp_pat
     assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken)
 
 
-def test_centroids_come_with_a_layer_that_learns(stage2: Make, tiny_folder: Path) -> None:
-    settings = {"teacher": "", "init_from": str(tiny_folder), "centroids": True, "generator_every": 1}
-    with pytest.raises(ValueError, match=r"`centroids`.*codec\.dec"):
-        train(stage2(**settings, freeze=[]))
-    AcceleratorState._reset_state(True)
-    pipes = [OneDCPipeline.from_pretrained(tiny_folder)]
-    pipes.append(OneDCPipeline.from_pretrained(train(stage2(**settings, freeze=list(DECIDES_SYMBOLS)))))
-    assert [pipe.codec.config.centroids for pipe in pipes] == [False, True]
-    assert pipes[1].codec.dec.deviation_in.weight.abs().max() > 0  # which began as zeros
-    assert pipes[0].model_id == pipes[1].model_id
-
-
-def test_the_last_layers_have_a_pace_of_their_own(stage2: Make, started: Path, tmp_path: Path) -> None:
-    settings = {"teacher": "", "generator_every": 1, "max_train_steps": 1, "learning_rate": 1e-3, "ema_decay": 0.0}
-    settings |= {"freeze": list(DECIDES_SYMBOLS), "lr_scheduler": "constant"}
-    before = weights_of(started)
-    for scale in (1.0, 0.1):
-        after = weights_of(train(stage2(**settings, output_lr_scale=scale, output_dir=str(tmp_path / f"{scale}"))))
-        AcceleratorState._reset_state(True)
-        # Adam's first step is the learning rate, but for weight decay.
-        for prefix, pace in (
-            ("generator.vae_reduction.", scale),
-            ("generator.unet.conv_out.", scale),
-            ("vae.decoder.", 1),
-        ):
-            moved = max(float((after[n] - before[n]).abs().max()) for n in after if n.startswith(prefix))
-            assert moved == pytest.approx(pace * 1e-3, rel=0.1), prefix
-    with pytest.raises(ValueError, match="output_lr_scale"):
-        stage2(output_lr_scale=0.0)
-
-
 def test_a_run_keeps_its_discriminators_for_the_next(stage2: Make, tmp_path: Path) -> None:
     settings = {"teacher": "", "adversary_weight": 1.0, "adversary_learning_rate": 1e-2, "adversary_every": 1}
     train(stage2(**settings, output_dir=str(tmp_path / "first")))

@@ -23,11 +23,10 @@ from ..coding.order import Y_PER_Z, unit_row_slices
 from ..errors import ModelError
 from .attention import AttentionBlock
 from .blocks import BLOCK_NAMES, DepthConvBlock, ResidualUpsample, make_block, make_stage
-from .context import GAIN_STEP, LOG_SCALE_MIN, CodingPass, EntropyModel, HyperParameters
-from .exact import CodingUnit, ExactEntropyModel, ExactHyper
+from .context import CodingPass, EntropyModel, HyperParameters
+from .exact import ExactEntropyModel, ExactHyper
 from .fsq import FiniteScalarQuantizer
 from .quantize import Ranges, dequantise_entropy, quantise_entropy
-from .reconstruction import Refinement, reconstruction_points
 from .rounding import round_for_rate
 from .trunk import LiteTrunk, UNetTrunk
 from .whole import WholeWeights
@@ -69,8 +68,6 @@ class OneDCCodecConfig(PreTrainedConfig):
             symbols of `y` (models/rounding.py), in [0, 1]; at quality 0, from where it falls to 0 at 50: with bits to
             spare, small detail is worth more than its squared error says. 0: they are rounded, as in the paper. It
             changes no identity: files decode as ever.
-        centroids (`bool`): the synthesis transform sees symbols at the means of their intervals, and how sure these
-            are (models/reconstruction.py), in place of `mean + symbol x step`, as in the paper.
 
         synthesis_channels (`list[int]`): widths of the synthesis transform at 1/16 and 1/8.
         synthesis_input (`list[str]`), synthesis_blocks, synthesis_upsampled_blocks: its blocks at 1/16 (input, then
@@ -124,7 +121,6 @@ class OneDCCodecConfig(PreTrainedConfig):
     entropy_slopes: list[float] = field(default_factory=lambda: [0.01, 0.1])
     skip_index: int = 0
     rounding_rate_weight: float | int = 0.0
-    centroids: bool = False
 
     synthesis_channels: list[int] = field(default_factory=lambda: [512, 256])
     synthesis_input: list[str] = field(default_factory=lambda: ["depth_conv", "depth_conv"])
@@ -274,7 +270,6 @@ class _Synthesis(nn.Module):
         steps: list[nn.Module] = [ResidualUpsample(c.semantic_channels, a), ResidualUpsample(a, b)]
         if c.semantic_upsample_blocks:
             steps = [steps[0], DepthConvBlock(a, a), steps[1], DepthConvBlock(b, b)]
-        self.deviation_in = nn.Conv2d(c.y_channels, wide, 1, bias=False) if c.centroids else None
         self.sem_up = nn.Sequential(*steps, ResidualUpsample(b, last))
         joined = narrow + last
         self.conv_out = (
@@ -283,13 +278,8 @@ class _Synthesis(nn.Module):
             else nn.Conv2d(joined, c.detail_channels, 1)
         )
 
-    def forward(self, y_hat: Tensor, semantic: Tensor, deviations: Tensor | None = None) -> Tensor:
-        first, *rest = self.trans_coding
-        fine = first(y_hat)
-        if self.deviation_in is not None and deviations is not None:
-            fine = fine + self.deviation_in(deviations)
-        for layer in (*rest, self.blocks):
-            fine = layer(fine)  # [B, C, h, w] in the end
+    def forward(self, y_hat: Tensor, semantic: Tensor) -> Tensor:
+        fine = self.blocks(self.trans_coding(y_hat))  # [B, C, h, w]
         return self.conv_out(torch.cat([fine, self.sem_up(semantic)], dim=1))  # [B, D, h, w]
 
 
@@ -331,8 +321,6 @@ class OneDCCodec(WholeWeights, PreTrainedModel):
         self.semantic_adaptor = _SemanticAdaptor(config)
         self.dec = _Synthesis(config)
         self.post_init()
-        if self.dec.deviation_in is not None:
-            nn.init.zeros_(self.dec.deviation_in.weight)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Torch's own initialisation, in place of the small normal one that the base class gives every layer."""
@@ -427,50 +415,18 @@ class OneDCCodec(WholeWeights, PreTrainedModel):
         """
         return self.semantic_adaptor(semantic_seed.to(self._decoder_dtype))
 
-    def add_centroids(self) -> None:
-        """Has the synthesis transform see centroids from now on, in place (`centroids`); its new layer starts at 0."""
-        if not self.config.centroids:
-            first = next(p for p in self.dec.trans_coding.parameters() if p.dim() == 4)
-            wide, n = self.config.synthesis_channels[0], self.config.y_channels
-            self.dec.deviation_in = nn.Conv2d(n, wide, 1, bias=False, device=first.device, dtype=first.dtype)
-            nn.init.zeros_(self.dec.deviation_in.weight)
-            self.config.centroids = True
-
-    def refinement(self, quality: Tensor, shape: tuple[int, ...] | torch.Size) -> Refinement | None:
-        """What collects centroids while a latent is coded; `None` where the synthesis transform does without.
-
-        Args:
-            quality (`torch.Tensor` of shape `[B]`): up to 100; below 0: nothing of `y` was sent.
-            shape (`tuple[int, ...]`): of the latent, `[B, N, Y, X]`.
-        """
-        if not self.config.centroids:
-            return None
-        device = self.entropy.gain_steps.device
-        steps = torch.arange(self.entropy.cdf.shape[0], dtype=torch.float64, device=device)
-        scales = torch.exp(LOG_SCALE_MIN + steps * GAIN_STEP)
-        quality = quality.to(device)
-        points = reconstruction_points(scales, self.rate_weight(quality.clamp_min(0)))
-        unsent = torch.stack([torch.zeros_like(scales), scales], dim=-1).float()[:, None]  # [R, 1, 2]
-        points = torch.where((quality < 0).view(-1, 1, 1, 1), unsent, points)
-        return Refinement(points, shape)
-
     @apply_forward_hook
-    def synthesise(self, y_hat: Tensor, semantic: Tensor, refinement: Tensor | None = None) -> Tensor:
+    def synthesise(self, y_hat: Tensor, semantic: Tensor) -> Tensor:
         """Detail features for the generator; of a picture, or of a tile of one.
 
         Args:
             y_hat (`torch.Tensor` of shape `[B, N, Y, X]`): the rebuilt latent.
             semantic (`torch.Tensor` of shape `[B, S, Z, V]`): from `adapt`.
-            refinement (`torch.Tensor` of shape `[B, 2N, Y, X]`, *optional*): the values of `refinement`.
 
         Returns:
             `torch.Tensor` of shape `[B, D, h, w]`.
         """
-        dtype = self._decoder_dtype
-        if refinement is None:
-            return self.dec(y_hat.to(dtype), semantic)
-        offsets, deviations = refinement.chunk(2, dim=1)
-        return self.dec((y_hat + offsets).to(dtype), semantic, deviations.to(dtype))
+        return self.dec(y_hat.to(self._decoder_dtype), semantic)
 
     def forward(self, pixels: Tensor, latent: Tensor, quality_row: int = 0) -> tuple[Tensor, Tensor]:
         """Analysis, rounding and synthesis without a file.
@@ -488,31 +444,19 @@ class OneDCCodec(WholeWeights, PreTrainedModel):
         y = y.to(self.entropy.dtype)
         share = quality_row / max(1, self.entropy.quality_rows - 1)
         weight = self.rate_weight(torch.tensor(100.0 * share))
-        refinement = self.refinement(torch.full((len(y),), 100.0 * share), y.shape)
         hyper: ExactHyper | HyperParameters
         if isinstance(self.entropy, ExactEntropyModel):
-
-            def code_unit(unit: CodingUnit) -> Tensor:
-                symbols = unit.quantise(y, weight)
-                if refinement is not None:
-                    refinement.note_unit(unit, symbols)
-                return symbols
-
             hyper = exact = self.entropy.hyper_synthesis(codes)
-            y_hat = self.entropy.code(exact, self.entropy.gain(quality_row), code_unit)
+            y_hat = self.entropy.code(exact, self.entropy.gain(quality_row), lambda unit: unit.quantise(y, weight))
         else:
 
-            def code_pass(step: CodingPass) -> Tensor:
-                symbols = round_for_rate((y - step.means) * step.gain, step.deviations, weight)
-                if refinement is not None:
-                    refinement.note_pass(step, symbols)
-                return symbols
+            def code(step: CodingPass) -> Tensor:
+                return round_for_rate((y - step.means) * step.gain, step.deviations, weight)
 
             hyper = self.entropy.hyper_synthesis(codes)
-            y_hat = self.entropy.run_passes(hyper, self.entropy.gain(quality_row), code_pass)
+            y_hat = self.entropy.run_passes(hyper, self.entropy.gain(quality_row), code)
         semantic = self.adapt(hyper.semantic_seed)
-        values = None if refinement is None else refinement.values
-        return self.synthesise(y_hat, semantic, values), semantic_tokens(semantic)
+        return self.synthesise(y_hat, semantic), semantic_tokens(semantic)
 
 
 def semantic_tokens(semantic: Tensor) -> Tensor:

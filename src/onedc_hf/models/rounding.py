@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["bits_of", "gaussian_probability", "round_for_rate"]
+__all__ = ["gaussian_probability", "round_for_rate"]
 
 _LEAST_PROBABILITY = 2.0**-16  # an entry of the coder's tables has one count of 65,536 or more
 
@@ -30,11 +30,6 @@ def gaussian_probability(symbols: Tensor, scales: Tensor) -> Tensor:
     """
     magnitude, root = symbols.abs(), scales * math.sqrt(2)
     return 0.5 * (torch.erfc((magnitude - 0.5) / root) - torch.erfc((magnitude + 0.5) / root))
-
-
-def bits_of(symbols: Tensor, scales: Tensor) -> Tensor:
-    """Bits that an encoder reckons with: of the coder's tables, whose entries never vanish. As above."""
-    return gaussian_probability(symbols, scales).clamp_min(_LEAST_PROBABILITY).log2().neg()
 
 
 @torch.no_grad()
@@ -57,7 +52,7 @@ def round_for_rate(residual: Tensor, scales: Tensor, weight: Tensor | float) -> 
     chosen = symbols != 0
     nearest, deviation = symbols[chosen], scales[chosen]
     lower = nearest - nearest.sign()
-    costs = [bits_of(s, deviation) for s in (nearest, lower)]
+    costs = [gaussian_probability(s, deviation).clamp_min(_LEAST_PROBABILITY).log2().neg() for s in (nearest, lower)]
     errors = [(residual[chosen] - s).square() for s in (nearest, lower)]
     cheaper = errors[1] - errors[0] < weight.expand_as(residual)[chosen] * (costs[0] - costs[1])
     symbols[chosen] = torch.where(cheaper, lower, nearest)

@@ -25,7 +25,7 @@ DECIDES_SYMBOLS = ("codec.entropy", "codec.enc", "codec.hyper_enc", "gain_anchor
 
 __all__ = [
     "DECIDES_SYMBOLS",
-    "add_inputs",
+    "add_noise",
     "choose_what_learns",
     "in_place",
     "load_model",
@@ -132,7 +132,7 @@ def load_model(
 
 
 def load_start(config: TrainConfig) -> TrainableOneDC:
-    """The model that a run's settings start from (see `load_model`), with what they give to its decoder.
+    """The model that a run's settings start from (see `load_model`), with noise for its decoder if they ask for it.
 
     Raises:
         ModelError: if the pipeline cannot be trained, or its VAE cannot have noise.
@@ -140,18 +140,16 @@ def load_start(config: TrainConfig) -> TrainableOneDC:
     model = load_model(
         config.init_from, config.rate_estimate, config.freeze, revision=config.revision, variant=config.variant
     )
-    add_inputs(model, config)
+    add_noise(model, config)
     return model
 
 
-def add_inputs(model: TrainableOneDC, config: TrainConfig) -> None:
-    """Gives the synthesis transform centroids, and the VAE's decoder noise, where a run's settings ask for them.
+def add_noise(model: TrainableOneDC, config: TrainConfig) -> None:
+    """Gives the VAE's decoder the noise that a run's settings ask for.
 
     Raises:
-        ModelError: if this VAE cannot have noise, or has it in another number of channels.
+        ModelError: if this VAE cannot have it, or has it in another number of channels.
     """
-    if config.centroids:
-        model.codec.add_centroids()
     if not config.noise_channels:
         return
     if not isinstance(model.vae, OneDCAutoencoder):
@@ -183,11 +181,6 @@ def choose_what_learns(model: TrainableOneDC, config: TrainConfig) -> list[nn.Pa
         raise ValueError(
             "`noise_channels` gives the VAE's decoder weights that have to learn, and `freeze` covers them: freeze "
             "`vae.encoder` in place of `vae` (in stage 2 an empty `freeze` covers the whole VAE), or leave it at 0."
-        )
-    if config.centroids and not any(name.startswith("codec.dec.") for name in trainable):
-        raise ValueError(
-            "`centroids` gives the synthesis transform another input, which it has to learn, and `freeze` covers it: "
-            "freeze other parts of the codec than `codec.dec` (in stage 2 an empty `freeze` covers the whole codec)."
         )
     if not trainable:
         raise ValueError("Everything is frozen: nothing would learn. Look at `freeze`.")

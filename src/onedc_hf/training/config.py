@@ -33,8 +33,6 @@ class TrainConfig:
         revision, variant (`str`): of that pipeline.
         freeze (`list[str]`): prefixes of parameters that do not learn (`codec.enc`, `vae.encoder`, ...); empty in
             stage 2: everything but the generator.
-        centroids (`bool`): have the synthesis transform see symbols at the means of their intervals and how sure these
-            are, for no bits (models/reconstruction.py); a model that does so already goes on with it.
         noise_channels (`int`): give the decoder of an `OneDCAutoencoder` that has none so many channels of noise beside
             the latent, to make texture of (32 in the box); 0: leave it as it is.
         train_lora (`bool`): of the generator's U-Net only a LoRA learns (peft). Where nothing else learns but parts of
@@ -83,8 +81,6 @@ class TrainConfig:
         adam_weight_decay, max_grad_norm: as in diffusers' scripts.
         analysis_lr_scale (`float`): factor on the learning rate of the analysis side in stage 1 (`vae.encoder`,
             `codec.enc`), whose every move all the rest has to follow.
-        output_lr_scale (`float`): the same in stage 2 of the generator's last layers (`vae_reduction`,
-            `unet.conv_out`): at t = 999 what they give is multiplied by 14.6.
         ema_decay (`float`): of the averaged weights, which are the ones that are saved; 0 switches it off.
 
     Objective of stage 1: L1 + losses + lambda(quality) x bpp + distillation:
@@ -114,9 +110,8 @@ class TrainConfig:
         low_rate_detail (`float`): share of the pull of `statistics_weight` and `adversary_weight` on crops of quality 0
             and those of which only `z` is sent; it grows to 1 at quality 30.
         high_rate_detail (`float`): the same at quality 100; it falls from 1 at quality 60.
-        high_rate_features (`float`): factor on `feature_weight` for crops of quality 70 and above; it grows from 1 at
-            quality 10.
-        rate_balance (`float`): crops of quality 0 count 1 - this, those of quality 100 count 1 + this; in [0, 1).
+        high_rate_features (`float`): factor on `feature_weight` for crops of quality 80 and above; it grows from 1 at
+            quality 30.
         feature_network (`str`): `lite1` or `lite2`.
         vgg_weights, lpips_heads, dists_weights (`str`): files of LPIPS and DISTS (training/perceptual.py).
         adversary_learning_rate (`float`), adversary_every (`int`): the discriminators' rate and how many steps apart
@@ -142,7 +137,6 @@ class TrainConfig:
     revision: str = ""
     variant: str = ""
     freeze: list[str] = dataclasses.field(default_factory=list)
-    centroids: bool = False
     noise_channels: int = 0
     train_lora: bool = False
     rank: int = 64
@@ -211,7 +205,6 @@ class TrainConfig:
     adam_weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     analysis_lr_scale: float = 1.0
-    output_lr_scale: float = 1.0
     ema_decay: float = 0.999
 
     lambda_low: float = 3.0
@@ -237,7 +230,6 @@ class TrainConfig:
     low_rate_detail: float = 1.0
     high_rate_detail: float = 1.0
     high_rate_features: float = 1.0
-    rate_balance: float = 0.0
     feature_weight: float = 0.5
     feature_network: str = "lite1"
     lpips_weight: float = 0.0
@@ -295,10 +287,6 @@ class TrainConfig:
         for name in ("low_rate_detail", "high_rate_detail"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must lie in [0, 1]; got {getattr(self, name)}.")
-        if not 0 <= self.rate_balance < 1:
-            raise ValueError(f"`rate_balance` must lie in [0, 1); got {self.rate_balance}.")
-        if self.output_lr_scale <= 0:
-            raise ValueError(f"`output_lr_scale` must be above 0 (`freeze` stops it); got {self.output_lr_scale}.")
         for name in ("noise_channels", "picture_cache_mib"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be below 0; got {getattr(self, name)}.")

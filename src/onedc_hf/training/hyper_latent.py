@@ -195,7 +195,7 @@ def train_hyper_latent(
             known = ((semantic - chosen.known) / spread).square().mean()
             quality = (torch.rand(min(batch, rate_batch), generator=draws) * 100).to(device)
             few = len(quality)
-            _, _, bits, _ = model.code(chosen.y[:few], codes[:few], quality, nearest=True)
+            _, _, bits = model.code(chosen.y[:few], codes[:few], quality, nearest=True)
             bpp = bits / area
             loss = thumbnail + _KNOWN_MAP_WEIGHT * known + _Z_RANGE_WEIGHT * z_excess(z)
             loss = loss + (geometric(*_RATE_WEIGHTS, quality) * bpp).mean()

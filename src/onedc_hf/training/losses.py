@@ -45,10 +45,7 @@ _UNSEEN_SHARE = 0.02  # of detail, repeated from cell to cell
 # Gradient norms, as multiples of the pixel loss's, below which a loss is not strengthened further: what it has where
 # there is something to find fault with (a chequerboard of 4 levels of 255 over everything; of `period`, half of that).
 # Without, a loss that is satisfied would pull as hard as ever, at next to nothing.
-_LEAST_NORMS = {"colour": 0.1, "grid": 0.03, "period": 4.0, "locked": 0.08, "wallpaper": 25.0}
-
-# Of `period`, at period 2: the share of the usual amplitude that is always allowed, and of the original's excess.
-_LEAST_AT_2, _MARGIN_AT_2 = 0.5, 1.1
+_LEAST_NORMS = {"grid": 0.03, "period": 4.0, "locked": 0.08, "wallpaper": 25.0}
 
 # (rebuilt, original) to named losses, of the batch or of each picture, `[B]`; losses of one function may share work.
 PictureLosses = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
@@ -133,22 +130,18 @@ def texture_loss(rebuilt: Tensor, original: Tensor) -> dict[str, Tensor]:
 
     `period`: by how much the amplitude at periods of 2, 4, 8 and 16 pixels, along rows and columns, exceeds that at
     neighbouring frequencies, and the original's excess; 0 for the original itself. (Where less is asked for than
-    the usual, it pulls at every picture, and a decoder that cannot spare one frequency blurs the whole band. Only at
-    period 2, where some originals have next to nothing, it is: half of the usual, if the original has less.) Of
+    the usual, it pulls at every picture, and a decoder that cannot spare one frequency blurs the whole band.) Of
     the picture and not of its error: where a picture is blurred a faint grid is far below the detail that it lacks.
     `locked`: how the mean gradient by position modulo 8 and 16 differs from what the original's share of the mean
     would be. Both in amplitudes, since in ratios flat and blurred crops would outweigh all others. `grid_loss` sees
     what keeps its sign in smooth regions; these two see fainter patterns, and in texture too.
     """
     rebuilt, original = rebuilt.float(), original.float()
-    margin, least = torch.tensor(
-        [(_MARGIN_AT_2, _LEAST_AT_2) if period == 2 else (1.0, 1.0) for period in PERIODS], device=rebuilt.device
-    ).unbind(dim=1)
     excess = []
     for found, wanted in ((rebuilt, original), (rebuilt.mT, original.mT)):  # along rows, along columns
         (amplitude, usual), (theirs, their_usual) = _period_amplitude(found), _period_amplitude(wanted)
-        allowed = torch.maximum(theirs / their_usual * margin, least)
-        excess.append(F.relu(amplitude - usual * allowed).mean())
+        allowed = usual * (theirs / their_usual).clamp(min=1)
+        excess.append(F.relu(amplitude - allowed).mean())
     locked = [_locked(rebuilt, original, block) for block in BLOCKS]
     return {"period": torch.stack(excess).mean(), "locked": torch.stack(locked).mean()}
 

@@ -127,7 +127,7 @@ class TrainableOneDC(nn.Module):
         if not isinstance(self.vae, OneDCAutoencoder):
             self.vae.enable_gradient_checkpointing()
 
-    def _apart(self, network: Callable[..., Any], *inputs: Tensor | None) -> Any:
+    def _apart(self, network: Callable[..., Any], *inputs: Tensor) -> Any:
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(network, *inputs, use_reentrant=False)
         return network(*inputs)
@@ -171,9 +171,9 @@ class TrainableOneDC(nn.Module):
         coded = self._code_exactly if isinstance(codec.entropy, ExactEntropyModel) else self.code
         gridded = exact_weights(codec.entropy) if self.exact_weights else nullcontext()
         with gridded, torch.autocast(y.device.type, enabled=False):  # rates in bfloat16 would be wrong by percents
-            y_hat, seed, bits, refinement = coded(y.float(), codec.z_vq(z.float()), quality)
+            y_hat, seed, bits = coded(y.float(), codec.z_vq(z.float()), quality)
         semantic = codec.adapt(seed)
-        detail = self._apart(codec.synthesise, y_hat, semantic, refinement)
+        detail = self._apart(codec.synthesise, y_hat, semantic)
         latent = self.generator(detail, semantic_tokens(semantic), quality)
         distilled = {} if self.distillation is None or tokens is None else self.distillation(semantic, tokens)
         bpp = bits / (pixels.shape[-1] * pixels.shape[-2])
@@ -184,9 +184,7 @@ class TrainableOneDC(nn.Module):
         with nullcontext() if learns else torch.no_grad():
             return self.encode_latent(pixels)
 
-    def code(
-        self, y: Tensor, codes: Tensor, quality: Tensor, nearest: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def code(self, y: Tensor, codes: Tensor, quality: Tensor, nearest: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """The float entropy model, differentiable, in float32.
 
         Args:
@@ -196,8 +194,7 @@ class TrainableOneDC(nn.Module):
             nearest (`bool`): take the nearest symbols whatever their bits, where no loss sees the error of others.
 
         Returns:
-            `tuple`: rebuilt latent, of the shape of `y`; semantic seed `[B, N, S/64, S/64]`; bits of each crop `[B]`;
-                what the synthesis transform sees beside the latent (`OneDCCodec.synthesise`).
+            `tuple`: rebuilt latent, of the shape of `y`; semantic seed `[B, N, S/64, S/64]`; bits of each crop `[B]`.
         """
         entropy = self.codec.float_entropy
         hyper = entropy.hyper_synthesis(codes)
@@ -205,14 +202,11 @@ class TrainableOneDC(nn.Module):
         sent = (quality >= 0).to(y.dtype).view(-1, 1, 1, 1)
         weight = 0.0 if nearest else self.codec.rate_weight(quality).view(-1, 1, 1, 1)
         bits = y.new_zeros(len(y))
-        refinement = self.codec.refinement(quality, y.shape)
 
         def code_pass(step: CodingPass) -> Tensor:
             nonlocal bits
             residual = (y - step.means) * step.gain
             symbols = choose_through(residual, step.deviations, weight)
-            if refinement is not None:
-                refinement.note_pass(step, symbols * sent)
             measured = symbols
             if self.rate_estimate == "noise":
                 measured = residual + torch.rand_like(residual) - 0.5
@@ -220,29 +214,22 @@ class TrainableOneDC(nn.Module):
             bits = bits + (cost * sent).sum(dim=(1, 2, 3))
             return symbols * sent
 
-        y_hat = entropy.run_passes(hyper, gain, code_pass)
-        return y_hat, hyper.semantic_seed, bits, None if refinement is None else refinement.values
+        return entropy.run_passes(hyper, gain, code_pass), hyper.semantic_seed, bits
 
     @torch.no_grad()
-    def _code_exactly(self, y: Tensor, codes: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def _code_exactly(self, y: Tensor, codes: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The exact entropy model, as files have it; nothing flows back through it."""
         entropy = cast(ExactEntropyModel, self.codec.entropy)
         hyper = entropy.hyper_synthesis(codes)
         rows = (quality.clamp(0, 100) / 100 * (entropy.quality_rows - 1)).round().long()
         sent = (quality >= 0).to(torch.float64).view(-1, 1, 1, 1)
-        exact = 100 * rows / max(1, entropy.quality_rows - 1)
-        weight = self.codec.rate_weight(exact).view(-1, 1, 1, 1)
-        refinement = self.codec.refinement(torch.where(quality < 0, quality, exact), y.shape)
+        weight = self.codec.rate_weight(100 * rows / max(1, entropy.quality_rows - 1)).view(-1, 1, 1, 1)
         bits = y.new_zeros(len(y))
 
         def code(unit: CodingUnit) -> Tensor:
             nonlocal bits
             symbols = unit.quantise(y, weight)
             bits = bits + (gaussian_bits(symbols, unit.scales) * sent).sum(dim=(1, 2, 3)).to(bits.dtype)
-            symbols = symbols * sent
-            if refinement is not None:
-                refinement.note_unit(unit, symbols)
-            return symbols
+            return symbols * sent
 
-        y_hat = entropy.code(hyper, entropy.gain(rows), code)
-        return y_hat, hyper.semantic_seed, bits, None if refinement is None else refinement.values
+        return entropy.code(hyper, entropy.gain(rows), code), hyper.semantic_seed, bits

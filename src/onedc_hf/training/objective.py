@@ -24,12 +24,11 @@ from .losses import (
 )
 from .run import TrainingRun
 
-__all__ = ["RunLosses", "crop_share", "detail_share", "feature_share", "picture_losses"]
+__all__ = ["RunLosses", "detail_share", "feature_share", "picture_losses"]
 
 _ALL_DETAIL = 30.0  # quality from which on files say enough for texture: the box's 0.03 to 0.06 bpp
-_SOME_FEATURES = 10.0  # and from which on for features of more than blur: the box's 0.02 bpp
 _OWN_DETAIL = 60.0  # and from which on they bring more and more of their own: the box's 0.09 bpp
-_SURE_FEATURES = 70.0  # from which on features can be asked for: the box's 0.11 bpp
+_SURE_FEATURES = 80.0  # from which on features can be asked for: the box's 0.15 bpp
 _ASK_FOR_DETAIL = ("band_statistics", "feature_statistics", "adversary")
 
 
@@ -47,22 +46,13 @@ def detail_share(config: TrainConfig, quality: Tensor) -> Tensor:
 
 
 def feature_share(config: TrainConfig, quality: Tensor) -> Tensor:
-    """Factor on the pull of `feature_weight`, `[B]`: 1 up to quality 10, `high_rate_features` from 70, linear between.
+    """Factor on the pull of `feature_weight`, `[B]`: 1 up to quality 30, `high_rate_features` from 80, linear between.
 
     Where a file says little, the features that are nearest to all that could have been are those of blur. Where it says
     much, they are those of the original.
     """
-    rise = ((quality - _SOME_FEATURES) / (_SURE_FEATURES - _SOME_FEATURES)).clamp(0, 1)
+    rise = ((quality - _ALL_DETAIL) / (_SURE_FEATURES - _ALL_DETAIL)).clamp(0, 1)
     return 1 + (config.high_rate_features - 1) * rise
-
-
-def crop_share(config: TrainConfig, quality: Tensor) -> Tensor:
-    """Factor on all that pulls at a crop, `[B]`: from `1 - rate_balance` at quality 0 to `1 + rate_balance` at 100.
-
-    A loss's gradient at the picture says nothing of its way to the parameters, which is up to eight times as strong
-    for a crop of which only `z` was sent as for one of quality 95: without, coarse crops decide most steps.
-    """
-    return 1 + config.rate_balance * (2 * quality.clamp(0, 100) / 100 - 1)
 
 
 class RunLosses:
@@ -90,8 +80,7 @@ class RunLosses:
             return self.losses(rebuilt, original)
         detail = detail_share(self.config, quality)
         shares = dict.fromkeys(_ASK_FOR_DETAIL, detail) | {"features": feature_share(self.config, quality)}
-        gradient, values = self.losses(rebuilt, original, shares)
-        return gradient * crop_share(self.config, quality).view(-1, 1, 1, 1), values
+        return self.losses(rebuilt, original, shares)
 
     def warming_up(self, step: int) -> bool:
         """Whether only the discriminators learn in this step."""

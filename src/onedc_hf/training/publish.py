@@ -74,7 +74,6 @@ _SHOWN = (
     "mixed_precision",
     "ema_decay",
     "freeze",
-    "centroids",
     "noise_channels",
     "lambda_low",
     "lambda_high",

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .components import add_inputs, choose_what_learns, load_start, make_model, save_result
+from .components import add_noise, choose_what_learns, load_start, make_model, save_result
 from .config import TrainConfig
 from .data import Crops, Share, crop_batches
 from .distillation import make_distillation
@@ -81,7 +81,7 @@ def _starting_model(config: TrainConfig) -> TrainableOneDC:
         if model.codec.config.trunk == "lite":
             batches = islice(crop_batches(config, Share(_START_BATCH)), _START_BATCHES)
             start_as_transform_codec(model, torch.cat([Crops.of(batch).pixels for batch in batches]))
-        add_inputs(model, config)
+        add_noise(model, config)
     model.exact_weights = config.exact_weights
     return model
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
 from .components import DECIDES_SYMBOLS, choose_what_learns, load_start, save_result
 from .config import TrainConfig
@@ -36,21 +34,6 @@ def _refuse_new_symbols(model: TrainableOneDC) -> None:
         )
 
 
-def _learning_rates(
-    model: TrainableOneDC, trainable: list[nn.Parameter], config: TrainConfig
-) -> list[nn.Parameter] | list[dict[str, Any]]:
-    """What learns, the generator's last layers in a group of their own where they learn at another pace."""
-    if config.output_lr_scale == 1:
-        return trainable
-    generator = model.generator
-    last = {id(p) for part in (generator.vae_reduction, generator.unet.conv_out) for p in part.parameters()}
-    groups = (
-        {"params": [p for p in trainable if id(p) not in last], "lr_scale": 1.0},
-        {"params": [p for p in trainable if id(p) in last], "lr_scale": config.output_lr_scale},
-    )
-    return [group for group in groups if group["params"]]
-
-
 def train(config: TrainConfig) -> Path:
     """Runs stage 2 and returns the folder of the trained pipeline.
 
@@ -73,8 +56,7 @@ def train(config: TrainConfig) -> Path:
         # Guidances and optimisers
         losses = picture_losses(config, run)
         guidances: list[Guidance] = [PictureGuidance(losses)]
-        groups = _learning_rates(bare, trainable, config)
-        optimizer, scheduler = run.optimise(groups, every=config.generator_every, idle=config.adversary_warmup_steps)
+        optimizer, scheduler = run.optimise(trainable, every=config.generator_every, idle=config.adversary_warmup_steps)
         run.average(trainable)
         model = run.wrap(bare)
         if config.teacher:
