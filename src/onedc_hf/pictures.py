@@ -16,7 +16,7 @@ import io
 import os
 import sys
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard, cast
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
@@ -98,7 +98,7 @@ def open_picture(image: PictureInput) -> OpenedPicture:
     if isinstance(image, np.ndarray):
         return _from_array(image, "NumPy array", "[H, W] or [H, W, C]")
     if _is_tensor(image):
-        return _from_torch(image)
+        return _from_torch(cast("torch.Tensor", image))
     raise PictureError(
         f"cannot read a picture from a {type(image).__name__}: expected a path, an open file, a PIL image, a "
         "NumPy array [H, W, C] or a torch tensor [C, H, W]. For the bytes of a file, use io.BytesIO(data)."
