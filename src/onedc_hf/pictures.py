@@ -207,12 +207,15 @@ def _load_file(path: str) -> OpenedPicture:
         raise PictureError(f"{path} is a folder: name a picture in it, or pass a list of pictures")
     if not os.path.exists(path):
         raise PictureError(f"{path}: no such file (looked in {os.path.dirname(os.path.abspath(path))})")
+    return _read(path, path)
 
+
+def _read(source: str | IO[bytes], where: str) -> OpenedPicture:
     def read() -> OpenedPicture:
-        with Image.open(path) as picture:
-            return _from_pil(picture, path)
+        with Image.open(source) as picture:
+            return _from_pil(picture, where)
 
-    return _guarded(read, path)
+    return _guarded(read, where)
 
 
 def _load_open_file(file: IO[bytes]) -> OpenedPicture:
@@ -220,12 +223,7 @@ def _load_open_file(file: IO[bytes]) -> OpenedPicture:
     where = _name_of(file)
     if not isinstance(file.read(0), bytes):
         raise PictureError(f"{where} gives no bytes: a picture is read from a binary file, open(path, 'rb')")
-
-    def read() -> OpenedPicture:
-        with Image.open(file) as picture:
-            return _from_pil(picture, where)
-
-    return _guarded(read, where)
+    return _read(file, where)
 
 
 def _name_of(file: IO[bytes]) -> str:
