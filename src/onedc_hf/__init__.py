@@ -40,6 +40,7 @@ __all__ = [
     "UnsupportedVersion",
     "WrongModel",
     "__version__",
+    "save_picture",
 ]
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from .models.autoencoder import OneDCAutoencoder
     from .models.codec import OneDCCodec, OneDCCodecConfig
     from .models.generator import OneDCGenerator, OneDCGeneratorConfig
+    from .picture_files import save_picture
     from .pipeline import OneDCPipeline, OneDCPipelineOutput
 
 _HOMES = {
@@ -72,6 +74,7 @@ _HOMES = {
     "OneDCGeneratorConfig": "onedc_hf.models.generator",
     "OneDCPipeline": "onedc_hf.pipeline",
     "OneDCPipelineOutput": "onedc_hf.pipeline",
+    "save_picture": "onedc_hf.picture_files",
     # Not ours and not public: diffusers' loader looks the base class of a component up in the library that
     # model_index.json names, and that library is this package.
     "ModelMixin": "diffusers",

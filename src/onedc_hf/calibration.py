@@ -1,7 +1,7 @@
-"""Runs a float entropy model over pictures and remembers how large its numbers get.
+"""What an exact entropy model takes from pictures: how large its numbers get, and tables of the hyper-latent.
 
-What comes out are powers of two with room to spare (models/quantize.py), so that the last bits of the analysis
-networks, which differ between machines, do not matter.
+Ranges become powers of two with room to spare (models/quantize.py), so that the last bits of the analysis networks,
+which differ between machines, do not matter. Tables are counts, to which they may matter.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .coding.tables import fit_hyper_tables
 from .models.context import CodingPass
 from .models.quantize import Ranges
 from .pictures import PictureInput, load_picture
@@ -20,7 +21,7 @@ from .pictures import PictureInput, load_picture
 if TYPE_CHECKING:
     from .pipeline import OneDCPipeline
 
-__all__ = ["calibrate", "calibration_pictures"]
+__all__ = ["calibrate", "calibration_pictures", "fit_tables"]
 
 _PICTURES = Path(__file__).parent / "box" / "pictures"
 
@@ -53,3 +54,21 @@ def calibrate(pipe: OneDCPipeline, pictures: Sequence[PictureInput] | None = Non
 
                 ranges.note("y_hat", entropy.run_passes(hyper, entropy.gain(row), code))
     return ranges
+
+
+@torch.no_grad()
+def fit_tables(pipe: OneDCPipeline, pictures: Sequence[PictureInput]) -> None:
+    """Fits the static tables of the hyper-latent to pictures, in place. The model gets a new id.
+
+    Args:
+        pipe (`OneDCPipeline`): without tables, a code of the hyper-latent takes all the bits it can, with them a fifth
+            fewer (the model in the box).
+        pictures (list of pictures): like those that it is for; a few hundred.
+    """
+    codec = pipe.codec
+    codes = (pipe._analyse_networks(load_picture(picture))[1] for picture in pictures)
+    counts = fit_hyper_tables(
+        (codec.z_vq.codes_to_index(code)[0].cpu().numpy() for code in codes), codec.entropy.fsq_levels
+    )
+    codec.entropy.z_counts.copy_(torch.from_numpy(counts.reshape(len(counts), -1)))
+    codec.config.model_id = codec.entropy.digest().hex()

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .authors import decode_authors_file, header_of, is_authors_file
 from .beside import pack_beside, with_alpha, with_metadata
-from .calibration import calibrate
+from .calibration import calibrate, fit_tables
 from .coder import Analysed, SymbolCoder, Symbols
 from .coding import SymbolModel, Tag, parse_header
 from .coding.order import Y_PER_Z
@@ -230,7 +230,12 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
 
     @torch.inference_mode(False)  # also when it is called from `compress`: buffers made in inference mode are frozen
     @torch.no_grad()
-    def quantize_entropy(self, pictures: Sequence[PictureInput] | None = None, keep_float: bool = False) -> None:
+    def quantize_entropy(
+        self,
+        pictures: Sequence[PictureInput] | None = None,
+        keep_float: bool = False,
+        table_pictures: Sequence[PictureInput] | None = None,
+    ) -> None:
         """Makes the entropy path exact, in place: integers instead of floats, with one result on every device.
 
         The model gets a new id. It costs a fraction of a per cent of the bytes, and does not change the trained
@@ -240,6 +245,8 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
             pictures (list of pictures, *optional*): calibration pictures, whose ranges of values the integers are made
                 for; by default three photographs that ship with the package.
             keep_float (`bool`): keep the float entropy model in the codec, to open files of the authors' program.
+            table_pictures (list of pictures, *optional*): a few hundred, like those that the model is for, to which
+                static tables of the hyper-latent are fitted; its codes then take fewer bits.
 
         Raises:
             ModelError: if it is exact already, or weights are not finite.
@@ -248,6 +255,8 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
             raise ModelError("The entropy path of this model is exact already.")
         self.model_digest()  # not for weights that were changed by accident
         self.codec.make_exact(calibrate(self, pictures), keep_float)
+        if table_pictures:
+            fit_tables(self, table_pictures)
         self._symbol_model = None
 
     # Compress -----------------------------------------------------------------------------------------------------

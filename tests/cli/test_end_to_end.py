@@ -79,6 +79,21 @@ def test_a_float_model_is_made_exact(onedc, photos, tiny_folder, tmp_path):
     assert onedc("quantize-entropy", "float", "-o", "one")[0] == 2
     code, _, err = onedc("quantize-entropy", "one", "-o", "three")
     assert code == 1 and "exact already" in err
+    assert onedc("quantize-entropy", "float", "-o", "four", "--fit-tables", "photos", "none.png")[0] == 1
+    assert not Path("four").exists()
+
+
+def test_tables_are_fitted_to_pictures_that_are_named(onedc, photos, tiny_folder):
+    pipeline = OneDCPipeline.from_pretrained(tiny_folder)
+    pipeline.codec.make_float()
+    pipeline.save_pretrained("float")
+    assert onedc("quantize-entropy", "float", "-o", "raw")[0] == 0
+    assert onedc("quantize-entropy", "float", "-o", "fitted", "--fit-tables", "photos")[0] == 0
+    raw, fitted = (OneDCPipeline.from_pretrained(name) for name in ("raw", "fitted"))
+    assert raw.model_id != fitted.model_id
+    data = fitted.compress("photos/a.png", z_only=True)
+    assert len(data) < len(raw.compress("photos/a.png", z_only=True))
+    assert fitted.decompress(data).size == Image.open("photos/a.png").size
 
 
 def test_the_size_of_tiles_can_be_set(onedc, photos, tiny_folder):

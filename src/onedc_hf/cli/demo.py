@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import TargetError
+from ..picture_files import save_picture
 from ..saving import write_atomically
 from .files import UsageError, complain, find_inputs, is_picture, read, say
 from .models import add_model_arguments, load_pipeline
@@ -57,9 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         rows += comparison_rows(name, original, rebuilt)
         lines += [result.line(original) for result in results]
     sheet = folder / "comparison.png"
-    from .decompress import encode
-
-    write_atomically(sheet, encode(comparison_sheet(rows), sheet))
+    save_picture(comparison_sheet(rows), sheet)
     say(table(("picture", "setting", "bytes", "bpp", "PSNR dB", "encode s", "decode s"), lines))
     say(f"\n{len(lines)} .odc files and the pictures rebuilt from them are in {folder}; look at {sheet}")
     for problem in problems:
@@ -101,7 +100,6 @@ class _Result:
 def _round_trip(pipeline: "OneDCPipeline", folder: Path, name: str, original: np.ndarray, setting: str) -> _Result:
     """Compress to a file, read the file, decompress, write the rebuilt picture."""
     from ..pictures import load_picture
-    from .decompress import encode
 
     packed, rebuilt = folder / f"{name}-{setting}.odc", folder / f"{name}-{setting}.png"
     options = SETTINGS[setting][1]
@@ -118,5 +116,5 @@ def _round_trip(pipeline: "OneDCPipeline", folder: Path, name: str, original: np
     start = time.perf_counter()
     picture = pipeline.decompress(data)
     decoded = time.perf_counter() - start
-    write_atomically(rebuilt, encode(picture, rebuilt))
+    save_picture(picture, rebuilt)
     return _Result(name, setting, len(data), load_picture(picture), (encoded, decoded))

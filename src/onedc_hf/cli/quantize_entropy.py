@@ -6,6 +6,7 @@ machine; by default the pictures are three photographs that ship with the packag
 
 onedc quantize-entropy my-model                  writes my-model-exact
 onedc quantize-entropy my-model -o exact/ --calibrate photographs/
+onedc quantize-entropy my-model --fit-tables photographs/    a smaller hyper-latent, for pictures like these
 """
 
 import argparse
@@ -23,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibrate", nargs="+", metavar="IMAGE", help="pictures, glob patterns, folders to calibrate with"
     )
+    parser.add_argument(
+        "--fit-tables",
+        nargs="+",
+        metavar="IMAGE",
+        help="pictures to fit static tables of the hyper-latent to: a few hundred like those the model is for",
+    )
     parser.add_argument("--force", action="store_true", help="write into a folder that exists")
 
 
@@ -31,17 +38,24 @@ def run(arguments: argparse.Namespace) -> int:
     target = Path(arguments.output or f"{Path(arguments.model.rstrip('/')).name}-exact")
     if target.exists() and not arguments.force:
         raise UsageError(f"{target} exists; name another folder with -o, or write into it with --force")
-    pictures = None
-    if arguments.calibrate:
-        pictures, problems = find_inputs(arguments.calibrate, is_picture)
-        for problem in problems:
-            complain(problem)
-        if problems or not pictures:
-            raise OneDCError("calibration needs every picture that was named")
+    pictures = _every_picture(arguments.calibrate, "--calibrate")
+    table_pictures = _every_picture(arguments.fit_tables, "--fit-tables")
     import torch
 
     pipeline = load_model(arguments.model, dtype=torch.float32)
-    pipeline.quantize_entropy(pictures)
+    pipeline.quantize_entropy(pictures, table_pictures=table_pictures)
     pipeline.save_pretrained(target)
     say(f"{arguments.model} -> {target}  model id {pipeline.model_id[:16]}...")
     return 0
+
+
+def _every_picture(named: list[str] | None, option: str) -> list[Path] | None:
+    """The pictures of an option, all of them: with one fewer the model would have another id."""
+    if not named:
+        return None
+    pictures, problems = find_inputs(named, is_picture)
+    for problem in problems:
+        complain(problem)
+    if problems or not pictures:
+        raise OneDCError(f"{option} needs every picture that was named")
+    return pictures

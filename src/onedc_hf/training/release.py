@@ -30,8 +30,8 @@ import torch
 from PIL import Image
 
 from .. import __version__
+from ..calibration import fit_tables
 from ..coder import Symbols
-from ..coding.tables import fit_hyper_tables
 from ..eight_bits import shrink
 from ..errors import OneDCError
 from ..evaluation import tables
@@ -60,7 +60,6 @@ SHOWN_SETTINGS = ("z-only", "0.03", "0.067", "0.1", "0.25")
 CONTACT_SETTINGS = ("z-only", "0.02", "0.067")
 PROCESSES = 2  # that measure and evaluate, one thread each
 TABLE_PICTURES_EVERY = 4  # pictures the tables of the hyper-latent are fitted to: 20,000 positions are plenty
-FLATTENING = 8.0  # prior count of the hyper-latent's tables, coding/hyper.py
 
 
 class Refused(OneDCError):
@@ -79,12 +78,7 @@ def finish_weights(pipe: OneDCPipeline, pictures: Sequence[Path]) -> None:
         pipe.quantize_entropy()
     entropy = pipe.codec.entropy
     if not entropy.z_counts.any():
-        index = []
-        with torch.inference_mode():
-            for path in pictures:
-                index.append(pipe._analyse(load_picture(path)).z_index)
-        counts = fit_hyper_tables(index, entropy.fsq_levels, FLATTENING)
-        entropy.z_counts.copy_(torch.from_numpy(counts.reshape(len(counts), -1)))
+        fit_tables(pipe, pictures)
     for part in (pipe.vae, pipe.codec, pipe.generator):
         part.half()  # the entropy model's integers stay, and the last layers of generator and VAE stay in float32
     pipe.codec.config.model_id = entropy.digest().hex()
