@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 import zlib
 from collections.abc import Callable
@@ -15,15 +16,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 
 from onedc_hf import Corrupt, OneDCPipeline, PictureError
 from onedc_hf.cli.main import main
 from onedc_hf.coding.metadata import METADATA_LIMIT, pack_alpha, pack_metadata, unpack_alpha, unpack_metadata
+from onedc_hf.colour import from_srgb
 from onedc_hf.identity import warn_of_another_decoder
 from onedc_hf.picture_files import encode_picture, save_picture
 from onedc_hf.pictures import exif_facts, load_picture, open_picture
 from onedc_hf.provenance import DIGITAL_SOURCE_TYPE, provenance_info, provenance_xmp
+
+from .test_pictures import profile_with_swapped_primaries
 
 Picture = Callable[..., np.ndarray]
 
@@ -180,6 +184,39 @@ def _rgb_of(data: bytes) -> np.ndarray:
         return open_picture(image).rgb
 
 
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+@pytest.mark.parametrize(("tag", "value"), [(0x0128, 2), (0x8825, -3)], ids=["unit", "altitude"])
+def test_a_turned_picture_with_a_tag_that_cannot_be_written_is_turned(
+    picture: Picture, tag: int, value: int, suffix: str
+) -> None:
+    upright = picture(20, 30)
+    given = Image.fromarray(np.rot90(upright))  # as a camera on its side has it
+    buffer = io.BytesIO()
+    given.save(
+        buffer,
+        suffix.replace("jpg", "jpeg"),
+        exif=_odd_exif(tag, value),
+        **({"lossless": True} if suffix == "webp" else {}),
+    )
+    with pytest.raises(struct.error), Image.open(buffer) as image:
+        ImageOps.exif_transpose(image)
+    with pytest.warns(UserWarning, match="EXIF is damaged and left out"):
+        opened = open_picture(io.BytesIO(buffer.getvalue()))
+    assert opened.rgb.shape == (20, 30, 3) and "exif" not in opened.metadata
+    assert suffix == "jpg" or np.array_equal(opened.rgb, upright)
+
+
+def _odd_exif(tag: int, value: int) -> bytes:
+    """Orientation 6, and one tag of another type than it should have: a unit as bytes, a signed altitude."""
+    turned = struct.pack("<HHII", 0x0112, 3, 1, 6)
+    if tag == 0x8825:
+        ifd = struct.pack("<H", 2) + turned + struct.pack("<HHII", tag, 4, 1, 38) + bytes(4)
+        gps = struct.pack("<HHHII", 1, 6, 10, 1, 56) + bytes(4) + struct.pack("<ii", value, 1)
+        return b"Exif\0\0II*\0\x08\0\0\0" + ifd + gps
+    odd = struct.pack("<HHI", tag, 1, 1) + bytes([value, 0, 0, 0])
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 2) + turned + odd + bytes(4)
+
+
 @pytest.mark.parametrize("suffix", ["tif", "avif", "png", "jpg", "webp"])
 def test_damaged_exif_is_left_out(picture: Picture, suffix: str) -> None:
     image = Image.fromarray(picture(20, 30))
@@ -321,6 +358,30 @@ def test_a_cameras_origin_goes_and_everything_else_stays(origin: str) -> None:
     values = _values(joined)
     assert "mine" in values and "urn:camera" not in values and DIGITAL_SOURCE_TYPE in values
     assert values.count("uuid:1") == 2  # both descriptions are of one picture
+
+
+def test_a_profile_of_no_rgb_picture_is_not_carried_along(tiny_pipeline: OneDCPipeline, picture: Picture) -> None:
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    image = Image.fromarray(picture(40, 60)).convert("LAB")
+    plain = tiny_pipeline.compress(image)
+    image.info["icc_profile"] = lab
+    with pytest.warns(UserWarning, match="profile is left out"):
+        assert tiny_pipeline.compress(image, keep_metadata=True) == plain
+
+
+def test_a_transparent_picture_comes_back_in_the_colours_of_its_profile() -> None:
+    image = Image.new("RGBA", (2, 2), (250, 10, 10, 90))
+    profile = profile_with_swapped_primaries()
+    rebuilt = from_srgb(image, profile)
+    red, green, blue, alpha = rebuilt.getpixel((0, 0))
+    assert red < 30 and green > 240 and blue < 30 and alpha == 90
+    assert rebuilt.info["icc_profile"] == profile
+
+
+def test_a_packet_that_never_closes_is_replaced_and_does_not_hang() -> None:
+    info = provenance_info("ab" * 32, 0.05)
+    assert provenance_xmp(info, b"<a:DigitalSourceType " * 190_000) == provenance_xmp(info)
+    assert provenance_xmp(info, b"<a:DigitalSourceType>" * 190_000) == provenance_xmp(info)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".avif", ".tif"])

@@ -33,6 +33,7 @@ except ImportError:
 MODEL = os.environ.get("ONEDC_MODEL")
 MAX_PIXELS = int(os.environ.get("ONEDC_MAX_PIXELS", "16777216"))
 MAX_FILE = "20mb"
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "JPEG2000")  # of photographs, by Pillow's names
 INTRODUCTION = """
 # OneDC: photographs in a few kilobytes
 
@@ -107,9 +108,10 @@ def compress(picture: str | None, quality: float) -> tuple[tuple[Image.Image, Im
     if picture is None:
         raise gr.Error("Choose a picture first.", print_exception=False)
     with explained():
-        with Image.open(picture) as header:
-            check_pixels(*header.size)
-        original = load_picture(picture)
+        with Image.open(picture, formats=FORMATS) as opened:
+            check_pixels(*opened.size)
+            original = load_picture(opened)  # the picture, since errors would name a file of this machine
+        check_pixels(original.shape[1], original.shape[0])  # not every header tells the truth
         data = pipeline().compress(original, quality=int(quality))
         rebuilt = pipeline().decompress(data)
     file = save_bytes_to_cache(data, f"{Path(picture).stem}.odc", odc_out.GRADIO_CACHE)

@@ -8,8 +8,10 @@ import numpy as np
 
 from .coding import Tag
 from .coding.metadata import pack_alpha, pack_metadata, unpack_alpha, unpack_metadata
+from .colour import from_srgb, is_rgb_profile
 from .errors import PictureError
-from .pictures import OpenedPicture, from_srgb
+from .pictures import OpenedPicture
+from .user_warning import warn_user
 
 __all__ = ["Extensions", "pack_beside", "with_alpha", "with_metadata"]
 
@@ -23,8 +25,12 @@ def pack_beside(opened: OpenedPicture, keep_metadata: bool) -> Extensions:
     Raises:
         PictureError: if the metadata is larger than a file may hold.
     """
+    metadata = dict(opened.metadata) if keep_metadata else {}
+    if "icc_profile" in metadata and not is_rgb_profile(metadata["icc_profile"]):  # large ones, of printing presses
+        del metadata["icc_profile"]
+        warn_user("The colour profile is left out: it is not one of RGB pictures, and the rebuilt picture is one.")
     try:
-        found = pack_metadata(opened.metadata) if keep_metadata else []
+        found = pack_metadata(metadata)
     except ValueError as error:
         raise PictureError(str(error)) from error
     if opened.alpha is not None:
@@ -52,7 +58,7 @@ def with_metadata(picture: Any, extensions: Extensions) -> Any:
     """
     metadata = unpack_metadata(extensions)
     profile = metadata.pop("icc_profile", None)
-    if profile is not None and picture.mode == "RGB":
+    if profile is not None:
         picture = from_srgb(picture, profile)
     picture.info |= metadata
     return picture

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from .coding import (
     sections_before_cut,
 )
 from .errors import BitstreamError, Corrupt, EncodeError, TargetError, TooLarge, Truncated, WrongModel
+from .limits import too_large
 from .models import OneDCCodec
 from .models.exact import CodingUnit, ExactEntropyModel, ExactHyper
 from .rate_search import search_row
@@ -96,7 +98,7 @@ class SymbolCoder:
     def __init__(self, codec: OneDCCodec, entropy: ExactEntropyModel, symbols: Callable[[], SymbolModel]):
         self.codec, self.entropy, self._symbols = codec, entropy, symbols
 
-    @property
+    @cached_property
     def model(self) -> SymbolModel:
         """The integers that coding needs, and the model's digest."""
         return self._symbols()
@@ -244,10 +246,10 @@ class SymbolCoder:
                 ) from None
             raise WrongModel(error.wanted, error.at_hand, where_to_get(error.wanted)) from None
         header = reader.header
-        if max_pixels is not None and header.width * header.height > max_pixels:
+        if (reason := too_large(header.width, header.height, max_pixels)) is not None:
             raise TooLarge(
-                f"The file states a picture of {header.width}x{header.height} pixels, more than the limit of "
-                f"{max_pixels:,}. If you trust it, set the pipeline's `max_pixels` (or --max-pixels)."
+                f"The file states a picture of {reason}. If you trust it, set the pipeline's `max_pixels` (or "
+                "--max-pixels)."
             )
         hyper = self.hyper_synthesis(reader.read_hyper())
         row = None if header.kind == Kind.Z_ONLY or preview else (header.quality_row or 0)

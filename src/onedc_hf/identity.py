@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .coding import Tag
-from .errors import Corrupt
+from .errors import Corrupt, ModelError
 from .models import OneDCGenerator
 from .models.adapters import base_state
 from .user_warning import warn_user
@@ -64,6 +64,8 @@ def update_digest(sha: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
     float32 and loaded in float16 has another: rounded twice, it is another.)
     """
     for name, tensor in weights:
+        if tensor.is_meta:
+            raise ModelError(f"{name} is put away (sequential offload): ask for the id before offloading.")
         values = tensor.detach().cpu().to(torch.bfloat16).float().contiguous().numpy().astype("<f4")
         sha.update(f"{name}:{list(values.shape)}\n".encode())
         sha.update(np.ascontiguousarray(values).tobytes())

@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import sys
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard, cast
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ._register import FORMAT, MAGIC
+from .colour import to_srgb
 from .errors import PictureError
 from .user_warning import warn_user
 
@@ -47,6 +49,17 @@ _ROUNDING = 1 / 255  # floats may leave [0, 1] by this much: resampling and half
 _MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _IS_ODC = "this is a OneDC file, already compressed: rebuild the picture with `onedc decompress` or decompress()"
 
+# What reading damaged files raises, beside `OSError`; some of it in Pillow by accident.
+_DAMAGED = (
+    ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, RuntimeError, AttributeError,
+    AssertionError, struct.error,
+)  # fmt: skip
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 _EXIF_START = b"Exif\0\0"
 # Not among them: orientation, which has been applied.
 _EXIF_FACTS = (
@@ -255,7 +268,7 @@ def _guarded(read: Any, where: str) -> OpenedPicture:
         if isinstance(error, PermissionError):
             raise PictureError(f"{where}: no permission to read it") from error
         raise PictureError(f"{where}: damaged or cut short, could not be decoded ({error})") from error
-    except (ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, RuntimeError) as error:
+    except _DAMAGED as error:
         raise PictureError(f"{where}: damaged, could not be decoded ({type(error).__name__}: {error})") from error
 
 
@@ -284,25 +297,37 @@ def _from_pil(picture: Image.Image, where: str) -> OpenedPicture:
         raise PictureError(f"{where}: the picture is empty ({picture.width}x{picture.height} pixels)")
     profile = picture.info.get("icc_profile")
     among_tags = _exif_among_tags(picture)  # now, since they are gone once the picture is turned
-    if _is_turned(picture):  # else it would be copied, and pictures can be large
-        picture = ImageOps.exif_transpose(picture)
+    if (turn := _turn(picture)) is not None:  # else it would be copied, and pictures can be large
+        picture = _turned(picture, turn, where)
     metadata = among_tags | _metadata(picture)
     picture.load()  # some formats know their mode only then
     picture = _to_8_bits(picture, where)
     colour, alpha = _split_alpha(picture)
     if profile or colour.mode == "LAB":
-        colour = _to_srgb(colour, profile, where)
+        colour = to_srgb(colour, profile, where)
     elif colour.mode != "RGB":
         colour = colour.convert("RGB")
     rgb = np.array(colour, dtype=np.uint8)  # [H, W, 3]
     return _opened(rgb, None if alpha is None else np.array(alpha), metadata)
 
 
-def _is_turned(picture: Image.Image) -> bool:
+def _turn(picture: Image.Image) -> Image.Transpose | None:
+    """How the pixels lie, as EXIF has it; `None` if they are upright."""
     try:
-        return picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # other programs' tags can be anything, and so is what Pillow raises; the pixels are whole
-        return False
+        return None
+
+
+def _turned(picture: Image.Image, turn: Image.Transpose, where: str) -> Image.Image:
+    picture.load()  # what is wrong with the pixels is said of them
+    try:
+        return ImageOps.exif_transpose(picture)  # writes the tags anew, without the orientation
+    except Exception:  # as above: some tags can be read and not written
+        warn_user(f"{where}: its EXIF is damaged and left out")
+        turned = picture.transpose(turn)
+        turned.info.pop("exif", None)
+        return turned
 
 
 def _exif_among_tags(picture: Image.Image) -> dict[str, bytes]:
@@ -389,64 +414,10 @@ def _split_alpha(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]
     return picture, None
 
 
-def _to_srgb(picture: Image.Image, profile: bytes | None, where: str) -> Image.Image:
-    """Applies an ICC profile. One that is damaged or meant for another kind of picture is ignored with a warning."""
-    target = ImageCms.createProfile("sRGB")
-    try:
-        if profile is None or picture.mode == "LAB":  # a device-independent mode is its own profile
-            source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
-        else:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        space = str(getattr(source.profile, "xcolor_space", "")).strip()
-        if space == "RGB" and picture.mode == "L":  # grey saved by a program that always embeds its RGB profile
-            picture = picture.convert("RGB")
-        if {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}.get(space) != picture.mode:
-            raise ImageCms.PyCMSError(f"a {space} profile in a {picture.mode} picture")
-        transform = ImageCms.buildTransform(
-            source,
-            target,
-            picture.mode,
-            "RGB",
-            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-        )
-        if picture.mode == "RGB" and _changes_nothing(transform):
-            return picture  # sRGB already: keep every pixel exactly
-        converted = ImageCms.applyTransform(picture, transform)
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
-        warn_user(f"{where}: its colour profile is ignored, read as sRGB ({error})")
-        return picture.convert("RGB")
-    assert converted is not None  # in-place transforms alone give None
-    return converted
-
-
-def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:
-    """Whether a transform moves no colour of an 8 x 8 x 8 grid by more than 2 of 255 (rounding inside the engine)."""
-    steps = np.arange(8, dtype=np.float32) * (255 / 7)
-    grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).round().astype(np.uint8).reshape(8, 64, 3)
-    moved = ImageCms.applyTransform(Image.fromarray(grid), transform)
-    return moved is not None and int(np.abs(np.asarray(moved, np.int16) - grid.astype(np.int16)).max()) <= 2
-
-
 def _flatten(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Puts `rgb` `[H, W, 3]` on white by `alpha` `[H, W]`, both `uint8`."""
     opacity = alpha[..., None].astype(np.uint32)
     return ((rgb * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
-
-
-def from_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
-    """An sRGB picture in the colours of an RGB profile, which it carries then; unchanged where that cannot be done."""
-    try:
-        target = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if str(getattr(target.profile, "xcolor_space", "")).strip() != "RGB":
-            return picture
-        converted = ImageCms.profileToProfile(picture, ImageCms.createProfile("sRGB"), target, outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-        return picture
-    if converted is None:
-        return picture
-    converted.info["icc_profile"] = profile
-    return converted
 
 
 # --- arrays and tensors ---------------------------------------------------------------------------------------------

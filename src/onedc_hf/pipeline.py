@@ -38,6 +38,7 @@ from .identity import (
     warn_of_another_adapter,
     warn_of_another_decoder,
 )
+from .limits import too_large
 from .loading import check_bounds, check_components, model_source, one_error
 from .lora import LoraMixin, refuse_adapters
 from .memory_layout import settle
@@ -57,6 +58,7 @@ __all__ = ["OneDCPipeline", "OneDCPipelineOutput"]
 logger = logging.getLogger(__name__)
 
 _DEFAULT_QUALITY = 50
+_COMPONENTS = ("vae", "codec", "generator", "scheduler")
 _HUB_OPTIONS = ("repo_id", "commit_message", "private", "token", "create_pr")  # of `save_pretrained(push_to_hub=True)`
 _LATENT_PER_POSITION = POSITION // 8  # the VAE's grid
 
@@ -106,14 +108,29 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         scheduler: DDPMScheduler,
     ):
         super().__init__()
-        self.register_modules(vae=vae, codec=codec, generator=generator, scheduler=scheduler)
-        check_components(vae, codec, generator, scheduler)
-        for part in (vae, codec, generator):
-            settle(part.eval())
-        if isinstance(vae, AutoencoderKL):
-            attend_in_patches(vae, codec.config.vae_attention_patch)
         self._symbol_model: SymbolModel | None = None
         self._tiling: Tiling | None = Tiling()
+        self.register_modules(vae=vae, codec=codec, generator=generator, scheduler=scheduler)
+        self._settle_components()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Takes another component, such as `pipe.vae = other`; it has to go with those that are there."""
+        assigned = name in _COMPONENTS and "_earlier" in self.__dict__
+        former = getattr(self, name) if assigned else None
+        super().__setattr__(name, value)
+        if assigned and value is not None:
+            try:
+                self._settle_components()
+            except Exception:
+                super().__setattr__(name, former)
+                raise
+
+    def _settle_components(self) -> None:
+        check_components(self.vae, self.codec, self.generator, self.scheduler)
+        for part in (self.vae, self.codec, self.generator):
+            settle(part.eval())
+        if isinstance(self.vae, AutoencoderKL):
+            attend_in_patches(self.vae, self.codec.config.vae_attention_patch)
         self._decoder_id: str | None = None
         self._earlier = EarlierReaders()
 
@@ -152,10 +169,13 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         Raises:
             ModelError: if an adapter is loaded, which is no part of the model.
         """
+        from .hub.inherited import carry_licences
+
         refuse_adapters(self.generator)
         push = kwargs.pop("push_to_hub", False)
         hub = {name: kwargs.pop(name) for name in _HUB_OPTIONS if name in kwargs}
         super().save_pretrained(save_directory, *args, **kwargs)
+        carry_licences((), self.config.get("_name_or_path") or "", Path(save_directory))
         forget_origin(save_directory)
         if push:
             self.push_to_hub(hub.pop("repo_id", None) or Path(save_directory).resolve().name, **hub)
@@ -197,15 +217,20 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
 
     @property
     def decoder_id(self) -> str:
-        """SHA-256 of the decoder side's weights, 64 hex digits (`identity.py`), without adapters; computed once."""
+        """SHA-256 of the decoder side's weights, 64 hex digits (`identity.py`), without adapters; computed once.
+
+        Raises:
+            ModelError: if weights are put away by `enable_sequential_cpu_offload`.
+        """
         if self._decoder_id is None:
             self._decoder_id = decoder_digest(self.components)
         return self._decoder_id
 
     def _symbols(self) -> SymbolModel:
-        """The integers that coding needs; made once."""
-        if self._symbol_model is None:
-            self._symbol_model = self._entropy.symbol_model(self.model_digest())
+        """The integers that coding needs, made once for the weights at hand: others must not write under their name."""
+        entropy, digest = self._entropy, self.model_digest()
+        if self._symbol_model is None or self._symbol_model.digest != digest:
+            self._symbol_model = entropy.symbol_model(digest)
         return self._symbol_model
 
     @property
@@ -257,7 +282,6 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         self.codec.make_exact(calibrate(self, pictures), keep_float)
         if table_pictures:
             fit_tables(self, table_pictures)
-        self._symbol_model = None
 
     # Compress -----------------------------------------------------------------------------------------------------
 
@@ -329,10 +353,9 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         opened = open_picture(cast(PictureInput, image))
         rgb = opened.rgb  # [height, width, 3] uint8
         height, width, _ = rgb.shape
-        if self.max_pixels is not None and width * height > self.max_pixels:
+        if (reason := too_large(width, height, self.max_pixels)) is not None:
             raise PictureError(
-                f"This picture has {width}x{height} pixels, more than the limit of {self.max_pixels:,}. Set the "
-                "pipeline's `max_pixels` (or --max-pixels) if that is meant."
+                f"This picture has {reason}. Set the pipeline's `max_pixels` (or --max-pixels) if that is meant."
             )
         # 2. Analysis: latent and hyper-latent. Neither depends on the rate.
         extensions = pack_beside(opened, keep_metadata)
@@ -358,6 +381,8 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
 
     def _analyse(self, rgb: np.ndarray) -> Analysed:
         y, codes = self._analyse_networks(rgb)
+        if not (torch.isfinite(y).all() and torch.isfinite(codes).all()):
+            raise ModelError(f"The analysis gives NaN or infinity in {y.dtype}: try dtype=torch.float32.")
         index = self.codec.z_vq.codes_to_index(codes)[0].cpu().numpy()  # [Z, V]
         height, width, _ = rgb.shape
         coder = self._coder

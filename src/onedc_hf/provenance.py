@@ -35,8 +35,8 @@ _ABOUT = re.compile(r"""rdf:about=("[^"<]*"|'[^'<]*')""")
 # The property as an attribute (and our own, of an earlier round), as an element, and as an element without content.
 _ORIGIN = re.compile(
     r"""\s(?:[\w.-]+:DigitalSourceType|onedc:\w+)\s*=\s*("[^"]*"|'[^']*')"""
-    r"""|<([\w.-]+:DigitalSourceType)\b[^>]*/>"""
-    r"""|<([\w.-]+:DigitalSourceType)\b[^>]*>.*?</\3\s*>""",
+    r"""|<([\w.-]+:DigitalSourceType)\b[^<>]*/>"""
+    r"""|<([\w.-]+:DigitalSourceType)\b[^<>]*>[^<]*</\3\s*>""",
     re.DOTALL,
 )
 

@@ -1,14 +1,18 @@
 """A pipeline goes to a Hub and comes back in a fresh process: same file, same picture, and a card that describes it."""
 
 import json
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 
 from onedc_hf import OneDCPipeline
+from onedc_hf.hub import push
 
 PUSH = """
 from onedc_hf import OneDCPipeline
@@ -73,6 +77,33 @@ def test_a_card_that_is_there_is_kept(hub, client, tiny_folder):
     card = ModelCard(hub.files("alice/tiny")["README.md"].decode())
     assert "# Written by hand" in card.text
     assert (card.data.license, card.data.library_name) == ("mit", "onedc_hf")
+
+
+def test_a_card_that_cannot_be_asked_for_stops_the_push(tiny_folder, monkeypatch):
+    def unreachable(*_, **__):
+        raise LocalEntryNotFoundError("check your connection")
+
+    monkeypatch.setattr(push, "create_repo", lambda repo_id, **_: SimpleNamespace(repo_id=repo_id))
+    monkeypatch.setattr(push, "hf_hub_download", unreachable)
+    monkeypatch.setattr(push, "upload_folder", lambda **_: pytest.fail("it was pushed"))
+    with pytest.raises(LocalEntryNotFoundError, match="connection"):
+        OneDCPipeline.from_pretrained(tiny_folder).push_to_hub("alice/tiny")
+
+
+def test_licences_go_along_when_a_model_is_saved_and_pushed(hub, client, tiny_folder, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(tiny_folder, source)
+    (source / "licences").mkdir()
+    (source / "licences" / "CreativeML-OpenRAIL-M.txt").write_text("use it well")
+    pipe = OneDCPipeline.from_pretrained(source)
+    pipe.save_pretrained(tmp_path / "copy")
+    assert (tmp_path / "copy" / "licences" / "CreativeML-OpenRAIL-M.txt").read_text() == "use it well"
+    pipe.save_pretrained(source)  # over itself
+    client(PUSH, folder=tmp_path / "copy")
+    files = hub.files("alice/tiny")
+    assert files["licences/CreativeML-OpenRAIL-M.txt"] == b"use it well"
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.license == "other" and "use restrictions" in card.text
 
 
 def test_variant_pull_request_and_generic_loader(hub, client, tiny_folder, photo):

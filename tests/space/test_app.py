@@ -105,6 +105,19 @@ def test_a_file_that_is_no_picture_is_an_error_that_does_not_name_our_folders(ap
     assert str(tmp_path) not in str(caught.value)
 
 
+def test_a_format_that_is_none_of_photographs_is_not_opened(app, tmp_path):
+    path = tmp_path / "photo.jpg"
+    Image.new("RGB", (40, 30)).save(path, "PPM")
+    with pytest.raises(gradio.Error, match="no picture that can be read"):
+        app.compress(str(path), 40)
+
+
+def test_a_picture_that_is_larger_than_its_header_says_is_refused(app, photo, monkeypatch):
+    monkeypatch.setattr(app, "load_picture", lambda _: np.zeros((300, 300, 3), np.uint8))
+    with pytest.raises(gradio.Error, match="300 x 300"):
+        app.compress(str(photo), 40)
+
+
 def test_a_foreign_file_is_an_error_of_ours(app):
     with pytest.raises(gradio.Error, match="PNG"):
         app.decompress(b"\x89PNG\r\n\x1a\n" + bytes(100))

@@ -49,8 +49,10 @@ def carry_licences(origins: Sequence[str], start: str, folder: Path) -> None:
     if start:
         texts += sorted(Path(start).expanduser().glob(f"{FOLDER}/*.txt"))
     for text in texts:
-        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(text, folder / FOLDER / text.name)
+        target = folder / FOLDER / text.name
+        if target.resolve() != text.resolve():  # a model that is saved over itself
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(text, target)
 
 
 def licence_files(folder: Path) -> dict[str, Path]:

@@ -12,10 +12,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from huggingface_hub import CommitInfo, ModelCard, create_repo, upload_folder
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub import CommitInfo, ModelCard, create_repo, hf_hub_download, upload_folder
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from .card import build_card, is_box
+from .inherited import inherited_licence
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -61,7 +62,7 @@ def push_pipeline(
         if not subfolder:
             write_root_config(pipeline, folder)
             card = card or _present_card(repo_id, token) or card_of_box(pipeline, repo_id)
-            card = card or build_card(pipeline, repo_id=repo_id, license=license)
+            card = card or build_card(pipeline, repo_id=repo_id, **inherited_licence(Path(folder), license))
             if card.data.get("library_name") is None:
                 card.data["library_name"] = "onedc_hf"
             card.save(Path(folder) / "README.md")
@@ -106,7 +107,10 @@ def card_of_box(pipeline: "DiffusionPipeline", repo_id: str) -> ModelCard | None
 
 def _present_card(repo_id: str, token: str | None) -> ModelCard | None:
     """Return the card the repository has, which may have been written by hand and is kept."""
-    try:
-        return ModelCard.load(repo_id, token=token)
+    try:  # from the Hub, not from a cache: one that was edited since is kept as well
+        path = hf_hub_download(repo_id, "README.md", token=token, force_download=True)
+    except LocalEntryNotFoundError:  # not a word of the card: the Hub could not be asked
+        raise
     except EntryNotFoundError:
         return None
+    return ModelCard.load(path)

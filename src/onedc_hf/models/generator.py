@@ -3,6 +3,7 @@
 Shapes: B batch, D detail channels, L latent channels, h and w rows and columns at 1/8, T semantic tokens of width S.
 """
 
+import re
 from dataclasses import field
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from .whole import WholeWeights
 
 __all__ = ["OneDCGenerator", "OneDCGeneratorConfig"]
 
+_LAYER = re.compile(r"[\w.]{1,200}")  # the name of a module
 _SD15_UNET: dict[str, Any] = {
     "block_out_channels": [320, 640, 1280, 1280],
     "layers_per_block": 2,
@@ -42,7 +44,7 @@ class OneDCGeneratorConfig(PreTrainedConfig):
         timestep (`int`): the one timestep, 999.
         alpha_cumprod (`float`): the noise schedule's cumulative alpha there, in float32 as the schedule computes it.
         quality_embedding (`bool`): the U-Net also sees the file's quality (many-rate models).
-        lora (`dict`, *optional*): arguments of peft's `LoraConfig` (`r`, `lora_alpha`, `target_modules`): the U-Net
+        lora (`dict`, *optional*): `r`, `lora_alpha` and `target_modules` (a list) of peft's `LoraConfig`: the U-Net
             then carries that adapter beside its weights, for fine-tuning. Needs peft.
     """
 
@@ -96,6 +98,17 @@ def _replace_group_norms(module: nn.Module) -> None:
 
 
 def _add_lora(unet: UNet2DConditionModel, options: dict[str, Any]) -> None:
+    names = options.get("target_modules")
+    # What peft would read as a regular expression can take for ever, and a config may be a stranger's.
+    if not (
+        options.keys() <= {"r", "lora_alpha", "target_modules"}
+        and isinstance(names, list)
+        and all(isinstance(name, str) and _LAYER.fullmatch(name) for name in names)
+    ):
+        raise ModelError(
+            "The generator's `lora` must have `r`, `lora_alpha` and a list of layers as `target_modules`, and nothing "
+            "else; put any other adapter onto the model with `load_lora_weights`."
+        )
     try:
         from peft import LoraConfig
     except ImportError as error:

@@ -1,0 +1,31 @@
+"""How large a picture may be before memory is asked for it."""
+
+from __future__ import annotations
+
+from .tiling import POSITION
+
+__all__ = ["too_large"]
+
+_ALWAYS_PADDED = 1 << 24  # pixels, with sides rounded up: so many can be worked on anywhere
+
+
+def too_large(width: int, height: int, max_pixels: int | None) -> str | None:
+    """Why a picture is not worked on; `None` if it is.
+
+    Networks see sides rounded up to multiples of 64, so a picture that is one pixel high costs as much as one of 64:
+    such a one may have twice the limit.
+
+    Args:
+        width (`int`): of the picture, in pixels.
+        height (`int`): the same.
+        max_pixels (`int`, *optional*): the limit; `None`: there is none.
+    """
+    if max_pixels is None:
+        return None
+    if width * height > max_pixels:
+        return f"{width}x{height} pixels, more than the limit of {max_pixels:,}"
+    padded = (-(-width // POSITION) * POSITION) * (-(-height // POSITION) * POSITION)
+    if padded > max(2 * max_pixels, _ALWAYS_PADDED):
+        rounded = f"{padded:,} with its sides rounded up to multiples of {POSITION}"
+        return f"{width}x{height} pixels, {rounded}, more than twice the limit of {max_pixels:,}"
+    return None
