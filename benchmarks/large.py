@@ -36,8 +36,11 @@ def main() -> int:
     if arguments.side:
         print(json.dumps(grow(arguments.folder, arguments.side, arguments.threads)))
         return 0
+    from onedc_hf import OneDCPipeline
+
     record: dict[str, Any] = {
         "benchmark": "large",
+        "model_id": OneDCPipeline.from_pretrained().model_id[:8],
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "threads": arguments.threads,
         "limits": LIMITS,
@@ -210,7 +213,8 @@ def forget_peak() -> None:
 
 _PAGE = """# Large pictures
 
-Written by `benchmarks/large.py` from `benchmarks/results/large.json`; {date}, {threads} threads, the model in the box.
+Written by `benchmarks/large.py` from `benchmarks/results/large.json`; {date}, {threads} threads, the model in the
+box (its id begins with {model_id}).
 
 Pictures of more than 4 megapixels are worked on in overlapping tiles of 1024x1024 pixels, so that the memory for the
 networks does not grow with the picture. `pipe.enable_tiling(tile_size, overlap)` tiles smaller pictures, too;

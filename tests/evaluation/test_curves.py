@@ -341,6 +341,16 @@ def test_eval_results_survive_the_round_trip(tmp_path, run_folder, capsys):
     assert "no README.md" in capsys.readouterr().err
 
 
+def test_results_of_another_model_do_not_get_into_a_card(tmp_path, run_folder, capsys):
+    (tmp_path / "codec").mkdir()
+    ModelCard("# Mine\n").save(tmp_path / "README.md")
+    for stated, code in (("cd" * 32, 1), ("ab" * 32, 0)):
+        (tmp_path / "codec" / "config.json").write_text(json.dumps({"model_id": stated}))
+        assert main(["report", str(run_folder), "--model-folder", str(tmp_path)]) == code
+    said = capsys.readouterr().err
+    assert "of the model abababab" in said and "holds cdcdcdcd" in said
+
+
 def test_results_without_any_task_are_refused(tmp_path):
     results = make_results()
     results["rows"] = [row for row in results["rows"] if row["codec"] == "onedc" and row["setting"] == "z-only"]

@@ -4,6 +4,7 @@ Leaderboards take one value for each task of a benchmark, higher is better. The 
 AVIF at equal quality, and quality at a rate.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,9 +88,12 @@ def write_eval_results(results: dict[str, Any], benchmark: str, folder: Path, da
         date (`str`, *optional*): of the run, ISO 8601; the Hub takes the commit's otherwise.
 
     Raises:
-        `OneDCError`: the results are of a part of the pictures, or no task has a value; the message says why.
+        `OneDCError`: the results are of a part of the pictures or of another model, or no task has a value; the message
+            says why.
     """
     import yaml
+
+    _check_model(results, folder)
 
     if results["dataset"]["limited"] or results["failed"]:
         raise OneDCError("these results are of a part of the pictures; a benchmark's entries take all of them")
@@ -136,15 +140,33 @@ def model_index(results: dict[str, Any]) -> list[EvalResult]:
     )
 
 
+def _check_model(results: dict[str, Any], folder: Path) -> None:
+    """Refuses the results of another model; of two that differ in their decoder side alone, nothing is known here."""
+    try:
+        stated = json.loads((folder / "codec" / "config.json").read_text(encoding="utf-8")).get("model_id")
+    except (OSError, ValueError):  # a card without its model
+        return
+    measured = results["model"]["model_id"]
+    if stated and stated != measured:
+        raise OneDCError(
+            f"these results are of the model {measured[:8]}, and {folder} holds {stated[:8]}: measure it with `onedc "
+            f"evaluate --model {folder}`, into another folder of results"
+        )
+
+
 def write_model_index(results: dict[str, Any], folder: Path) -> Path:
     """Put the results into the card of a model's folder, in place of those it had.
 
     Raises:
-        `OneDCError`: the folder has no card.
+        `OneDCError`: the folder has no card, or holds another model than the one that was measured.
     """
     path = folder / "README.md"
     if not path.is_file():
-        raise OneDCError(f"{folder} has no README.md; name the folder that `save_pretrained` or `onedc convert` made")
+        raise OneDCError(
+            f"{folder} has no README.md, into which results go: name a copy of a pushed repository (`hf download`), or "
+            "what `onedc convert` made"
+        )
+    _check_model(results, folder)
     card = ModelCard.load(path)
     data: Any = card.data
     data.eval_results = model_index(results)
