@@ -33,7 +33,7 @@ except ImportError:
 MODEL = os.environ.get("ONEDC_MODEL")
 MAX_PIXELS = int(os.environ.get("ONEDC_MAX_PIXELS", "16777216"))
 MAX_FILE = "20mb"
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "JPEG2000")  # of photographs, by Pillow's names
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "JPEG2000")  # of photographs, by Pillow's names
 INTRODUCTION = """
 # OneDC: photographs in a few kilobytes
 
