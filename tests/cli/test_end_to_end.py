@@ -93,7 +93,8 @@ def test_tables_are_fitted_to_pictures_that_are_named(onedc, photos, tiny_folder
     assert raw.model_id != fitted.model_id
     data = fitted.compress("photos/a.png", z_only=True)
     assert len(data) < len(raw.compress("photos/a.png", z_only=True))
-    assert fitted.decompress(data).size == Image.open("photos/a.png").size
+    with Image.open("photos/a.png") as photo:
+        assert fitted.decompress(data).size == photo.size
 
 
 def test_the_size_of_tiles_can_be_set(onedc, photos, tiny_folder):
