@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from onedc_hf import ModelError, OneDCAutoencoder, OneDCPipeline, TooLarge, WrongModel
+from onedc_hf import ModelError, OneDCAutoencoder, OneDCPipeline, PictureError, TooLarge, WrongModel, pipeline
 from onedc_hf.coding import BitstreamWriter
-from onedc_hf.limits import too_large
+from onedc_hf.coding.authors import read_authors_file
+from onedc_hf.coding.limits import too_large
 
 Picture = Callable[..., np.ndarray]
 
@@ -85,6 +86,26 @@ def test_weights_that_are_put_away_have_no_id(pipe: OneDCPipeline, picture: Pict
         pipe.compress(picture(64, 64), name_decoder=True)
 
 
+def test_a_file_that_names_its_decoder_is_read_where_that_cannot_be_compared(
+    pipe: OneDCPipeline, tiny_folder: Path, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = pipe.compress(picture(64, 64), name_decoder=True)
+
+    def put_away(_: object) -> str:
+        raise ModelError("put away")
+
+    monkeypatch.setattr(pipeline, "decoder_digest", put_away)
+    assert OneDCPipeline.from_pretrained(tiny_folder).decompress(data).size == (64, 64)
+
+
+def test_a_picture_that_cannot_be_read_leaves_a_model_as_it_was(tiny_folder: Path, tmp_path: Path) -> None:
+    pipe = OneDCPipeline.from_pretrained(tiny_folder)
+    pipe.codec.make_float()
+    with pytest.raises(PictureError):
+        pipe.quantize_entropy(table_pictures=[tmp_path / "none.png"])
+    assert pipe.codec.config.entropy_path == "float" and not pipe.codec.entropy.z_counts.any()
+
+
 def test_a_thin_picture_counts_as_it_is_padded(pipe: OneDCPipeline) -> None:
     assert too_large(1 << 14, 1 << 14, 1 << 28) is None and too_large(1 << 30, 1, None) is None
     assert too_large(1000, 1000, 1_000_000) is None and too_large(8, 8, 64) is None
@@ -94,6 +115,9 @@ def test_a_thin_picture_counts_as_it_is_padded(pipe: OneDCPipeline) -> None:
     writer.write_hyper(np.zeros((1, 1 << 18), np.int64))
     with pytest.raises(TooLarge, match="rounded up"):
         pipe.decompress(writer.finish())
+    thin = b"".join(value.to_bytes(4, "big") for value in (1, 16_777_215, 1, 0))
+    with pytest.raises(TooLarge, match="rounded up"):
+        read_authors_file(thin, (4,) * 7, 1 << 25)
 
 
 def test_a_generator_takes_no_pattern_for_its_adapter(pipe: OneDCPipeline) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, UnidentifiedImageError
 
-from onedc_hf import BitstreamError, OneDCPipeline, PictureError
+from onedc_hf import BitstreamError, OneDCPipeline, PictureError, save_picture
+from onedc_hf.provenance import DIGITAL_SOURCE_TYPE
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,10 @@ def test_alpha_comes_with_the_picture(tmp_path: Path, picture) -> None:
         image.load()
         assert image.mode == "RGBA" and np.array_equal(np.asarray(image)[..., 3], alpha)
         assert np.array_equal(np.asarray(image.getchannel("A")), alpha)
+    with Image.open(path) as image:  # its pixels not yet asked for
+        save_picture(image, tmp_path / "a.jpg")
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.mode == "RGB" and DIGITAL_SOURCE_TYPE.encode() in image.info["xmp"]
 
 
 def test_a_file_is_not_compressed_once_more_by_mistake(written) -> None:

@@ -8,10 +8,9 @@ import numpy as np
 
 from .coding import Tag
 from .coding.metadata import pack_alpha, pack_metadata, unpack_alpha, unpack_metadata
-from .colour import from_srgb, is_rgb_profile
+from .colour import from_srgb
 from .errors import PictureError
 from .pictures import OpenedPicture
-from .user_warning import warn_user
 
 __all__ = ["Extensions", "pack_beside", "with_alpha", "with_metadata"]
 
@@ -25,12 +24,8 @@ def pack_beside(opened: OpenedPicture, keep_metadata: bool) -> Extensions:
     Raises:
         PictureError: if the metadata is larger than a file may hold.
     """
-    metadata = dict(opened.metadata) if keep_metadata else {}
-    if "icc_profile" in metadata and not is_rgb_profile(metadata["icc_profile"]):  # large ones, of printing presses
-        del metadata["icc_profile"]
-        warn_user("The colour profile is left out: it is not one of RGB pictures, and the rebuilt picture is one.")
     try:
-        found = pack_metadata(metadata)
+        found = pack_metadata(opened.metadata) if keep_metadata else []
     except ValueError as error:
         raise PictureError(str(error)) from error
     if opened.alpha is not None:

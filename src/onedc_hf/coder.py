@@ -29,8 +29,8 @@ from .coding import (
     readable_extensions,
     sections_before_cut,
 )
+from .coding.limits import too_large
 from .errors import BitstreamError, Corrupt, EncodeError, TargetError, TooLarge, Truncated, WrongModel
-from .limits import too_large
 from .models import OneDCCodec
 from .models.exact import CodingUnit, ExactEntropyModel, ExactHyper
 from .rate_search import search_row

@@ -56,6 +56,7 @@ def encode_picture(picture: Image.Image, path: Path, provenance: bool = True) ->
     Raises:
         ValueError: if no format has this suffix.
     """
+    picture.load()  # an .odc file that Pillow opened knows only then what came with it
     name, info = picture_format(path), cast(dict[str, Any], picture.info)
     options = dict(_SAVE_OPTIONS.get(name, {}))
     kept = {key: info[key] for key in ("exif", "icc_profile") if key in info}
@@ -94,6 +95,8 @@ def _packet(info: dict[str, Any], path: Path, name: str, provenance: bool) -> by
     """The XMP to write: what was kept with the note in it, or the note alone where the format cannot hold both."""
     kept, noted = info.get("xmp"), provenance and "onedc:DigitalSourceType" in info
     xmp = provenance_xmp(info, kept) if noted else kept
+    if noted and kept and xmp == provenance_xmp(info):
+        warn_user(f"{path}: the kept XMP is left out, it is no packet that the note can join")
     if xmp is not None and (name == "JPEG" and len(xmp) > _JPEG_SEGMENT or not _is_text(xmp)):
         warn_user(f"{path}: the kept XMP is left out, this format cannot hold it")
         return provenance_xmp(info) if noted else None

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import sys
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ._register import FORMAT, MAGIC
-from .colour import to_srgb
+from .colour import is_rgb_profile, to_srgb
 from .errors import PictureError
 from .user_warning import warn_user
 
@@ -60,6 +61,7 @@ _TURNS = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
+_XMP_TURN = re.compile(rb'tiff:Orientation="[0-9]"|<tiff:Orientation>[0-9]</tiff:Orientation>')
 _EXIF_START = b"Exif\0\0"
 # Not among them: orientation, which has been applied.
 _EXIF_FACTS = (
@@ -76,8 +78,8 @@ class OpenedPicture:
         rgb (`np.ndarray`): `uint8` `[H, W, 3]`, sRGB, upright, not multiplied by alpha; white where alpha is 0. To be
             read only: it may be the caller's own array.
         alpha (`np.ndarray`, *optional*): `uint8` `[H, W]`; `None` where every pixel is opaque.
-        metadata (`dict[str, bytes]`): `exif`, `xmp` and `icc_profile`, as far as there are any. The EXIF orientation
-            has been applied and taken out.
+        metadata (`dict[str, bytes]`): `exif`, `xmp` and `icc_profile` (of RGB), as far as there are any. The EXIF
+            orientation has been applied and taken out.
     """
 
     rgb: np.ndarray
@@ -300,6 +302,8 @@ def _from_pil(picture: Image.Image, where: str) -> OpenedPicture:
     if (turn := _turn(picture)) is not None:  # else it would be copied, and pictures can be large
         picture = _turned(picture, turn, where)
     metadata = among_tags | _metadata(picture)
+    if not is_rgb_profile(metadata.get("icc_profile", b"")):  # such as those of printing presses, which are large
+        metadata.pop("icc_profile", None)
     picture.load()  # some formats know their mode only then
     picture = _to_8_bits(picture, where)
     colour, alpha = _split_alpha(picture)
@@ -327,6 +331,9 @@ def _turned(picture: Image.Image, turn: Image.Transpose, where: str) -> Image.Im
         warn_user(f"{where}: its EXIF is damaged and left out")
         turned = picture.transpose(turn)
         turned.info.pop("exif", None)
+        for key in ("xmp", "XML:com.adobe.xmp"):  # which may say how the pixels lay, too
+            if packet := turned.info.get(key):
+                turned.info[key] = _XMP_TURN.sub(b"", packet if isinstance(packet, bytes) else packet.encode())
         return turned
 
 

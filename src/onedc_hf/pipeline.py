@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal, cast, overload
@@ -28,6 +29,7 @@ from .beside import pack_beside, with_alpha, with_metadata
 from .calibration import calibrate, fit_tables
 from .coder import Analysed, SymbolCoder, Symbols
 from .coding import SymbolModel, Tag, parse_header
+from .coding.limits import too_large
 from .coding.order import Y_PER_Z
 from .earlier import EarlierReaders
 from .errors import ModelError, PictureError
@@ -38,7 +40,6 @@ from .identity import (
     warn_of_another_adapter,
     warn_of_another_decoder,
 )
-from .limits import too_large
 from .loading import check_bounds, check_components, model_source, one_error
 from .lora import LoraMixin, refuse_adapters
 from .memory_layout import settle
@@ -115,10 +116,10 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Takes another component, such as `pipe.vae = other`; it has to go with those that are there."""
-        assigned = name in _COMPONENTS and "_earlier" in self.__dict__
+        assigned = name in _COMPONENTS and self.__dict__.get("_settled", False)  # not by `__init__`, one by one
         former = getattr(self, name) if assigned else None
         super().__setattr__(name, value)
-        if assigned and value is not None:
+        if assigned and all(getattr(self, component) is not None for component in _COMPONENTS):
             try:
                 self._settle_components()
             except Exception:
@@ -133,6 +134,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
             attend_in_patches(self.vae, self.codec.config.vae_attention_patch)
         self._decoder_id: str | None = None
         self._earlier = EarlierReaders()
+        self._settled = True
 
     # Loading ------------------------------------------------------------------------------------------------------
 
@@ -163,8 +165,9 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Saves the pipeline to a folder, which `from_pretrained` reads; arguments are those of `DiffusionPipeline`.
 
-        With `push_to_hub=True` it is also pushed, by `push_to_hub` and with its card, to `repo_id` (by default the
-        folder's name).
+        Texts in the folder `licences` of the folder that it was loaded from go along; those of a repository on the Hub
+        are not fetched, and are yours to pass on. With `push_to_hub=True` it is also pushed, by `push_to_hub` and with
+        its card, to `repo_id` (by default the folder's name).
 
         Raises:
             ModelError: if an adapter is loaded, which is no part of the model.
@@ -175,7 +178,8 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         push = kwargs.pop("push_to_hub", False)
         hub = {name: kwargs.pop(name) for name in _HUB_OPTIONS if name in kwargs}
         super().save_pretrained(save_directory, *args, **kwargs)
-        carry_licences((), self.config.get("_name_or_path") or "", Path(save_directory))
+        origin = Path(self.config.get("_name_or_path") or "", "model_index.json")
+        carry_licences((), str(origin.parent) if origin.is_file() else "", Path(save_directory))
         forget_origin(save_directory)
         if push:
             self.push_to_hub(hub.pop("repo_id", None) or Path(save_directory).resolve().name, **hub)
@@ -279,9 +283,10 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         if self.codec.config.entropy_path == "exact":
             raise ModelError("The entropy path of this model is exact already.")
         self.model_digest()  # not for weights that were changed by accident
-        self.codec.make_exact(calibrate(self, pictures), keep_float)
+        ranges = calibrate(self, pictures)
         if table_pictures:
             fit_tables(self, table_pictures)
+        self.codec.make_exact(ranges, keep_float)
 
     # Compress -----------------------------------------------------------------------------------------------------
 
@@ -329,8 +334,8 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
             target_bytes (`int`, *optional*): largest size of the file; the best quality that fits is taken.
             target_bpp (`float`, *optional*): the same in bits per pixel of the picture.
             z_only (`bool`): send the hyper-latent alone, about 0.0034 bits per pixel.
-            keep_metadata (`bool`): keep EXIF, XMP and colour profile, 4 MiB at most. Alpha is kept in any case, without
-                loss; both count in `target_bytes`.
+            keep_metadata (`bool`): keep EXIF, XMP and an RGB colour profile, 4 MiB at most. Alpha is kept in any case,
+                without loss; both count in `target_bytes`.
             name_decoder (`bool`): note in the file which decoder side is at hand, in 7 bytes: another one that rebuilds
                 the picture then says so in a warning.
 
@@ -447,7 +452,8 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         # 1. The file and its symbols: hyper-latent, then the four passes of the latent. Every check happens here.
         symbols = self._read_own(data, allow_partial, preview)
         if (named := dict(symbols.extensions).get(Tag.IDENTITY)) is not None:
-            warn_of_another_decoder(named, self.decoder_id)
+            with suppress(ModelError):  # weights that are put away cannot be compared; that is no reason to refuse
+                warn_of_another_decoder(named, self.decoder_id)
         if (named := dict(symbols.extensions).get(Tag.ADAPTER)) is not None:
             warn_of_another_adapter(named, self.adapter_id)
         # 2. The picture: detail features, one step of diffusion, pixels.

@@ -344,8 +344,8 @@ def test_eval_results_survive_the_round_trip(tmp_path, run_folder, capsys):
 def test_results_of_another_model_do_not_get_into_a_card(tmp_path, run_folder, capsys):
     (tmp_path / "codec").mkdir()
     ModelCard("# Mine\n").save(tmp_path / "README.md")
-    for stated, code in (("cd" * 32, 1), ("ab" * 32, 0)):
-        (tmp_path / "codec" / "config.json").write_text(json.dumps({"model_id": stated}))
+    for stated, path, code in (("cd" * 32, "exact", 1), ("ab" * 32, "exact", 0), ("cd" * 32, "float", 0)):
+        (tmp_path / "codec" / "config.json").write_text(json.dumps({"model_id": stated, "entropy_path": path}))
         assert main(["report", str(run_folder), "--model-folder", str(tmp_path)]) == code
     said = capsys.readouterr().err
     assert "of the model abababab" in said and "holds cdcdcdcd" in said

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import Corrupt, NotOneDC, TooLarge, Truncated, UnsupportedFeature
+from .limits import too_large
 
 __all__ = ["AuthorsFile", "read_authors_file"]
 
@@ -67,8 +68,8 @@ def read_authors_file(data: bytes, fsq_levels: Sequence[int], max_pixels: int | 
     height, width, length, caption = (int.from_bytes(data[i : i + 4], "big") for i in range(0, _HEADER, 4))
     if caption or not 1 <= height < 1 << 24 or not 1 <= width < 1 << 24:
         raise NotOneDC("This is no file of the authors' program: its header makes no sense.")
-    if max_pixels is not None and width * height > max_pixels:
-        raise TooLarge(f"The file states a picture of {width}x{height} pixels, more than the limit of {max_pixels:,}.")
+    if (reason := too_large(width, height, max_pixels)) is not None:
+        raise TooLarge(f"The file states a picture of {reason}.")
     rows, columns = -(-height // _POSITION), -(-width // _POSITION)
     bits = math.ceil(math.log2(math.prod(fsq_levels)))
     z_bytes = -(-rows * columns * bits // 8)

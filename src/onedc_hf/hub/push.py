@@ -109,7 +109,7 @@ def _present_card(repo_id: str, token: str | None) -> ModelCard | None:
     """Return the card the repository has, which may have been written by hand and is kept."""
     try:  # from the Hub, not from a cache: one that was edited since is kept as well
         path = hf_hub_download(repo_id, "README.md", token=token, force_download=True)
-    except LocalEntryNotFoundError:  # not a word of the card: the Hub could not be asked
+    except LocalEntryNotFoundError:  # the Hub could not be asked, which does not say that there is no card
         raise
     except EntryNotFoundError:
         return None
