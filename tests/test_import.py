@@ -41,6 +41,7 @@ def test_public_names_are_these():
         "UnsupportedVersion",
         "WrongModel",
         "__version__",
+        "save_picture",
     ]
 
 
