@@ -15,10 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["POSITION", "Canvas", "Tiling", "assemble", "part_of", "spans"]
+from .coding.limits import POSITION
 
-POSITION = 64
-"""Pixels of a position of the hyper-latent, in each direction."""
+__all__ = ["POSITION", "Canvas", "Tiling", "assemble", "part_of", "spans"]
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import Corrupt, NotOneDC, TooLarge, Truncated, UnsupportedFeature
-from .limits import too_large
+from .limits import POSITION, too_large
 
 __all__ = ["AuthorsFile", "read_authors_file"]
 
 _HEADER = 16
-_POSITION = 64  # pixels of a position of z
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def read_authors_file(data: bytes, fsq_levels: Sequence[int], max_pixels: int | 
         raise NotOneDC("This is no file of the authors' program: its header makes no sense.")
     if (reason := too_large(width, height, max_pixels)) is not None:
         raise TooLarge(f"The file states a picture of {reason}.")
-    rows, columns = -(-height // _POSITION), -(-width // _POSITION)
+    rows, columns = -(-height // POSITION), -(-width // POSITION)
     bits = math.ceil(math.log2(math.prod(fsq_levels)))
     z_bytes = -(-rows * columns * bits // 8)
     expected = _HEADER + length + z_bytes

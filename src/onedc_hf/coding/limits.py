@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["too_large"]
+__all__ = ["POSITION", "too_large"]
 
-_POSITION = 64  # pixels of a position of z
+POSITION = 64
+"""Pixels of a position of the hyper-latent, in each direction."""
 _ALWAYS_PADDED = 1 << 24  # pixels, with sides rounded up: so many can be worked on anywhere
 
 
@@ -23,8 +24,8 @@ def too_large(width: int, height: int, max_pixels: int | None) -> str | None:
         return None
     if width * height > max_pixels:
         return f"{width}x{height} pixels, more than the limit of {max_pixels:,}"
-    padded = (-(-width // _POSITION) * _POSITION) * (-(-height // _POSITION) * _POSITION)
+    padded = (-(-width // POSITION) * POSITION) * (-(-height // POSITION) * POSITION)
     if padded > max(2 * max_pixels, _ALWAYS_PADDED):
-        rounded = f"{padded:,} with its sides rounded up to multiples of {_POSITION}"
+        rounded = f"{padded:,} with its sides rounded up to multiples of {POSITION}"
         return f"{width}x{height} pixels, {rounded}, more than twice the limit of {max_pixels:,}"
     return None
