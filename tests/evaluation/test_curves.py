@@ -14,7 +14,7 @@ from onedc_hf.cli.main import main
 from onedc_hf.errors import OneDCError
 from onedc_hf.evaluation import page, plots
 from onedc_hf.evaluation.classical import CODECS
-from onedc_hf.evaluation.curves import Curve, bd_rate, curve_of
+from onedc_hf.evaluation.curves import Curve, bd_rate, bd_rate_interval, curve_of
 from onedc_hf.evaluation.model_page import TASKS, model_index, task_values, write_eval_results
 from onedc_hf.evaluation.published import published_curves, published_source
 from onedc_hf.evaluation.run import rebuilt_picture
@@ -132,6 +132,33 @@ def test_a_codec_at_its_floor_is_one_point():
     assert curve_of(make_results(), "psnr", "jpeg").points == ((1.0, 60.0),)
 
 
+def test_points_of_almost_the_same_rate_are_one():
+    results = make_results()
+    for row in results["rows"]:
+        if (row["codec"], row["setting"]) == ("avif", "0.03"):  # another quality, whose file is as large
+            row |= {"bpp": RATES["z-only"] * 1.0005, "psnr": quality(RATES["z-only"]) - 0.01}
+    points = curve_of(results, "psnr", "avif").points
+    assert [rate for rate, _ in points] == [0.003, 0.1, 0.3]
+    assert points[0][1] == pytest.approx(quality(0.003) - 0.005)
+    assert bd_rate(curve_of(results, "psnr", "avif"), curve_of(results, "psnr")).percent < 0
+
+
+def test_an_interval_covers_what_the_pictures_say_and_is_none_where_they_say_little():
+    results = make_results(0.5)
+    for row in results["rows"]:
+        if row["picture"] == "b.png" and row["codec"] == "onedc":
+            row["psnr"] = quality(row["bpp"] / 0.8)  # there it saves less
+    low, high = bd_rate_interval(results, "psnr", "avif")
+    figure = bd_rate(curve_of(results, "psnr", "avif"), curve_of(results, "psnr")).percent
+    assert (low, high) == (pytest.approx(-50, abs=0.01), pytest.approx(-20, abs=0.01)) and low < figure < high
+    for row in results["rows"]:
+        if (row["picture"], row["codec"], row["setting"]) == ("b.png", "onedc", "0.3"):
+            row["psnr"] = 0.0  # draws with this picture twice have a curve that falls
+    assert bd_rate_interval(results, "psnr", "avif") is None
+    with pytest.raises(OneDCError, match="single pictures"):
+        bd_rate_interval(results, "frechet_lite0", "avif")
+
+
 def test_unknown_codecs_metrics_and_missing_values_are_named():
     results = make_results()
     with pytest.raises(OneDCError, match="they hold avif, jpeg, onedc"):
@@ -216,7 +243,7 @@ def test_a_page_shows_table_curves_crops_bd_rates_and_costs(tmp_path, run_folder
     assert main(["report", str(run_folder), "--page", str(target), "--cost"]) == 0
     text = target.read_text()
     assert "# The model in the box on Kodak" in text and "| 0.1 | **OneDC** | 10,000 | 0.1000 |" in text
-    assert "| PSNR (dB) | none | -50 % (74%) |" in text  # JPEG has one point
+    assert "| PSNR (dB) | none | -50 % (-50 to -50; 74%) |" in text  # JPEG has one point
     assert "| 768x512 | cpu (AVX2) | 2 | float32 | 0.18 s | 0.28 s | 636 MiB |" in text
     assert "--rates 0.03 0.1 0.3" in text and "published" in text.lower()
     for link in re.findall(r"\]\((figures/[^)]+)\)", text):
@@ -349,6 +376,23 @@ def test_results_of_another_model_do_not_get_into_a_card(tmp_path, run_folder, c
         assert main(["report", str(run_folder), "--model-folder", str(tmp_path)]) == code
     said = capsys.readouterr().err
     assert "of the model abababab" in said and "holds cdcdcdcd" in said
+
+
+def test_results_with_an_adapter_say_so_and_do_not_get_into_a_card(tmp_path, run_folder, capsys):
+    results = make_results() | {"options": ["--lora", "my grain", "--data-dir", "kodak"]}
+    results["model"]["adapter"] = "cd" * 32
+    results["dataset"] |= {"limited": True, "limit": 3, "pictures": 2}
+    page.write_page(tmp_path, results, tmp_path / "p.md", None)
+    text = (tmp_path / "p.md").read_text()
+    assert text.startswith("# The model in the box with an adapter on Kodak")
+    assert "--limit 3 --lora 'my grain' --data-dir kodak" in text  # one of three failed
+    (run_folder / "results.json").write_text(json.dumps(results))
+    model = tmp_path / "model"
+    (model / "codec").mkdir(parents=True)
+    (model / "codec" / "config.json").write_text(json.dumps({"model_id": "ab" * 32, "entropy_path": "exact"}))
+    ModelCard("---\nlicense: mit\n---\n# Mine\n").save(model / "README.md")
+    assert main(["report", str(run_folder), "--model-folder", str(model)]) == 1
+    assert "adapter" in capsys.readouterr().err and "model-index" not in (model / "README.md").read_text()
 
 
 def test_results_without_any_task_are_refused(tmp_path):

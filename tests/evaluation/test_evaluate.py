@@ -225,6 +225,38 @@ def test_metrics_of_whole_sets_are_taken_from_the_files(fake_pipeline, folder, o
     assert found["z-only", "onedc"] > found["0.5", "onedc"] > 0  # the stand-in's qualities are 1 and more
 
 
+def test_a_picture_too_small_for_a_set_metric_costs_that_metric_alone(fake_pipeline, folder, out, picture, capsys):
+    Image.fromarray(picture(31, 40)).save(folder / "icon.png")
+    code, results = run(folder, out, "--metrics", "psnr", "frechet_lite0", "--codecs", "jpeg")
+    assert code == 0 and results["dataset"]["pictures"] == 4
+    assert all(one["frechet_lite0"] is None for one in results["sets"])
+    assert all(row["psnr"] is not None for row in results["rows"])
+    assert "no frechet_lite0: icon.png" in capsys.readouterr().err
+
+
+def test_rows_matched_to_files_of_other_weights_do_not_count(fake_pipeline, folder, out, monkeypatch, capsys):
+    layer = torch.nn.Linear(2, 2)
+    fake_pipeline.components = {"generator": layer, "scheduler": object()}
+    run(folder, out, "--limit", "1")
+    with torch.no_grad():
+        layer.weight[0, 0] += 1
+    compress = fake_pipeline.compress
+    monkeypatch.setattr(fake_pipeline, "compress", lambda self, image, **options: compress(self, image, quality=95))
+
+    def full(self, target):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Ladder, "nearest", full)
+    code, results = run(folder, out, "--limit", "1")
+    assert code == 1 and results["rows"] == [] and "disk full" in results["failed"]["p0.png"]
+
+
+def test_the_record_says_how_it_was_made_without_paths_of_this_machine(fake_pipeline, folder, out):
+    _, results = run(folder.parent, out, "--limit", "2", "--data-dir", str(folder), "--dtype", "float32")
+    assert results["options"] == ["--data-dir", "set", "--dtype", "float32"]
+    assert results["dataset"]["limit"] == 2 and results["model"]["adapter"] is None
+
+
 def test_the_parquet_file_shows_pictures_and_holds_the_files(fake_pipeline, folder, out):
     from datasets import load_dataset
 

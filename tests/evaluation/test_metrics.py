@@ -67,6 +67,22 @@ def test_st_lpips_equals_the_packages_own_forward(net, picture):
     assert {"alex": st_lpips_alex, "vgg": st_lpips_vgg}[net](a, b) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("net", ["alex", "vgg"])
+def test_st_lpips_in_tiles_is_that_of_the_whole(net, picture):
+    a, b = picture(325, 290), picture(325, 290, seed=1)
+    whole = {"alex": st_lpips_alex, "vgg": st_lpips_vgg}[net](a, b)
+    assert len(st_lpips._parts(325, 400)) == 2 == len(st_lpips._parts(290, 400))
+    assert st_lpips._in_tiles(net, a, b, 400) == pytest.approx(whole, rel=1e-5)
+
+
+def test_st_lpips_of_a_large_picture_is_taken_in_tiles(picture, monkeypatch):
+    seen = []
+    monkeypatch.setattr(st_lpips, "TILE", 64)
+    monkeypatch.setattr(st_lpips, "_in_tiles", lambda net, a, b: seen.append(net) or 0.5)
+    assert st_lpips_alex(picture(64, 65), picture(64, 65, seed=1)) == 0.5 and seen == ["alex"]
+    assert st_lpips_alex(picture(64, 64), picture(64, 64, seed=1)) != 0.5
+
+
 def test_loading_st_lpips_leaves_no_stand_ins_behind(original):
     st_lpips_alex(original, original)
     for name in ("torchvision", "torchsummary"):

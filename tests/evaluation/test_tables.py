@@ -32,8 +32,8 @@ def results():
             rows.append(row(picture, setting, "avif", 90, 25.0, at_floor=size < 90))
             rows.append(row(picture, setting, "jpeg", 200, 22.0, at_floor=False))
             rows.append(row(picture, setting, "onedc", size + (picture == "b"), 20.0 + (picture == "b"), **seconds))
-    model = {"model_id": "ab12" + "0" * 60, "weights": "beef"}
-    machine = {"threads": 2, "cpu_capability": "AVX2", "torch": "2.13"}
+    model = {"name": "mine", "model_id": "ab12" + "0" * 60, "weights": "beef"}
+    machine = {"device": "cpu", "threads": 2, "cpu_capability": "AVX2", "torch": "2.13"}
     sets = [{"setting": "0.1", "codec": "onedc", "pictures": 2, "frechet_lite0": 0.25}]
     facts = {
         "settings": ["z-only", "0.03", "0.1"],
@@ -52,7 +52,15 @@ def test_the_table_has_means_in_order_of_rate_with_onedc_first(results):
     assert lines[4] == "|  | AVIF | 90 | 0.0900\\* | 25.00 | 1.10 |"
     assert [line.split("|")[1].strip() for line in lines[2:11:3]] == ["z-only", "0.03", "0.1"]
     assert lines[10].startswith("|  | AVIF | 90 | 0.0900 |")  # here the target could be reached
-    assert "Means over 2 pictures" in lines[-1] and "encode 0.25 s, decode 0.50 s" in lines[-1]
+    assert "Means over 2 pictures" in lines[-1] and "AVIF is written at speed 6" in lines[-1]
+
+
+def test_the_box_says_that_relatives_of_the_measuring_network_made_it(results):
+    results |= {"set_metrics": ["frechet_lite0"]}
+    assert "Lite2" not in tables.markdown(results)
+    results["model"]["name"] = "box"
+    assert "Lite1 as a loss, Lite2 to choose" in tables.markdown(results)
+    assert "Lite2" not in tables.markdown(results, metrics=["psnr"])
 
 
 def test_a_mean_over_fewer_pictures_is_refused(results):

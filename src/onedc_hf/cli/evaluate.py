@@ -112,8 +112,15 @@ def run(arguments: argparse.Namespace) -> int:
     state.wait_for_everyone()
     if not state.is_main_process:
         return 0
-    say_set = (lambda line: print(line, file=sys.stderr)) if sys.stderr.isatty() else (lambda line: None)
-    return _finish(arguments, collect(pipeline, _name(arguments.model), source, plan, store, say_set), source)
+
+    def say_set(line: str) -> None:
+        if line.startswith("no "):
+            complain(line)
+        elif sys.stderr.isatty():
+            print(line, file=sys.stderr)
+
+    results = collect(pipeline, _name(arguments.model), source, plan, store, say_set, _options(arguments))
+    return _finish(arguments, results, source)
 
 
 def _finish(arguments: argparse.Namespace, results: dict[str, Any], source: "Source") -> int:
@@ -145,6 +152,22 @@ def _on_cpu(device: str | None) -> bool:
 
 def _name(model: str | None) -> str:
     """What results call a model: no path of this machine."""
-    if model is None:
-        return "box"
-    return Path(model).resolve().name if Path(model).is_dir() else model
+    return "box" if model is None else _without_path(model)
+
+
+def _without_path(source: str) -> str:
+    return Path(source).resolve().name if Path(source).exists() else source
+
+
+def _options(arguments: argparse.Namespace) -> list[str]:
+    """Options that decide what was measured, for those who want the same; rates and the like are in the record."""
+    asked = {
+        "--data-dir": arguments.data_dir and _without_path(arguments.data_dir),
+        "--image-column": arguments.image_column,
+        "--model-revision": arguments.model_revision,
+        "--model-variant": arguments.model_variant,
+        "--lora": arguments.lora and _without_path(arguments.lora),
+        "--dtype": None if arguments.dtype == "auto" else arguments.dtype,
+        "--tile-size": arguments.tile_size,
+    }
+    return [word for name, value in asked.items() if value is not None for word in (name, str(value))]

@@ -1,14 +1,21 @@
 """Rate curves of a result file, and the BD-rate between two of them (by the package `bjontegaard`)."""
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
+
+import numpy as np
 
 from ..errors import OneDCError
 from .metrics import ALL_METRICS
 from .tables import codec_title, summarise
 
-__all__ = ["BDRate", "Curve", "bd_rate", "curve_of"]
+__all__ = ["BDRate", "Curve", "bd_rate", "bd_rate_interval", "curve_of"]
+
+_DRAWS = 200  # of pictures, for an interval
+_SURE = 0.9  # share of the draws that must have a BD-rate
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class BDRate:
 
 
 def curve_of(results: dict[str, Any], metric: str, codec: str = "onedc") -> Curve:
-    """The mean curve of one codec in a result file. Points of the same rate (a codec at its floor) count once.
+    """The mean curve of one codec in a result file. Points of the same rate (a codec at its floor) count as their mean.
 
     Raises:
         `OneDCError`: the file has no such codec or metric, or the metric is missing on some picture.
@@ -60,9 +67,20 @@ def curve_of(results: dict[str, Any], metric: str, codec: str = "onedc") -> Curv
         raise OneDCError(
             f"the results of {codec} lack {metric} at some rate; run `onedc evaluate --metrics {metric} ...`"
         )
-    points = sorted({(line["bpp"], line[metric]) for line in lines})
+    points = _merged([(line["bpp"], line[metric]) for line in lines])
     title = f"OneDC ({results['model']['name']})" if codec == "onedc" else codec_title(codec)
     return Curve(title, metric, tuple(points))
+
+
+def _merged(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """By rising rate; points whose rates differ by less than a thousandth are one, whose value is their mean."""
+    groups: list[list[tuple[float, float]]] = []
+    for point in sorted(points):
+        if groups and point[0] <= groups[-1][0][0] * 1.001:
+            groups[-1].append(point)
+        else:
+            groups.append([point])
+    return [(group[0][0], fmean(value for _, value in group)) for group in groups]
 
 
 def bd_rate(anchor: Curve, tested: Curve) -> BDRate:
@@ -97,6 +115,41 @@ def bd_rate(anchor: Curve, tested: Curve) -> BDRate:
         raise OneDCError(f"no BD-rate in {anchor.metric}: it cannot be computed for {'; '.join(shown)}")
     ends = sorted((sign * low, sign * high))
     return BDRate(float(percent), ends[0], ends[1], overlap)
+
+
+def bd_rate_interval(results: dict[str, Any], metric: str, anchor: str) -> tuple[float, float] | None:
+    """How far OneDC's BD-rate against a codec depends on the pictures: from the 5th to the 95th percentile, in percent.
+
+    The pictures are drawn anew 200 times, as many as there are and with replacement (bootstrap).
+
+    Returns:
+        `tuple[float, float]`, or None where too many of the draws have no BD-rate for the figure to mean much.
+
+    Raises:
+        `OneDCError`: the metric is one of whole sets, of which no draws can be made.
+    """
+    if metric not in results["metrics"]:
+        raise OneDCError(f"no interval for {metric}: it has no values for single pictures")
+    pictures = sorted({row["picture"] for row in results["rows"]})
+    points: dict[str, dict[str, np.ndarray]] = {
+        anchor: {},
+        "onedc": {},
+    }  # by codec and setting: [picture, (bpp, value)]
+    for row in results["rows"]:
+        if row["codec"] in points:
+            values = points[row["codec"]].setdefault(row["setting"], np.zeros((len(pictures), 2)))
+            values[pictures.index(row["picture"])] = row["bpp"], row[metric]
+    random, found = np.random.default_rng(0), []
+    for _ in range(_DRAWS):
+        drawn = random.integers(len(pictures), size=len(pictures))
+        means = {codec: [tuple(values[drawn].mean(0)) for values in points[codec].values()] for codec in points}
+        curves = {codec: Curve(codec, metric, tuple(_merged(means[codec]))) for codec in points}
+        with suppress(OneDCError):
+            found.append(bd_rate(curves[anchor], curves["onedc"]).percent)
+    if len(found) < _SURE * _DRAWS:
+        return None
+    low, high = np.percentile(found, (5, 95))
+    return float(low), float(high)
 
 
 def _monotone(curve: Curve, sign: float) -> tuple[list[float | int], list[float | int]]:

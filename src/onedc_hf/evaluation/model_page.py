@@ -146,6 +146,8 @@ def _check_model(results: dict[str, Any], folder: Path) -> None:
         config = json.loads((folder / "codec" / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):  # a card without its model
         return
+    if results["model"].get("adapter"):
+        raise OneDCError("these results are of a model with an adapter; they do not belong into its card")
     measured, stated = results["model"]["model_id"], config.get("model_id")
     # A float entropy path is made exact before it is measured, and its id is another then.
     if stated and config.get("entropy_path", "float") == "exact" and stated != measured:

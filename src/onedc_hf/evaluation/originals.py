@@ -61,7 +61,7 @@ class Source:
         revision (`str`, *optional*): of a Hub data set.
         split (`str`, *optional*): of a Hub data set.
         pictures (`Sequence[Original]`): in a fixed order.
-        limited (`bool`): these are not all of them.
+        limit (`int`, *optional*): these are the first so many, and not all of them.
     """
 
     name: str
@@ -69,14 +69,14 @@ class Source:
     revision: str | None
     split: str | None
     pictures: Sequence[Original]
-    limited: bool = False
+    limit: int | None = None
 
     def first(self, limit: int | None) -> "Source":
         """The same with only the first so many pictures."""
         if limit is None or limit >= len(self.pictures):
             return self
         title = f"{self.title}, first {limit} pictures"
-        return dataclasses.replace(self, title=title, pictures=self.pictures[:limit], limited=True)
+        return dataclasses.replace(self, title=title, pictures=self.pictures[:limit], limit=limit)
 
 
 def open_source(

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import OneDCError
 from .contact import contact_sheet
-from .curves import bd_rate, curve_of
+from .curves import bd_rate, bd_rate_interval, curve_of
 from .metrics import ALL_METRICS
 from .plots import rate_plot
 from .published import published_curves, published_source
@@ -110,7 +110,8 @@ def _link(figure: Path, page: Path) -> str:
 
 def _model(results: dict[str, Any]) -> str:
     name = results["model"]["name"]
-    return "The model in the box" if name == "box" else name
+    title = "The model in the box" if name == "box" else name
+    return f"{title} with an adapter" if results["model"].get("adapter") else title
 
 
 def _bd_rates(results: dict[str, Any]) -> str:
@@ -120,18 +121,28 @@ def _bd_rates(results: dict[str, Any]) -> str:
         cells = [ALL_METRICS[metric].title]
         for codec in codecs:
             try:
-                found = bd_rate(curve_of(results, metric, codec), curve_of(results, metric))
-                cells.append(f"{found.percent:+.0f} % ({found.overlap:.0%})")
+                cells.append(_bd_rate(results, metric, codec))
             except OneDCError:
                 cells.append("none")
         lines.append(cells)
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
     return (
-        f"{table}\n\nBD-rate of OneDC against each codec: negative means that OneDC needs fewer bits. In brackets, "
-        "how much of the quality that the two curves cover together both reach. `none`: they share no quality (a "
-        "codec's smallest file is better than OneDC's best, or the other way round), or a curve is not monotone; "
-        "`onedc bd-rate` says which."
+        f"{table}\n\nBD-rate of OneDC against each codec: negative means that OneDC needs fewer bits. In brackets, the "
+        "5th and 95th percentile over sets drawn from these pictures (where single pictures have the metric), and how "
+        "much of the quality that the two curves cover together both reach. `none`: they share no quality (a codec's "
+        "smallest file is better than OneDC's best, or the other way round), a curve is not monotone (`onedc bd-rate` "
+        "says which), or most draws have no BD-rate, so that it says more about the pictures than about the codecs."
     )
+
+
+def _bd_rate(results: dict[str, Any], metric: str, codec: str) -> str:
+    found = bd_rate(curve_of(results, metric, codec), curve_of(results, metric))
+    if metric in results["set_metrics"]:
+        return f"{found.percent:+.0f} % ({found.overlap:.0%})"
+    interval = bd_rate_interval(results, metric, codec)
+    if interval is None:
+        return "none"
+    return f"{found.percent:+.0f} % ({interval[0]:+.0f} to {interval[1]:+.0f}; {found.overlap:.0%})"
 
 
 def _cost(cost: Mapping[str, Any]) -> str:
@@ -156,7 +167,8 @@ def _command(results: dict[str, Any]) -> str:
             shlex.quote(dataset["name"]),
             *(["--split", shlex.quote(dataset["split"])] if dataset["split"] else []),
             *(["--revision", shlex.quote(dataset["revision"])] if dataset["revision"] else []),
-            *(["--limit", str(dataset["pictures"])] if dataset["limited"] else []),
+            *(["--limit", str(dataset["limit"])] if dataset["limited"] else []),
+            *map(shlex.quote, results.get("options", ())),
             *(["--rates", *rates] if rates else []),
             "--metrics",
             *results["metrics"],

@@ -130,12 +130,20 @@ class RowStore:
     def rows(
         self, picture: str, sha256: str, settings: Sequence[str], codecs: Sequence[str], metrics: Sequence[str]
     ) -> list[Row] | None:
-        """All rows of a picture, in a fixed order, with these metrics and no others; None if any is missing."""
-        wanted = []
+        """All rows of a picture, in a fixed order, with these metrics; None if any is missing.
+
+        `codecs` begins with `onedc`. Rows of other codecs that were matched to files of other weights do not count.
+        """
+        wanted: list[Row] = []
         for setting in settings:
+            target = None
             for codec in codecs:
                 row = self._rows.get((picture, sha256, setting, codec))
                 if row is None or any(name not in row for name in metrics):
+                    return None
+                if codec == "onedc":
+                    target = row["bytes"]
+                elif row["target_bytes"] != target:
                     return None
                 wanted.append(row)
         return wanted

@@ -309,6 +309,7 @@ def collect(
     plan: Plan,
     store: RowStore,
     progress: Callable[[str], None] = lambda line: None,
+    options: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Gather the rows of all processes and measure whole sets.
 
@@ -321,10 +322,11 @@ def collect(
         plan (`Plan`): what was measured.
         store (`RowStore`): where the rows are.
         progress (`Callable`, *optional*): is told a line for each set measured.
+        options (`Sequence[str]`, *optional*): of the command, beyond what the record says otherwise; kept in it.
 
     Returns:
-        `dict`: `format`, `model`, `dataset`, `machine`, `metrics`, `set_metrics`, `settings`, `codecs`, `rows`, `sets`
-        (one record for each setting and codec) and `failed` (picture -> reason).
+        `dict`: `format`, `options`, `model`, `dataset`, `machine`, `metrics`, `set_metrics`, `settings`, `codecs`,
+        `rows`, `sets` (one record for each setting and codec) and `failed` (picture -> reason).
     """
     store.reload()
     settings, codecs = list(plan.settings(pipeline)), ["onedc", *plan.codecs]
@@ -346,14 +348,21 @@ def collect(
     kept += ("encode_seconds", "decode_seconds")
     return {
         "format": FORMAT,
-        "model": {"name": name, "model_id": pipeline.model_id, "weights": weights_digest(pipeline)},
+        "options": list(options),
+        "model": {
+            "name": name,
+            "model_id": pipeline.model_id,
+            "weights": weights_digest(pipeline),
+            "adapter": pipeline.adapter_id,
+        },
         "dataset": {
             "name": source.name,
             "title": source.title,
             "split": source.split,
             "revision": source.revision,
             "pictures": len(measured),
-            "limited": source.limited,
+            "limited": source.limit is not None,
+            "limit": source.limit,
         },
         "machine": machine_facts(pipeline),
         "metrics": list(plan.pair_metrics),
@@ -386,9 +395,14 @@ def _sets(
             meters = {name: SET_METRICS[name].make() for name in plan.set_metrics}
             for row in members:
                 original, rebuilt = originals[row["picture"]].pixels(), rebuilt_picture(folder, row)
-                for meter in meters.values():
-                    meter.add(original, rebuilt)
-            known[digests] = {name: _or_none(meter.compute) for name, meter in meters.items()}
+                for name, meter in list(meters.items()):
+                    try:
+                        meter.add(original, rebuilt)
+                    except PictureError as error:  # without one picture it would be the value of another set
+                        progress(f"no {name}: {row['picture']}: {error}")
+                        del meters[name]
+            found = {name: _or_none(meter.compute) for name, meter in meters.items()}
+            known[digests] = {name: found.get(name) for name in plan.set_metrics}
             progress(f"set metrics: {codec} {setting}")
         records.append({"setting": setting, "codec": codec, "pictures": len(members), **known[digests]})
     return records

@@ -8,10 +8,11 @@ Lite0 is reserved for measuring.
 
 import numpy as np
 
-from ._common import check_pair
+from ._common import check_pair, check_side
 from ._lite0 import lite0
 
 LEVELS = (2, 3)  # of the network's four maps: strides 16 and 32
+SMALLEST_SIDE = 32  # one position of the coarser map
 
 
 class FrechetLite0:
@@ -29,12 +30,17 @@ class FrechetLite0:
         self._rebuilt = [FeatureStatistics() for _ in LEVELS]
 
     def add(self, original: np.ndarray, rebuilt: np.ndarray) -> None:
-        """Take in a pair of `uint8` `[H, W, 3]` pictures."""
+        """Take in a pair of `uint8` `[H, W, 3]` pictures.
+
+        Raises:
+            `PictureError`: the pictures differ in size, or a side is shorter than 32 pixels.
+        """
         import torch
 
         from ...pictures import to_tensor
 
         check_pair(original, rebuilt)
+        check_side(original, SMALLEST_SIDE, "the Fréchet distance")
         with torch.inference_mode():
             for picture, statistics in ((original, self._originals), (rebuilt, self._rebuilt)):
                 maps = self._network(to_tensor(picture))

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
+from itertools import product
 from types import ModuleType
 from typing import Any
 
@@ -21,6 +22,10 @@ import numpy as np
 from ._common import check_pair, check_side, need, unit_tensor
 
 SMALLEST_SIDE = 32  # below, the blur-pooled nets have less than a pixel left to reflect
+# Features take about 1 kB a pixel, so larger pictures are measured in tiles; the result is the same, but for rounding.
+TILE = 1024  # pixels a side; pictures up to its square are one tile
+_STRIDES = {"vgg": (1, 2, 4, 8, 16), "alex": (2, 4, 8, 8, 8)}  # of the five feature maps
+_HALO = 128  # pixels around what counts of a tile: VGG-16 with its blur pools sees 121 on either side
 
 # module -> the name that is imported from it
 _STAND_INS = {"torchvision": "models", "IPython": "embed", "torchsummary": "summary"}
@@ -50,10 +55,40 @@ def _distance(net: str, original: np.ndarray, rebuilt: np.ndarray) -> float:
     with torch.inference_mode():
         # The nets run for minutes over a set, and a codec is measured at many rates against one original: its features
         # are kept. Otherwise this is the package's own forward (a test compares the two).
-        ours = _original_features(net, original.shape, original.tobytes())
-        theirs = _features(model, rebuilt)
-        layers = [linear((a - b).square()) for linear, a, b in zip(model.lins, ours, theirs, strict=True)]
-        return float(torch.stack([layer.mean() for layer in layers]).sum())
+        if original.shape[0] * original.shape[1] <= TILE**2:
+            ours = _original_features(net, original.shape, original.tobytes())
+            return float(torch.stack([layer.mean() for layer in _layers(model, ours, _features(model, rebuilt))]).sum())
+        return _in_tiles(net, original, rebuilt)
+
+
+def _layers(model: Any, ours: list[Any], theirs: list[Any]) -> list[Any]:
+    """The distance by place at each of the five layers, `[1, 1, h, w]`."""
+    return [linear((a - b).square()) for linear, a, b in zip(model.lins, ours, theirs, strict=True)]
+
+
+def _in_tiles(net: str, original: np.ndarray, rebuilt: np.ndarray, tile: int = TILE) -> float:
+    """The same sum of means, tile by tile: each counts the places of its own part, and sees the halo around it."""
+    model, height, width = _load(net), *original.shape[:2]
+    sums, counts = [0.0] * len(model.lins), [0] * len(model.lins)
+    for rows, columns in product(_parts(height, tile), _parts(width, tile)):
+        top, left = max(0, rows.start - _HALO), max(0, columns.start - _HALO)
+        seen = np.s_[top : rows.stop + _HALO, left : columns.stop + _HALO]
+        layers = _layers(model, _features(model, original[seen]), _features(model, rebuilt[seen]))
+        for number, (layer, stride) in enumerate(zip(layers, _STRIDES[net], strict=True)):
+            # Maps have a place more than the picture has strides; it belongs to the last part.
+            bottom = None if rows.stop == height else (rows.stop - top) // stride
+            right = None if columns.stop == width else (columns.stop - left) // stride
+            own = layer[..., (rows.start - top) // stride : bottom, (columns.start - left) // stride : right]
+            sums[number] += float(own.double().sum())
+            counts[number] += own.numel()
+    return sum(total / count for total, count in zip(sums, counts, strict=True))
+
+
+def _parts(side: int, tile: int) -> list[slice]:
+    """What counts of each tile along a side; the last one may be narrower, but not so narrow that a net fails."""
+    step = tile - 2 * _HALO
+    starts = range(0, max(1, side - _HALO), step)
+    return [slice(start, side if start == starts[-1] else start + step) for start in starts]
 
 
 def _features(model: Any, picture: np.ndarray) -> list[Any]:
