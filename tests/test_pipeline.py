@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from onedc_hf import (
     Truncated,
     WrongModel,
 )
-from onedc_hf.coder import SymbolCoder
+from onedc_hf.coder import Analysed, SymbolCoder
 from onedc_hf.coding import Tag, inspect, parse_header, partial
 from onedc_hf.rate_search import search_row
 
@@ -376,6 +377,48 @@ def test_a_file_that_does_not_decode_here_is_not_handed_out(
     monkeypatch.setattr(SymbolCoder, "write", faulty)
     with pytest.raises(EncodeError, match="does not decode"):
         pipe.compress(picture(64, 64))
+
+
+@pytest.mark.parametrize("what", ["symbol", "scale index"])
+def test_a_file_of_other_symbols_is_not_handed_out_though_its_container_is_whole(
+    tiny_folder: Path, picture: Picture, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    pipe = OneDCPipeline.from_pretrained(tiny_folder)
+    encode_units, changed = SymbolCoder.encode_units, []
+
+    def faulty(coder: SymbolCoder, analysed: Analysed, row: int, write: Any, nearest: bool = False) -> None:
+        def write_changed(symbols: np.ndarray, index: np.ndarray) -> None:
+            symbols, index = symbols.copy(), index.copy()
+            if not changed and what == "symbol":
+                symbols.flat[0] += 1000  # the passes that follow have another context
+            elif not changed:
+                index.flat[0] += 40  # as on a machine whose networks say something else
+            changed.append(what)
+            write(symbols, index)
+
+        encode_units(coder, analysed, row, write_changed, nearest)
+
+    monkeypatch.setattr(SymbolCoder, "encode_units", faulty)
+    with pytest.raises(EncodeError, match="does not decode"):
+        pipe.compress(picture(64, 64))
+    changed.clear()
+    monkeypatch.setattr(SymbolCoder, "prove", lambda *_: None)
+    assert inspect(pipe.compress(picture(64, 64)))["valid"]
+
+
+@pytest.mark.parametrize("rate", [{"z_only": True}, {"quality": 50}], ids=str)
+def test_a_file_of_another_hyper_latent_is_not_handed_out(
+    tiny_folder: Path, picture: Picture, monkeypatch: pytest.MonkeyPatch, rate: dict[str, Any]
+) -> None:
+    pipe = OneDCPipeline.from_pretrained(tiny_folder)
+    write = SymbolCoder.write
+
+    def faulty(coder: SymbolCoder, analysed: Analysed, *rest: Any) -> bytes:
+        return write(coder, dataclasses.replace(analysed, z_index=analysed.z_index ^ 1), *rest)
+
+    monkeypatch.setattr(SymbolCoder, "write", faulty)
+    with pytest.raises(EncodeError, match="hyper-latent differs"):
+        pipe.compress(picture(64, 64), **rate)
 
 
 def test_what_arrived_of_a_cut_file_gives_a_picture(many_rates: OneDCPipeline, picture: Picture) -> None:
