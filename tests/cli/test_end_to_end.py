@@ -1,6 +1,7 @@
 """The three commands of the README against a real pipeline with random weights."""
 
 import json
+import zlib
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -43,6 +44,16 @@ def test_verify_tells_good_files_from_bad_ones(onedc, photos, tiny_folder):
     Path("small/a.odc").write_bytes(data)
     code, out, err = onedc("verify", "small/a.odc", "small/b.odc", "small/none.odc", "--model", tiny_folder)
     assert code == 1 and out.count("good") == 1 and "CRC-32" in err and "no such file" in err
+
+
+def test_verify_decodes_symbols_and_does_not_trust_the_checksum(onedc, photos, tiny_folder):
+    assert onedc("compress", "photos/a.png", "-o", "a.odc", "--model", tiny_folder)[0] == 0
+    body = bytearray(Path("a.odc").read_bytes()[:-4])
+    body[-20] ^= 1  # in y, far behind the hyper-latent
+    Path("a.odc").write_bytes(body + zlib.crc32(body).to_bytes(4, "big"))
+    assert onedc("info", "a.odc")[0] == 0
+    code, out, err = onedc("verify", "a.odc", "--model", tiny_folder)
+    assert code == 1 and "good" not in out and "onedc: a.odc: " in err and "CRC-32 does not hold" not in err
 
 
 def test_a_cut_file_gives_a_picture_only_where_that_is_asked_for(onedc, photos, tiny_folder):
