@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,26 @@ def test_a_byte_target_is_met_from_below_and_closely(many_rates: OneDCPipeline, 
 def test_a_bpp_target_counts_the_pictures_own_pixels(many_rates: OneDCPipeline, picture: Picture) -> None:
     rgb = picture(100, 130)
     wanted = len(many_rates.compress(rgb, quality=50)) * 8 / rgb[..., 0].size
-    assert len(many_rates.compress(rgb, target_bpp=wanted)) * 8 / rgb[..., 0].size <= wanted
+    data = many_rates.compress(rgb, target_bpp=wanted)
+    assert 0.9 * wanted <= len(data) * 8 / rgb[..., 0].size <= wanted
+    assert data == many_rates.compress(rgb, target_bytes=int(wanted * 100 * 130 / 8))
+
+
+def test_the_default_quality_is_the_middle_of_the_scale(many_rates: OneDCPipeline, picture: Picture) -> None:
+    rgb = picture(128, 128)
+    data = many_rates.compress(rgb)
+    assert data == many_rates.compress(rgb, quality=50) != many_rates.compress(rgb, quality=49)
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(101, [0, 50, 100]), (51, [0, 25, 50]), (2, [0, 0, 1]), (1, [0] * 3)])
+def test_qualities_spread_over_the_rows_that_a_model_has(
+    tiny_pipeline: OneDCPipeline, rows: int, expected: list[int]
+) -> None:
+    entropy: Any = SimpleNamespace(quality_rows=rows)
+    coder = SymbolCoder(tiny_pipeline.codec, entropy, tiny_pipeline._symbols)
+    assert [coder.row(quality) for quality in (0, 50, 100)] == expected
+    assert [coder.quality(row) for row in (0, rows - 1)] == [0, 100 if rows > 1 else 0]
+    assert coder.quality(None) == -1
 
 
 def test_a_target_below_the_smallest_file_says_what_is_possible(many_rates: OneDCPipeline, picture: Picture) -> None:
@@ -291,6 +311,15 @@ def test_changed_entropy_weights_are_noticed(tiny_folder: Path) -> None:
     pipe.codec.entropy.reduction.weight[0, 0, 0] += 1
     with pytest.raises(ModelError, match="digest"):
         pipe.compress(np.zeros((8, 8, 3), np.uint8))
+
+
+def test_integers_that_could_overflow_are_refused_though_the_identity_holds(tiny_folder: Path, tmp_path: Path) -> None:
+    pipe = OneDCPipeline.from_pretrained(tiny_folder)
+    pipe.codec.entropy.reduction.multiplier[0] = 1 << 16
+    pipe.codec.config.model_id = pipe.codec.entropy.digest().hex()
+    pipe.save_pretrained(tmp_path / "wild")
+    with pytest.raises(ModelError, match=r"wild.*out of bounds"):
+        OneDCPipeline.from_pretrained(tmp_path / "wild")
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all"])
