@@ -55,8 +55,8 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`y`, codes and indexes of z of 51 crops of photographs, made once; and `y` as `half_way` moves it."""
     pipe = OneDCPipeline.from_pretrained()
     floats = dequantise_entropy(pipe._entropy)
-    pictures = [load_picture(str(path)) for path in files("onedc_hf").joinpath("box/pictures").iterdir()
-                if path.name.endswith(".jpg")]  # fmt: skip
+    names = sorted(str(path) for path in files("onedc_hf").joinpath("box/pictures").iterdir())
+    pictures = [load_picture(name) for name in names if name.endswith(".jpg")]
     rng, arrays = np.random.default_rng(0), {}
     with torch.inference_mode():
         for i in range(COUNT):

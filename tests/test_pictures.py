@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from onedc_hf.errors import PictureError
-from onedc_hf.pictures import from_tensor, load_picture, pad, to_output, to_tensor
+from onedc_hf.pictures import from_tensor, load_picture, open_picture, pad, to_output, to_tensor
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +226,19 @@ def profile_with_swapped_primaries():
         if name in (b"rXYZ", b"gXYZ"):
             data[at : at + 4] = b"gXYZ" if name == b"rXYZ" else b"rXYZ"
     return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("mode", "key", "other"), [("1", 0, 1), ("L", 70, 71), ("RGB", (10, 20, 30), (10, 20, 31)), ("I;16", 700, 701)]
+)
+def test_pixels_of_the_key_colour_are_transparent(mode: str, key, other, tmp_path):
+    picture = Image.new(mode, (3, 2), other)
+    picture.putpixel((1, 0), key)
+    picture.save(tmp_path / "keyed.png", transparency=key)
+    opened = open_picture(tmp_path / "keyed.png")
+    assert opened.alpha is not None and opened.alpha.tolist() == [[255, 0, 255], [255, 255, 255]]
+    assert opened.rgb[0, 1].tolist() == [255] * 3
+    assert (opened.rgb[1] != 255).any() or mode == "1"
 
 
 @pytest.mark.parametrize("alpha", [False, True])

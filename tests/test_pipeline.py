@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,8 +31,9 @@ from onedc_hf import (
     Truncated,
     WrongModel,
 )
-from onedc_hf.coder import SymbolCoder
+from onedc_hf.coder import Analysed, SymbolCoder
 from onedc_hf.coding import Tag, inspect, parse_header, partial
+from onedc_hf.models.exact import ExactEntropyModel
 from onedc_hf.rate_search import search_row
 
 Picture = Callable[..., np.ndarray]
@@ -53,23 +56,19 @@ def test_the_same_picture_gives_the_same_bytes_and_the_same_pixels(
     assert np.array_equal(first, second)
 
 
-def test_what_the_decoder_rebuilds_is_what_the_encoder_rounded(tiny_pipeline: OneDCPipeline, picture: Picture) -> None:
-    rgb = picture(64, 64)
-    analysed = tiny_pipeline._analyse(rgb)
-    written: list[np.ndarray] = []
+def test_what_the_decoder_rebuilds_is_what_the_encoder_rounded(
+    tiny_pipeline: OneDCPipeline, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, rebuilt = ExactEntropyModel.code, []
+    monkeypatch.setattr(ExactEntropyModel, "code", lambda *given: rebuilt.append(code(*given)) or rebuilt[-1])
     with torch.inference_mode():
-        tiny_pipeline._coder.encode_units(analysed, 50, lambda symbols, _: written.append(symbols))
-    assert sum(np.abs(symbols).sum() for symbols in written) > 0
-    data = tiny_pipeline.compress(rgb, quality=50)
-    assert len(data) > len(tiny_pipeline.compress(rgb, z_only=True))
-
-
-def test_higher_quality_costs_more(tiny_pipeline: OneDCPipeline, picture: Picture) -> None:
-    gains = tiny_pipeline.codec.entropy.gain_steps
-    assert gains.shape == (101, 8)
-    sizes = [len(tiny_pipeline.compress(picture(128, 128), quality=q)) for q in (0, 100)]
-    # The tiny model's gains are all equal; what must hold is that every row codes.
-    assert min(sizes) > 0
+        analysed = tiny_pipeline._analyse(picture(64, 64))
+        analysed.y[0, 0, 1, 2] = 1e6  # beyond what a symbol holds
+        data = tiny_pipeline._coder.write(analysed, 50)
+        found = tiny_pipeline.read_symbols(data).y_hat
+    encoder, decoder = rebuilt
+    assert torch.equal(encoder, decoder) and torch.equal(found, encoder)
+    assert 10_000 < float(found.max()) < 5e5 and found.count_nonzero() > 1
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +98,26 @@ def test_a_byte_target_is_met_from_below_and_closely(many_rates: OneDCPipeline, 
 def test_a_bpp_target_counts_the_pictures_own_pixels(many_rates: OneDCPipeline, picture: Picture) -> None:
     rgb = picture(100, 130)
     wanted = len(many_rates.compress(rgb, quality=50)) * 8 / rgb[..., 0].size
-    assert len(many_rates.compress(rgb, target_bpp=wanted)) * 8 / rgb[..., 0].size <= wanted
+    data = many_rates.compress(rgb, target_bpp=wanted)
+    assert 0.9 * wanted <= len(data) * 8 / rgb[..., 0].size <= wanted
+    assert data == many_rates.compress(rgb, target_bytes=int(wanted * 100 * 130 / 8))
+
+
+def test_the_default_quality_is_the_middle_of_the_scale(many_rates: OneDCPipeline, picture: Picture) -> None:
+    rgb = picture(128, 128)
+    data = many_rates.compress(rgb)
+    assert data == many_rates.compress(rgb, quality=50) != many_rates.compress(rgb, quality=49)
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(101, [0, 50, 100]), (51, [0, 25, 50]), (2, [0, 0, 1]), (1, [0] * 3)])
+def test_qualities_spread_over_the_rows_that_a_model_has(
+    tiny_pipeline: OneDCPipeline, rows: int, expected: list[int]
+) -> None:
+    entropy: Any = SimpleNamespace(quality_rows=rows)
+    coder = SymbolCoder(tiny_pipeline.codec, entropy, tiny_pipeline._symbols)
+    assert [coder.row(quality) for quality in (0, 50, 100)] == expected
+    assert [coder.quality(row) for row in (0, rows - 1)] == [0, 100 if rows > 1 else 0]
+    assert coder.quality(None) == -1
 
 
 def test_a_target_below_the_smallest_file_says_what_is_possible(many_rates: OneDCPipeline, picture: Picture) -> None:
@@ -292,6 +310,15 @@ def test_changed_entropy_weights_are_noticed(tiny_folder: Path) -> None:
         pipe.compress(np.zeros((8, 8, 3), np.uint8))
 
 
+def test_integers_that_could_overflow_are_refused_though_the_identity_holds(tiny_folder: Path, tmp_path: Path) -> None:
+    pipe = OneDCPipeline.from_pretrained(tiny_folder)
+    pipe.codec.entropy.reduction.multiplier[0] = 1 << 16
+    pipe.codec.config.model_id = pipe.codec.entropy.digest().hex()
+    pipe.save_pretrained(tmp_path / "wild")
+    with pytest.raises(ModelError, match=r"wild.*out of bounds"):
+        OneDCPipeline.from_pretrained(tmp_path / "wild")
+
+
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all"])
 def test_a_mistyped_folder_is_named(name: str) -> None:
     with pytest.raises(ModelError, match=r"does not exist"):
@@ -376,6 +403,48 @@ def test_a_file_that_does_not_decode_here_is_not_handed_out(
     monkeypatch.setattr(SymbolCoder, "write", faulty)
     with pytest.raises(EncodeError, match="does not decode"):
         pipe.compress(picture(64, 64))
+
+
+@pytest.mark.parametrize("what", ["symbol", "scale index"])
+def test_a_file_of_other_symbols_is_not_handed_out_though_its_container_is_whole(
+    tiny_folder: Path, picture: Picture, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    pipe = OneDCPipeline.from_pretrained(tiny_folder)
+    encode_units, changed = SymbolCoder.encode_units, []
+
+    def faulty(coder: SymbolCoder, analysed: Analysed, row: int, write: Any, nearest: bool = False) -> None:
+        def write_changed(symbols: np.ndarray, index: np.ndarray) -> None:
+            symbols, index = symbols.copy(), index.copy()
+            if not changed and what == "symbol":
+                symbols.flat[0] += 1000  # the passes that follow have another context
+            elif not changed:
+                index.flat[0] += 40  # as on a machine whose networks say something else
+            changed.append(what)
+            write(symbols, index)
+
+        encode_units(coder, analysed, row, write_changed, nearest)
+
+    monkeypatch.setattr(SymbolCoder, "encode_units", faulty)
+    with pytest.raises(EncodeError, match="does not decode"):
+        pipe.compress(picture(64, 64))
+    changed.clear()
+    monkeypatch.setattr(SymbolCoder, "prove", lambda *_: None)
+    assert inspect(pipe.compress(picture(64, 64)))["valid"]
+
+
+@pytest.mark.parametrize("rate", [{"z_only": True}, {"quality": 50}], ids=str)
+def test_a_file_of_another_hyper_latent_is_not_handed_out(
+    tiny_folder: Path, picture: Picture, monkeypatch: pytest.MonkeyPatch, rate: dict[str, Any]
+) -> None:
+    pipe = OneDCPipeline.from_pretrained(tiny_folder)
+    write = SymbolCoder.write
+
+    def faulty(coder: SymbolCoder, analysed: Analysed, *rest: Any) -> bytes:
+        return write(coder, dataclasses.replace(analysed, z_index=analysed.z_index ^ 1), *rest)
+
+    monkeypatch.setattr(SymbolCoder, "write", faulty)
+    with pytest.raises(EncodeError, match="hyper-latent differs"):
+        pipe.compress(picture(64, 64), **rate)
 
 
 def test_what_arrived_of_a_cut_file_gives_a_picture(many_rates: OneDCPipeline, picture: Picture) -> None:

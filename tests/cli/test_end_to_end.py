@@ -1,6 +1,8 @@
 """The three commands of the README against a real pipeline with random weights."""
 
+import argparse
 import json
+import zlib
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -8,6 +10,7 @@ import pytest
 from PIL import Image
 
 from onedc_hf import OneDCPipeline
+from onedc_hf.cli.models import add_model_arguments, load_pipeline
 from onedc_hf.provenance import DIGITAL_SOURCE_TYPE
 
 
@@ -43,6 +46,16 @@ def test_verify_tells_good_files_from_bad_ones(onedc, photos, tiny_folder):
     Path("small/a.odc").write_bytes(data)
     code, out, err = onedc("verify", "small/a.odc", "small/b.odc", "small/none.odc", "--model", tiny_folder)
     assert code == 1 and out.count("good") == 1 and "CRC-32" in err and "no such file" in err
+
+
+def test_verify_decodes_symbols_and_does_not_trust_the_checksum(onedc, photos, tiny_folder):
+    assert onedc("compress", "photos/a.png", "-o", "a.odc", "--model", tiny_folder)[0] == 0
+    body = bytearray(Path("a.odc").read_bytes()[:-4])
+    body[-20] ^= 1  # in y, far behind the hyper-latent
+    Path("a.odc").write_bytes(body + zlib.crc32(body).to_bytes(4, "big"))
+    assert onedc("info", "a.odc")[0] == 0
+    code, out, err = onedc("verify", "a.odc", "--model", tiny_folder)
+    assert code == 1 and "good" not in out and "onedc: a.odc: " in err and "CRC-32 does not hold" not in err
 
 
 def test_a_cut_file_gives_a_picture_only_where_that_is_asked_for(onedc, photos, tiny_folder):
@@ -108,3 +121,32 @@ def test_the_size_of_tiles_can_be_set(onedc, photos, tiny_folder):
         assert tiled.size == (700, 300)
     code, _, err = onedc("compress", "wide.png", "--tile-size", 100, *model)
     assert code == 2 and "--tile-size 100" in err and "multiple of 64" in err
+
+
+def test_larger_pictures_are_refused_as_asked(onedc, photos, tiny_folder):
+    arguments = ("compress", "photos/a.png", "-o", "a.odc", "--model", tiny_folder, "--max-pixels")
+    code, _, err = onedc(*arguments, 70 * 50 - 1)
+    assert code == 1 and "limit of 3,499" in err and not Path("a.odc").exists()
+    assert onedc(*arguments, 0)[0] == 0  # no limit
+    assert onedc("decompress", "a.odc", "-o", "b.png", "--model", tiny_folder, "--max-pixels", 100)[0] == 1
+    assert onedc("decompress", "a.odc", "-o", "b.png", "--model", tiny_folder, "--max-pixels", 70 * 50)[0] == 0
+
+
+@pytest.mark.parametrize(("size", "tiled"), [(0, False), (256, True)])
+def test_tiles_of_no_size_are_no_tiles(tiny_folder, size, tiled):
+    parser = argparse.ArgumentParser()
+    add_model_arguments(parser)
+    pipeline = load_pipeline(parser.parse_args(["--model", str(tiny_folder), "--tile-size", str(size)]))
+    assert (pipeline._tiling is not None) == tiled
+
+
+def test_a_preview_and_the_name_of_the_decoder_are_given_on_request(onedc, photos, tiny_folder):
+    pipeline = OneDCPipeline.from_pretrained(tiny_folder)
+    arguments = ("compress", "photos/a.png", "-o", "a.odc", "--model", tiny_folder)
+    assert onedc(*arguments, "--name-decoder")[0] == 0
+    data = Path("a.odc").read_bytes()
+    assert data == pipeline.compress("photos/a.png", name_decoder=True) != pipeline.compress("photos/a.png")
+    assert onedc("decompress", "a.odc", "-o", "b.png", "--preview", "--model", tiny_folder)[0] == 0
+    with Image.open("b.png") as rebuilt:
+        assert rebuilt.tobytes() == pipeline.decompress(data, preview=True).tobytes()
+        assert rebuilt.tobytes() != pipeline.decompress(data).tobytes()

@@ -11,7 +11,7 @@ import torch
 
 from onedc_hf.errors import ModelError
 from onedc_hf.models.context import EntropyModel, fold
-from onedc_hf.models.exact import ExactEntropyModel
+from onedc_hf.models.exact import _HYPER_HALO, ExactEntropyModel, _strips
 from onedc_hf.models.integer import (
     ACTIVATION_LIMIT,
     KERNELS,
@@ -236,17 +236,41 @@ def test_the_exact_model_says_what_the_float_model_says() -> None:
         assert float((found - y).abs().mean()) == pytest.approx(float((expected - y).abs().mean()), rel=0.05)
 
 
+def _assert_same(found: tuple, expected: tuple) -> None:
+    """Latents, symbols and scale indexes, each the same integers."""
+    assert torch.equal(found[0], expected[0])
+    for one, other in zip(found[1], expected[1], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
 @torch.no_grad()
-def test_strips_give_the_same_integers_as_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rows", [1, 2, 4])  # of z
+def test_coding_units_give_the_same_integers_as_the_whole(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     exact = _exact(_float_model())
     codes, y = _inputs(13, 3)
     whole = _code(exact, codes, y)
-    for positions in (3, 6, 12):  # one, two, four rows of z at a time
-        monkeypatch.setattr("onedc_hf.coding.order.UNIT_POSITIONS", positions)
-        strips = _code(exact, codes, y)
-        assert torch.equal(strips[0], whole[0])
-        for found, expected in zip(strips[1], whole[1], strict=True):
-            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    monkeypatch.setattr("onedc_hf.coding.order.UNIT_POSITIONS", 3 * rows)
+    _assert_same(_code(exact, codes, y), whole)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [1, 2, 4])  # of z
+def test_strips_with_their_halo_give_the_same_integers_as_the_whole(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    exact = _exact(_float_model())
+    codes, y = _inputs(13, 3)
+    whole, hyper = _code(exact, codes, y), exact.hyper_synthesis(codes)
+    # The names that exact.py imported: coding units stay whole, the networks work on strips of them.
+    monkeypatch.setattr("onedc_hf.models.exact.UNIT_POSITIONS", 3)
+    monkeypatch.setattr("onedc_hf.models.exact._STRIP_POSITIONS", 3 * rows)
+    count = math.ceil(13 / rows)
+    assert len(list(_strips(13, 3, _HYPER_HALO))) == count > 1
+    strips = exact.hyper_synthesis(codes)
+    for name in ("semantic_seed", "scales", "means", "reduced"):
+        assert torch.equal(getattr(strips, name), getattr(hyper, name)), name
+    of_a_pass, asked = exact._strip_parameters, []
+    monkeypatch.setattr(exact, "_strip_parameters", lambda *given: asked.append(given[0]) or of_a_pass(*given))
+    _assert_same(_code(exact, codes, y), whole)
+    assert [asked.count(index) for index in (1, 2, 3)] == [count] * 3
 
 
 def test_both_kernels_give_the_same_file(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDa
 from transformers import AutoConfig, AutoModel
 
 from onedc_hf import OneDCCodec, OneDCCodecConfig, OneDCGenerator, OneDCGeneratorConfig, OneDCPipeline
+from onedc_hf.coding.order import unit_row_slices
 
 # The paper's blocks at small width: the same classes as the box model, configured otherwise.
 PAPER_CODEC = {
@@ -53,6 +54,17 @@ def test_the_papers_layout_runs_from_pixels_to_the_latent(
     detail, tokens = paper_codec(torch.rand(1, 3, 64, 128), torch.rand(1, 4, 8, 16))
     assert detail.shape == (1, 12, 8, 16) and tokens.shape == (1, 2, 32)
     assert paper_generator(detail, tokens).shape == (1, 4, 8, 16)
+
+
+@torch.no_grad()
+def test_strips_of_the_hyper_analysis_see_what_the_whole_sees(
+    paper_codec: OneDCCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    y = torch.randn(1, 8, 28, 12, generator=torch.Generator().manual_seed(1))
+    whole = paper_codec.hyper_enc._reduce(y)
+    monkeypatch.setattr("onedc_hf.coding.order.UNIT_POSITIONS", 3)
+    assert len(list(unit_row_slices(7, 3))) == 7
+    assert torch.allclose(paper_codec.hyper_enc._reduce(y), whole, atol=1e-5)
 
 
 def test_the_defaults_are_the_full_size_model() -> None:

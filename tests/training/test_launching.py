@@ -14,12 +14,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
@@ -29,6 +31,7 @@ from onedc_hf.training.adversary import DISCRIMINATORS
 from onedc_hf.training.components import load_model, make_model, save_pipeline
 from onedc_hf.training.config import TrainConfig, load_config
 from onedc_hf.training.data import Cropping, CropStream, Share, StreamedCrops, open_pictures
+from onedc_hf.training.model import TrainableOneDC
 from onedc_hf.training.run import TrainingRun
 
 from .saved import weights_of
@@ -165,6 +168,60 @@ def test_a_schedule_ends_with_the_run_though_the_model_waits_at_first(
         settings |= {"stage": 2, "init_from": str(tiny_folder), "generator_every": 1}
     (stage1 if stage == 1 else stage2).train(config(**settings, learning_rate=1e-4))
     assert len(rates) == 5 and rates[-1] == pytest.approx(0, abs=1e-9) and rates[0] > 8e-5
+
+
+@pytest.mark.parametrize("scale_lr", [False, True])
+def test_rates_warm_up_and_gradients_are_clipped(config: Make, scale_lr: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[float, float]] = []  # rate and gradient norm of each step of the optimiser
+    kept = TrainingRun.optimise
+
+    def optimise(run: TrainingRun, *args: object, **kwargs: object) -> object:
+        optimizer, scheduler = kept(run, *args, **kwargs)  # type: ignore[arg-type]
+        step, (group,) = optimizer.step, optimizer.param_groups
+
+        def watched() -> None:
+            norms = [p.grad.norm() for p in group["params"] if p.grad is not None]
+            seen.append((group["lr"], float(torch.stack(norms).norm())))
+            step()
+
+        monkeypatch.setattr(optimizer, "step", watched)
+        return optimizer, scheduler
+
+    monkeypatch.setattr(TrainingRun, "optimise", optimise)
+    settings = {"learning_rate": 1e-4, "lr_warmup_steps": 4, "scale_lr": scale_lr, "max_grad_norm": 1e-3}
+    stage1.train(config(**settings, max_train_steps=6))
+    rates, norms = zip(*seen, strict=True)
+    full = 2e-4 if scale_lr else 1e-4  # two crops a step
+    assert rates == pytest.approx([0, full / 4, full / 2, full * 3 / 4, full, full])
+    assert norms == pytest.approx([1e-3] * 6, rel=1e-2)
+
+
+def test_what_is_saved_is_the_running_average(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    models: list[TrainableOneDC] = []
+    raw: list[dict[str, torch.Tensor]] = []  # weights before the first step and after each
+    begin, update = TrainingRun.begin, TrainingRun.update_average
+
+    def note() -> None:
+        raw.append({name: p.detach().clone() for name, p in models[0].named_parameters() if p.requires_grad})
+
+    def watch(run: TrainingRun, model: TrainableOneDC, save: Any) -> None:
+        models.append(model)
+        note()
+        begin(run, model, save)
+
+    monkeypatch.setattr(TrainingRun, "begin", watch)
+    monkeypatch.setattr(TrainingRun, "update_average", lambda run: (note(), update(run)))
+    saved = weights_of(stage1.train(config(ema_decay=0.5, learning_rate=0.01, max_train_steps=3)))
+    assert len(raw) == 4
+    shares = EMAModel([], decay=0.5)
+    apart = 0
+    for name in raw[0].keys() & saved.keys():
+        average = raw[0][name]
+        for step in (1, 2, 3):  # at first the average forgets sooner than it is asked to
+            average = raw[step][name].lerp(average, shares.get_decay(step))
+        assert torch.allclose(saved[name], average, rtol=1e-4, atol=1e-6), name
+        apart += not torch.allclose(saved[name], raw[3][name], rtol=1e-2, atol=1e-4)
+    assert apart > 100
 
 
 def test_a_name_that_freezes_nothing_is_refused(config: Make) -> None:

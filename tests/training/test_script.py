@@ -100,9 +100,7 @@ def test_the_script_is_killed_and_goes_on(
         [*command, "--max_train_steps", "1000000"], cwd=alone, env=environment,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
-        for _ in range(600):
-            if list((alone / "run").glob("checkpoint-*")) or process.poll() is not None:
-                break
+        while process.poll() is None and not list((alone / "run").glob("checkpoint-*")):
             time.sleep(0.1)
         process.kill()
         error = process.communicate()[1]

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from PIL import Image
 
 from onedc_hf import OneDCPipeline, PictureError
 from onedc_hf.models.integer import WEIGHT_LIMIT, IntegerConv
@@ -25,7 +26,7 @@ from onedc_hf.pictures import load_picture
 from onedc_hf.training.cli import main
 from onedc_hf.training.components import DECIDES_SYMBOLS, load_model, make_model
 from onedc_hf.training.config import TrainConfig, load_config, package_file
-from onedc_hf.training.data import Cropping, CropStream, Share, open_pictures, read_names
+from onedc_hf.training.data import Cropping, CropStream, Share, crop_batches, open_pictures, read_names
 from onedc_hf.training.stage1 import crop_weight, draw_quality, rate_weight, train
 from onedc_hf.training.start import start_as_transform_codec
 from onedc_hf.training.straight_through import exact_weights, on_grid
@@ -155,6 +156,25 @@ def test_excluded_pictures_are_never_seen(photographs: Path) -> None:
     with pytest.raises(ValueError, match="excluded"):
         names = frozenset(f"{i}.png" for i in range(4))
         CropStream(open_pictures(str(photographs)), Cropping(64), 0, exclude=names)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_batches_of_a_run_leave_out_what_its_settings_exclude(
+    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streaming: bool
+) -> None:
+    folder, names = tmp_path / "colours", tmp_path / "names.txt"
+    folder.mkdir()
+    for name, level in {"a.png": 0, "b.png": 85, "c.png": 170, "d.png": 255}.items():
+        Image.new("RGB", (64, 64), (level,) * 3).save(folder / name)
+    names.write_text("b.png\nd.png\n")
+    source: dict[str, object] = {"train_data_dir": str(folder)}
+    if streaming:
+        source = {"train_data_dir": "", "dataset_name": "some/pictures", "streaming": True}
+        streamed = open_pictures(str(folder)).to_iterable_dataset()
+        monkeypatch.setattr("onedc_hf.training.data.open_pictures", lambda *_, **__: streamed)
+    batches = crop_batches(config(**source, exclude=[str(names)]), Share(4))
+    seen = {round(127.5 * (1 + float(crop.mean()))) for batch in islice(batches, 10) for crop in batch}
+    assert seen == {0, 170}
 
 
 def test_held_out_and_excluded_lists_do_not_overlap() -> None:
@@ -316,12 +336,10 @@ def test_sigterm_saves_and_exits_cleanly(config: Make, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "onedc_hf.training.cli", "--config", str(tmp_path / "config.json")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     log = tmp_path / "run" / "log.jsonl"
-    for _ in range(600):
-        if log.is_file() and log.stat().st_size:
-            break
+    while process.poll() is None and not (log.is_file() and log.stat().st_size):
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate()
     assert process.returncode == 0, output
     assert (tmp_path / "run" / "pipeline" / "model_index.json").is_file()
     assert len(list((tmp_path / "run").glob("checkpoint-*"))) == 1
