@@ -67,7 +67,7 @@ def explained() -> Iterator[None]:
         except OneDCError as error:
             raise gr.Error(str(error), print_exception=False) from error
         except (OSError, Image.DecompressionBombError) as error:  # of Pillow, which names files of this machine
-            text = "This file is no picture that can be read here, or one with far too many pixels."
+            text = f"This file is no picture that can be read here ({', '.join(FORMATS)}), or has far too many pixels."
             raise gr.Error(text, print_exception=False) from error
     for note in notes:
         gr.Warning(str(note.message))
@@ -94,27 +94,33 @@ def facts(data: bytes) -> str:
     return f"**{header.size:,} bytes**, {header.bpp:.4f} bits per pixel, {size}, model `{header.model_id}`"
 
 
+def path_of(picture: dict[str, Any] | None) -> Path:
+    """Say where the file lies that the visitor sent, which nobody has opened yet."""
+    if picture is None:
+        raise gr.Error("Choose a picture first.", print_exception=False)
+    return Path(picture["path"])
+
+
 @on_gpu
-def compress(picture: str | None, quality: float) -> tuple[tuple[Image.Image, Image.Image], str, str]:
+def compress(picture: dict[str, Any] | None, quality: float) -> tuple[tuple[Image.Image, Image.Image], str, str]:
     """Compress a picture and rebuild it.
 
     Args:
-        picture: file with the picture.
+        picture: file with the picture, as gradio describes files.
         quality: 0 (smallest file) to 100.
 
     Returns:
         The original and the rebuilt picture, one line of facts, and the `.odc` file.
     """
-    if picture is None:
-        raise gr.Error("Choose a picture first.", print_exception=False)
+    path, quality = path_of(picture), quality_in.preprocess(quality)
     with explained():
-        with Image.open(picture, formats=FORMATS) as opened:
+        with Image.open(path, formats=FORMATS) as opened:
             check_pixels(*opened.size)
             original = load_picture(opened)  # the picture, since errors would name a file of this machine
         check_pixels(original.shape[1], original.shape[0])  # not every header tells the truth
         data = pipeline().compress(original, quality=int(quality))
         rebuilt = pipeline().decompress(data)
-    file = save_bytes_to_cache(data, f"{Path(picture).stem}.odc", odc_out.GRADIO_CACHE)
+    file = save_bytes_to_cache(data, f"{path.stem}.odc", odc_out.GRADIO_CACHE)
     return (Image.fromarray(original), rebuilt), facts(data), file
 
 
@@ -148,8 +154,7 @@ with gr.Blocks(title="OneDC", delete_cache=(3600, 3600)) as demo:
     gr.Markdown(INTRODUCTION)
     with gr.Tab("Compress"), gr.Row():
         with gr.Column(scale=1):
-            # No image_mode, so that the file arrives as it was sent: the library does the conversion.
-            picture_in = gr.Image(type="filepath", image_mode=None, label="Photograph", elem_id="picture")
+            picture_in = gr.Image(type="filepath", label="Photograph", elem_id="picture")
             quality_in = gr.Slider(0, 100, value=50, step=1, label="Quality", elem_id="quality")
             compress_button = gr.Button("Compress", variant="primary", elem_id="compress")
             if example_pictures():
@@ -172,6 +177,7 @@ with gr.Blocks(title="OneDC", delete_cache=(3600, 3600)) as demo:
         [picture_in, quality_in],
         [pair_out, facts_out, odc_out],
         api_name="compress",
+        preprocess=False,  # else gradio opens the file before us: with any decoder, and without a word if that fails
         concurrency_limit=1,
         concurrency_id="codec",
     )

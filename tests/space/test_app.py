@@ -22,9 +22,10 @@ SPACE = ROOT / "spaces" / "onedc"
 
 
 @pytest.fixture(scope="module")
-def app(tiny_folder):
-    """The app as a module, on the tiny model, with a small pixel limit."""
+def app(tiny_folder, tmp_path_factory):
+    """The app as a module, on the tiny model, with few pixels allowed; what lies in a `tmp_path` counts as uploaded."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.getbasetemp()))
         patch.setenv("ONEDC_MODEL", str(tiny_folder))
         patch.setenv("ONEDC_MAX_PIXELS", "20000")
         patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
@@ -61,6 +62,11 @@ def wait_for(url: str, process: subprocess.Popen) -> str:
     raise TimeoutError(f"no answer from {url}")
 
 
+def sent(path: Path) -> dict:
+    """What gradio hands to a function for an uploaded file."""
+    return {"path": str(path), "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}
+
+
 @pytest.fixture
 def photo(tmp_path, picture):
     path = tmp_path / "photo one.png"
@@ -69,7 +75,7 @@ def photo(tmp_path, picture):
 
 
 def test_compress_gives_both_pictures_the_facts_and_a_file_that_decodes(app, photo):
-    (original, rebuilt), line, file = app.compress(str(photo), 40)
+    (original, rebuilt), line, file = app.compress(sent(photo), 40)
     assert np.array_equal(np.asarray(original), np.asarray(Image.open(photo)))
     assert rebuilt.size == original.size == (120, 90)
     assert Path(file).suffix == ".odc"
@@ -94,14 +100,14 @@ def test_a_large_picture_is_refused_before_it_is_decoded(app, tmp_path, size, pa
     Image.new("L", size).save(path)
     said = rf"{size[0]} x {size[1]} pixels, {padded} with its sides rounded.* takes up to 20,000"
     with pytest.raises(gradio.Error, match=said):
-        app.compress(str(path), 40)
+        app.compress(sent(path), 40)
 
 
 def test_a_file_that_is_no_picture_is_an_error_that_does_not_name_our_folders(app, tmp_path):
     path = tmp_path / "photo.jpg"
     path.write_bytes(b"no picture")
     with pytest.raises(gradio.Error, match="no picture that can be read") as caught:
-        app.compress(str(path), 40)
+        app.compress(sent(path), 40)
     assert str(tmp_path) not in str(caught.value)
 
 
@@ -109,13 +115,13 @@ def test_a_format_that_is_none_of_photographs_is_not_opened(app, tmp_path):
     path = tmp_path / "photo.jpg"
     Image.new("RGB", (40, 30)).save(path, "PPM")
     with pytest.raises(gradio.Error, match="no picture that can be read"):
-        app.compress(str(path), 40)
+        app.compress(sent(path), 40)
 
 
 def test_a_picture_that_is_larger_than_its_header_says_is_refused(app, photo, monkeypatch):
     monkeypatch.setattr(app, "load_picture", lambda _: np.zeros((300, 300, 3), np.uint8))
     with pytest.raises(gradio.Error, match="300 x 300"):
-        app.compress(str(photo), 40)
+        app.compress(sent(photo), 40)
 
 
 def test_a_foreign_file_is_an_error_of_ours(app):
@@ -127,7 +133,7 @@ def test_warnings_of_the_library_reach_the_visitor(app, tmp_path):
     path = tmp_path / "alpha.png"
     Image.new("RGBA", (40, 30), (200, 10, 10, 90)).save(path)
     with pytest.warns(UserWarning, match="white"):
-        app.compress(str(path), 40)
+        app.compress(sent(path), 40)
 
 
 def test_round_trip_through_the_client_equals_the_library(app, client, photo, tmp_path):
@@ -152,6 +158,27 @@ def test_client_sees_our_message(client, tmp_path):
     path.write_bytes(b"no such thing")
     with pytest.raises(AppError, match="not an"):
         client.predict(handle_file(path), api_name="/decompress")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("notes.txt", b"no picture"), ("empty.jpg", b""), ("photo.heic", b"\0\0\0\x18ftypheic")]
+)
+def test_client_that_sends_no_picture_sees_our_message(client, tmp_path, name, content):
+    from gradio_client import handle_file
+    from gradio_client.exceptions import AppError
+
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(AppError, match="no picture that can be read here .JPEG, PNG"):
+        client.predict(handle_file(path), 40, api_name="/compress")
+
+
+def test_client_that_sends_a_quality_out_of_range_sees_why(client, photo):
+    from gradio_client import handle_file
+    from gradio_client.exceptions import AppError
+
+    with pytest.raises(AppError, match="greater than maximum value 100"):
+        client.predict(handle_file(photo), 101, api_name="/compress")
 
 
 def test_endpoints_and_their_parameters_are_a_contract(client):
