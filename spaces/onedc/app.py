@@ -95,10 +95,18 @@ def facts(data: bytes) -> str:
 
 
 def path_of(picture: dict[str, Any] | None) -> Path:
-    """Say where the file lies that the visitor sent, which nobody has opened yet."""
+    """Say where the file lies that the visitor sent, which nobody has opened yet.
+
+    gradio looks at paths only where a request marks them as files, and lets addresses with the pixels in them through.
+    """
     if picture is None:
         raise gr.Error("Choose a picture first.", print_exception=False)
-    return Path(picture["path"])
+    path = Path(picture.get("path") or "").resolve()
+    if not path.is_relative_to(Path(picture_in.GRADIO_CACHE).resolve()):
+        raise gr.Error("Upload the picture: paths and data: addresses are not opened here.", print_exception=False)
+    if not path.is_file():
+        raise gr.Error("The upload is no longer here: choose the picture again.", print_exception=False)
+    return path
 
 
 @on_gpu

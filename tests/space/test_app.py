@@ -1,5 +1,6 @@
 """The Space: its functions, and the running app through its client."""
 
+import base64
 import contextlib
 import importlib.util
 import os
@@ -124,6 +125,11 @@ def test_a_picture_that_is_larger_than_its_header_says_is_refused(app, photo, mo
         app.compress(sent(photo), 40)
 
 
+def test_an_upload_that_was_deleted_meanwhile_is_asked_for_again(app, tmp_path):
+    with pytest.raises(gradio.Error, match="choose the picture again"):
+        app.compress(sent(tmp_path / "gone.png"), 40)
+
+
 def test_a_foreign_file_is_an_error_of_ours(app):
     with pytest.raises(gradio.Error, match="PNG"):
         app.decompress(b"\x89PNG\r\n\x1a\n" + bytes(100))
@@ -171,6 +177,17 @@ def test_client_that_sends_no_picture_sees_our_message(client, tmp_path, name, c
     path.write_bytes(content)
     with pytest.raises(AppError, match="no picture that can be read here .JPEG, PNG"):
         client.predict(handle_file(path), 40, api_name="/compress")
+
+
+def test_pictures_that_were_not_uploaded_are_not_opened(client):
+    """An address with the pixels in it knows no limit of size or format; a path may name any picture on the machine."""
+    from gradio_client.exceptions import AppError
+
+    picture = ROOT / "src" / "onedc_hf" / "box" / "pictures" / "lake.jpg"
+    data = "data:image/jpeg;base64," + base64.b64encode(picture.read_bytes()).decode()
+    for payload in ({"url": data}, {"url": data, "meta": sent(picture)["meta"]}, {"path": str(picture), "meta": {}}):
+        with pytest.raises(AppError, match="Upload the picture"):
+            client.predict(payload, 40, api_name="/compress")
 
 
 def test_client_that_sends_a_quality_out_of_range_sees_why(client, photo):
