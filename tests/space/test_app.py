@@ -125,6 +125,13 @@ def test_a_picture_that_is_larger_than_its_header_says_is_refused(app, photo, mo
         app.compress(sent(photo), 40)
 
 
+def test_a_file_that_states_a_large_picture_is_refused_before_it_is_rebuilt(app, monkeypatch):
+    data = app.pipeline().compress(np.zeros((130, 200, 3), np.uint8), z_only=True)
+    monkeypatch.setattr(app, "pipeline", lambda: pytest.fail("asked the model"))
+    with pytest.raises(gradio.Error, match=r"200 x 130 pixels, 49,152 with .* takes up to 20,000"):
+        app.decompress(data)
+
+
 def test_an_upload_that_was_deleted_meanwhile_is_asked_for_again(app, tmp_path):
     with pytest.raises(gradio.Error, match="choose the picture again"):
         app.compress(sent(tmp_path / "gone.png"), 40)
