@@ -205,6 +205,13 @@ def test_client_that_sends_a_quality_out_of_range_sees_why(client, photo):
         client.predict(handle_file(photo), 101, api_name="/compress")
 
 
+def test_page_says_how_long_uploads_stay(app):
+    assert sum(app.demo.delete_cache) == 2 * 3600
+    for text in (app.INTRODUCTION, (SPACE / "README.md").read_text(encoding="utf-8")):
+        assert "disk for up to two hours" in " ".join(text.split())
+    assert "minute" in app.INTRODUCTION
+
+
 def test_endpoints_and_their_parameters_are_a_contract(client):
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     names = {name: [parameter["parameter_name"] for parameter in row["parameters"]] for name, row in endpoints.items()}
