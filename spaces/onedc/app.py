@@ -8,14 +8,21 @@ ONEDC_MAX_PIXELS  largest picture taken, in pixels, with sides rounded up to mul
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+try:
+    # ZeroGPU: on Spaces only, and before anything imports torch
+    from spaces import GPU  # pyright: ignore[reportAttributeAccessIssue]
+except ImportError:
+    GPU = None
+
 import gradio as gr
+import numpy as np
 from gradio.processing_utils import save_bytes_to_cache
 from PIL import Image
 
@@ -23,12 +30,6 @@ from onedc_hf import OneDCError, OneDCPipeline
 from onedc_hf.coding.bitstream import parse_header
 from onedc_hf.pictures import load_picture
 from onedc_hf.precision import default_dtype
-
-try:
-    # ZeroGPU: on Spaces only, and before torch touches the GPU
-    from spaces import GPU  # pyright: ignore[reportAttributeAccessIssue]
-except ImportError:
-    GPU = None
 
 MODEL = os.environ.get("ONEDC_MODEL")
 MAX_PIXELS = int(os.environ.get("ONEDC_MAX_PIXELS", "16777216"))
@@ -56,9 +57,15 @@ def pipeline() -> OneDCPipeline:
     return OneDCPipeline.from_pretrained(MODEL, dtype=default_dtype(device)).to(device)
 
 
-def on_gpu(function: Any) -> Any:
-    """Ask ZeroGPU for a GPU during a call; outside Spaces the function stays as it is."""
-    return function if GPU is None else GPU(function)
+def on_gpu(pixels: Callable[..., int]) -> Callable[[Any], Any]:
+    """Ask ZeroGPU for a GPU during a call with so many `pixels`; outside Spaces the function stays as it is.
+
+    The seconds asked for are those of two CPU cores and some to begin with: no call of ours is cut off at ZeroGPU's own
+    60, and a small picture takes less of a visitor's daily share and waits less.
+    """
+    if GPU is None:
+        return lambda function: function
+    return GPU(duration=lambda *given: 20 + 5 * pixels(*given) // 10**6)
 
 
 @contextmanager
@@ -114,7 +121,21 @@ def path_of(picture: dict[str, Any] | None) -> Path:
     return path
 
 
-@on_gpu
+@on_gpu(lambda original, _: original.shape[0] * original.shape[1])
+def round_trip(original: np.ndarray, quality: int) -> tuple[bytes, Image.Image]:
+    """Compress a picture and rebuild it."""
+    with explained():
+        data = pipeline().compress(original, quality=quality)
+        return data, pipeline().decompress(data)
+
+
+@on_gpu(lambda file: parse_header(file).width * parse_header(file).height)
+def rebuild(file: bytes) -> Image.Image:
+    """Rebuild the picture of a file."""
+    with explained():
+        return pipeline().decompress(file)
+
+
 def compress(picture: dict[str, Any] | None, quality: float) -> tuple[tuple[Image.Image, Image.Image], str, str]:
     """Compress a picture and rebuild it.
 
@@ -131,13 +152,11 @@ def compress(picture: dict[str, Any] | None, quality: float) -> tuple[tuple[Imag
             check_pixels(*opened.size)
             original = load_picture(opened)  # the picture, since errors would name a file of this machine
         check_pixels(original.shape[1], original.shape[0])  # not every header tells the truth
-        data = pipeline().compress(original, quality=int(quality))
-        rebuilt = pipeline().decompress(data)
+    data, rebuilt = round_trip(original, int(quality))
     file = save_bytes_to_cache(data, f"{path.stem}.odc", odc_out.GRADIO_CACHE)
     return (Image.fromarray(original), rebuilt), facts(data), file
 
 
-@on_gpu
 def decompress(file: bytes | None) -> tuple[Image.Image, str]:
     """Rebuild the picture of an `.odc` file.
 
@@ -152,7 +171,7 @@ def decompress(file: bytes | None) -> tuple[Image.Image, str]:
     with explained():
         header = parse_header(file)
         check_pixels(header.width, header.height)
-        return pipeline().decompress(file), facts(file)
+    return rebuild(file), facts(file)
 
 
 def example_pictures() -> list[str]:

@@ -1,5 +1,6 @@
 """The Space: its functions, and the running app through its client."""
 
+import ast
 import base64
 import contextlib
 import importlib.util
@@ -11,6 +12,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -30,10 +32,15 @@ def app(tiny_folder, tmp_path_factory):
         patch.setenv("ONEDC_MODEL", str(tiny_folder))
         patch.setenv("ONEDC_MAX_PIXELS", "20000")
         patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
-        spec = importlib.util.spec_from_file_location("onedc_space", SPACE / "app.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        yield module
+        yield load_app()
+
+
+def load_app() -> ModuleType:
+    """Run app.py as a module of its own, with the environment at hand."""
+    spec = importlib.util.spec_from_file_location("onedc_space", SPACE / "app.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +147,35 @@ def test_an_upload_that_was_deleted_meanwhile_is_asked_for_again(app, tmp_path):
 def test_a_foreign_file_is_an_error_of_ours(app):
     with pytest.raises(gradio.Error, match="PNG"):
         app.decompress(b"\x89PNG\r\n\x1a\n" + bytes(100))
+
+
+def test_zero_gpu_is_asked_for_as_long_as_the_picture_takes_and_only_for_pictures(app, tmp_path, monkeypatch):
+    asked = []
+
+    def gpu(duration):
+        return lambda function: lambda *given: (asked.append(duration(*given)), function(*given))[1]
+
+    monkeypatch.setitem(sys.modules, "spaces", spaces := ModuleType("spaces"))
+    spaces.GPU = gpu
+    monkeypatch.setenv("ONEDC_MAX_PIXELS", "1000000")
+    on_zero = load_app()
+    for name, size in (("small.png", (120, 90)), ("large.png", (1000, 600))):
+        path = tmp_path / name
+        Image.new("RGB", size).save(path)
+        _, _, file = on_zero.compress(sent(path), 40)
+        on_zero.decompress(Path(file).read_bytes())
+    assert asked == [20, 20, 23, 23]
+    path.write_bytes(b"no picture")
+    for call in (lambda: on_zero.compress(sent(path), 40), lambda: on_zero.decompress(path.read_bytes())):
+        with pytest.raises(gradio.Error):
+            call()
+    assert len(asked) == 4
+
+
+def test_spaces_is_imported_before_anything_that_imports_torch():
+    tree = ast.parse((SPACE / "app.py").read_text(encoding="utf-8"))
+    imports = [(node.lineno, node.module.split(".")[0]) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert next(name for _, name in sorted(imports) if name not in sys.stdlib_module_names) == "spaces"
 
 
 def test_warnings_of_the_library_reach_the_visitor(app, tmp_path):
