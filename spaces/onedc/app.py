@@ -224,8 +224,8 @@ with gr.Blocks(title="OneDC", delete_cache=(KEPT, KEPT)) as demo:
 
 demo.queue(max_size=20)
 
-if GPU is not None:
-    pipeline()  # ZeroGPU wants the weights placed before the first visitor comes
+if GPU is not None or __name__ == "__main__":
+    pipeline()  # before the first visitor comes: ZeroGPU wants it so, and a wrong ONEDC_MODEL is for the log
 
 if __name__ == "__main__":
     demo.launch(max_file_size=MAX_FILE)

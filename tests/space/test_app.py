@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import os
 import re
+import runpy
 import socket
 import subprocess
 import sys
@@ -252,6 +253,13 @@ def test_endpoints_and_their_parameters_are_a_contract(client):
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     names = {name: [parameter["parameter_name"] for parameter in row["parameters"]] for name, row in endpoints.items()}
     assert names == {"/compress": ["picture", "quality"], "/decompress": ["file"]}
+
+
+def test_app_with_a_wrong_model_does_not_start(app, tmp_path, monkeypatch):
+    monkeypatch.setenv("ONEDC_MODEL", str(tmp_path))
+    monkeypatch.setattr(gradio.Blocks, "launch", lambda *_, **__: pytest.fail("started"))
+    with pytest.raises(app.OneDCError, match="model"):
+        runpy.run_path(str(SPACE / "app.py"), run_name="__main__")
 
 
 def test_front_matter_names_the_gradio_we_test_with():
