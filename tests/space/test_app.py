@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import onedc_hf
+
 gradio = pytest.importorskip("gradio")
 
 ROOT = Path(__file__).parents[2]
@@ -271,3 +273,9 @@ def test_front_matter_names_the_gradio_we_test_with():
     constraints = (ROOT / "constraints" / "newest.txt").read_text(encoding="utf-8")
     assert f"gradio=={fields['sdk_version']}\n" in constraints
     assert not re.search(r"^gradio", (SPACE / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["README.md", "requirements.txt"])
+def test_the_wheel_that_is_named_is_the_one_that_is_built(name):
+    named = re.findall(r"onedc_hf-(.+?)-py3-none-any\.whl", (SPACE / name).read_text(encoding="utf-8"))
+    assert named == [onedc_hf.__version__]
