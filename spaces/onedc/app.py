@@ -8,14 +8,21 @@ ONEDC_MAX_PIXELS  largest picture taken, in pixels, with sides rounded up to mul
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+try:
+    # ZeroGPU: on Spaces only, and before anything imports torch
+    from spaces import GPU  # pyright: ignore[reportAttributeAccessIssue]
+except ImportError:
+    GPU = None
+
 import gradio as gr
+import numpy as np
 from gradio.processing_utils import save_bytes_to_cache
 from PIL import Image
 
@@ -24,21 +31,20 @@ from onedc_hf.coding.bitstream import parse_header
 from onedc_hf.pictures import load_picture
 from onedc_hf.precision import default_dtype
 
-try:
-    # ZeroGPU: on Spaces only, and before torch touches the GPU
-    from spaces import GPU  # pyright: ignore[reportAttributeAccessIssue]
-except ImportError:
-    GPU = None
-
 MODEL = os.environ.get("ONEDC_MODEL")
 MAX_PIXELS = int(os.environ.get("ONEDC_MAX_PIXELS", "16777216"))
 MAX_FILE = "20mb"
+KEPT = 3600  # seconds that a file is kept at least; it goes when gradio next looks, which is as often
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "JPEG2000")  # of photographs, by Pillow's names
 INTRODUCTION = """
 # OneDC: photographs in a few kilobytes
 
 One diffusion step rebuilds the picture from a tiny `.odc` file. **Detail is synthesised**: texture, small faces and
 lettering look plausible and are not what was there. Not for evidence, medical pictures, documents or text.
+
+Visitors are served one after another. On two CPU cores, 1 megapixel takes a few seconds, 4 about ten, 16 more than a
+minute. What you upload (with its metadata: place, time, camera) and what comes of it lie on this machine's disk for up
+to two hours.
 """
 
 
@@ -51,9 +57,15 @@ def pipeline() -> OneDCPipeline:
     return OneDCPipeline.from_pretrained(MODEL, dtype=default_dtype(device)).to(device)
 
 
-def on_gpu(function: Any) -> Any:
-    """Ask ZeroGPU for a GPU during a call; outside Spaces the function stays as it is."""
-    return function if GPU is None else GPU(function)
+def on_gpu(pixels: Callable[..., int]) -> Callable[[Any], Any]:
+    """Ask ZeroGPU for a GPU during a call with so many `pixels`; outside Spaces the function stays as it is.
+
+    The seconds asked for are those of two CPU cores and some to begin with: no call of ours is cut off at ZeroGPU's own
+    60, and a small picture takes less of a visitor's daily share and waits less.
+    """
+    if GPU is None:
+        return lambda function: function
+    return GPU(duration=lambda *given: 20 + 5 * pixels(*given) // 10**6)
 
 
 @contextmanager
@@ -67,7 +79,7 @@ def explained() -> Iterator[None]:
         except OneDCError as error:
             raise gr.Error(str(error), print_exception=False) from error
         except (OSError, Image.DecompressionBombError) as error:  # of Pillow, which names files of this machine
-            text = "This file is no picture that can be read here, or one with far too many pixels."
+            text = f"This file is no picture that can be read here ({', '.join(FORMATS)}), or has far too many pixels."
             raise gr.Error(text, print_exception=False) from error
     for note in notes:
         gr.Warning(str(note.message))
@@ -94,31 +106,57 @@ def facts(data: bytes) -> str:
     return f"**{header.size:,} bytes**, {header.bpp:.4f} bits per pixel, {size}, model `{header.model_id}`"
 
 
-@on_gpu
-def compress(picture: str | None, quality: float) -> tuple[tuple[Image.Image, Image.Image], str, str]:
+def path_of(picture: dict[str, Any] | None) -> Path:
+    """Say where the file lies that the visitor sent, which nobody has opened yet.
+
+    gradio looks at paths only where a request marks them as files, and lets addresses with the pixels in them through.
+    """
+    if picture is None:
+        raise gr.Error("Choose a picture first.", print_exception=False)
+    path = Path(picture.get("path") or "").resolve()
+    if not path.is_relative_to(Path(picture_in.GRADIO_CACHE).resolve()):
+        raise gr.Error("Upload the picture: paths and data: addresses are not opened here.", print_exception=False)
+    if not path.is_file():
+        raise gr.Error("The upload is no longer here: choose the picture again.", print_exception=False)
+    return path
+
+
+@on_gpu(lambda original, _: original.shape[0] * original.shape[1])
+def round_trip(original: np.ndarray, quality: int) -> tuple[bytes, Image.Image]:
+    """Compress a picture and rebuild it."""
+    with explained():
+        data = pipeline().compress(original, quality=quality)
+        return data, pipeline().decompress(data)
+
+
+@on_gpu(lambda file: parse_header(file).width * parse_header(file).height)
+def rebuild(file: bytes) -> Image.Image:
+    """Rebuild the picture of a file."""
+    with explained():
+        return pipeline().decompress(file)
+
+
+def compress(picture: dict[str, Any] | None, quality: float) -> tuple[tuple[Image.Image, Image.Image], str, str]:
     """Compress a picture and rebuild it.
 
     Args:
-        picture: file with the picture.
+        picture: file with the picture, as gradio describes files.
         quality: 0 (smallest file) to 100.
 
     Returns:
         The original and the rebuilt picture, one line of facts, and the `.odc` file.
     """
-    if picture is None:
-        raise gr.Error("Choose a picture first.", print_exception=False)
+    path, quality = path_of(picture), quality_in.preprocess(quality)
     with explained():
-        with Image.open(picture, formats=FORMATS) as opened:
+        with Image.open(path, formats=FORMATS) as opened:
             check_pixels(*opened.size)
             original = load_picture(opened)  # the picture, since errors would name a file of this machine
         check_pixels(original.shape[1], original.shape[0])  # not every header tells the truth
-        data = pipeline().compress(original, quality=int(quality))
-        rebuilt = pipeline().decompress(data)
-    file = save_bytes_to_cache(data, f"{Path(picture).stem}.odc", odc_out.GRADIO_CACHE)
+    data, rebuilt = round_trip(original, int(quality))
+    file = save_bytes_to_cache(data, f"{path.stem}.odc", odc_out.GRADIO_CACHE)
     return (Image.fromarray(original), rebuilt), facts(data), file
 
 
-@on_gpu
 def decompress(file: bytes | None) -> tuple[Image.Image, str]:
     """Rebuild the picture of an `.odc` file.
 
@@ -133,7 +171,7 @@ def decompress(file: bytes | None) -> tuple[Image.Image, str]:
     with explained():
         header = parse_header(file)
         check_pixels(header.width, header.height)
-        return pipeline().decompress(file), facts(file)
+    return rebuild(file), facts(file)
 
 
 def example_pictures() -> list[str]:
@@ -144,12 +182,11 @@ def example_pictures() -> list[str]:
     return sorted(str(path) for path in folder.iterdir() if path.name.endswith((".jpg", ".png")))
 
 
-with gr.Blocks(title="OneDC", delete_cache=(3600, 3600)) as demo:
+with gr.Blocks(title="OneDC", delete_cache=(KEPT, KEPT)) as demo:
     gr.Markdown(INTRODUCTION)
     with gr.Tab("Compress"), gr.Row():
         with gr.Column(scale=1):
-            # No image_mode, so that the file arrives as it was sent: the library does the conversion.
-            picture_in = gr.Image(type="filepath", image_mode=None, label="Photograph", elem_id="picture")
+            picture_in = gr.Image(type="filepath", label="Photograph", elem_id="picture")
             quality_in = gr.Slider(0, 100, value=50, step=1, label="Quality", elem_id="quality")
             compress_button = gr.Button("Compress", variant="primary", elem_id="compress")
             if example_pictures():
@@ -172,6 +209,7 @@ with gr.Blocks(title="OneDC", delete_cache=(3600, 3600)) as demo:
         [picture_in, quality_in],
         [pair_out, facts_out, odc_out],
         api_name="compress",
+        preprocess=False,  # else gradio opens the file before us: with any decoder, and without a word if that fails
         concurrency_limit=1,
         concurrency_id="codec",
     )
@@ -186,8 +224,8 @@ with gr.Blocks(title="OneDC", delete_cache=(3600, 3600)) as demo:
 
 demo.queue(max_size=20)
 
-if GPU is not None:
-    pipeline()  # ZeroGPU wants the weights placed before the first visitor comes
+if GPU is not None or __name__ == "__main__":
+    pipeline()  # before the first visitor comes: ZeroGPU wants it so, and a wrong ONEDC_MODEL is for the log
 
 if __name__ == "__main__":
     demo.launch(max_file_size=MAX_FILE)
