@@ -11,8 +11,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
+from onedc_hf import pictures
 from onedc_hf.errors import PictureError
 from onedc_hf.pictures import from_tensor, load_picture, pad, to_output, to_tensor
 
@@ -302,11 +303,49 @@ def test_a_file_that_is_no_picture_is_named_with_the_reason(name, message, tmp_p
     assert name in str(caught.value)
 
 
-def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
+def test_a_large_picture_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     path = tmp_path / "bomb.png"
     Image.new("1", (300, 300)).save(path)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(PictureError, match="more pixels"):
+
+    def unpack(*_):
+        raise AssertionError("unpacked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PngImagePlugin.PngImageFile, "load", unpack)
+        with Image.open(path) as opened:
+            for form in (path, opened):
+                with pytest.raises(PictureError, match="300x300 pixels, more than the limit of 1,000"):
+                    load_picture(form, max_pixels=1000)
+    assert load_picture(path, max_pixels=0).shape == load_picture(path, max_pixels=None).shape == (300, 300, 3)
+
+
+@pytest.mark.parametrize("form", [np.broadcast_to(0.5, (9000, 9000)), torch.tensor(0.5).expand(1, 1, 9000, 9000)])
+def test_a_large_array_is_refused_before_it_is_converted(form, monkeypatch):
+    monkeypatch.setattr(pictures, "_to_bytes", lambda *_: pytest.fail("converted"))
+    with pytest.raises(PictureError, match="9000x9000 pixels"):
+        load_picture(form, max_pixels=1000)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "deflated.tif", "jp2"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_the_limit_of_pillow_plays_no_part(suffix, orientation, rgb, tmp_path, monkeypatch):
+    path, exif = tmp_path / f"a.{suffix}", Image.Exif()
+    exif[0x0112] = orientation
+    kind = {"compression": "tiff_adobe_deflate"} if suffix == "deflated.tif" else {}
+    Image.fromarray(rgb).save(path, exif=exif, **kind)
+    expected = load_picture(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(load_picture(path), expected)
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+
+@pytest.mark.parametrize("start", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"\xd7\xcd\xc6\x9a\0\0"])
+def test_drawings_reach_no_other_program(start, tmp_path):
+    path = tmp_path / "drawing.png"
+    path.write_bytes(start + bytes(99))
+    with pytest.raises(PictureError, match="a drawing"):
         load_picture(path)
 
 
