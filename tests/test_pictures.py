@@ -1,6 +1,7 @@
 """What people hand in comes out as the 8-bit sRGB picture they would expect, or as an error that helps."""
 
 import io
+import struct
 import subprocess
 import sys
 import warnings
@@ -346,6 +347,43 @@ def test_drawings_reach_no_other_program(start, tmp_path):
     path = tmp_path / "drawing.png"
     path.write_bytes(start + bytes(99))
     with pytest.raises(PictureError, match="a drawing"):
+        load_picture(path)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("tags", [{50706: (1, 4)}, {254: (4, 1), 330: (4, 8)}], ids=["DNG", "NEF"])
+def test_the_preview_in_a_raw_file_is_not_taken_for_the_picture(tags, order, tmp_path):
+    tags = {256: (4, 2), 257: (4, 2), 258: (3, 8), 259: (3, 1), 262: (3, 1), 273: (4, 0), 279: (4, 4)} | tags
+    entries = [_entry(order, tag, *tags[tag]) for tag in sorted(tags)]
+    start = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}IH", 8, len(entries))
+    path = tmp_path / "photo.tif"
+    path.write_bytes(start + b"".join(entries) + bytes(99))
+    with Image.open(path) as opened:
+        assert opened.size == (2, 2)  # so Pillow takes it
+        with pytest.raises(PictureError, match="the PIL image: camera raw: develop it first"):
+            load_picture(opened)
+    with pytest.raises(PictureError, match=r"photo\.tif: camera raw: develop it first"):
+        load_picture(path)
+
+
+def _entry(order, tag, kind, value):
+    return struct.pack(f"{order}HHI", tag, kind, 1) + struct.pack(f"{order}H2x" if kind == 3 else f"{order}I", value)
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (b"II*\0\x10\0\0\0CR\x02\0", "camera raw"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\0", "camera raw"),
+        (b"FUJIFILMCCD-RAW 0201", "camera raw"),
+        (b"IIRO\x08\0\0\0", "camera raw"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "pillow-heif"),
+    ],
+)
+def test_what_cameras_write_beside_pictures_is_named(start, message, tmp_path):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(start + bytes(99))
+    with pytest.raises(PictureError, match=message):
         load_picture(path)
 
 

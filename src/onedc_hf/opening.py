@@ -16,6 +16,7 @@ from typing import IO, TypeVar
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from ._register import MAGIC
+from .camera_files import DEVELOP, SAVE_AS_JPEG, is_heif, is_raw_start
 from .errors import PictureError
 
 __all__ = ["IS_ODC", "guarded", "load_pixels", "open_plain", "seekable"]
@@ -47,9 +48,12 @@ def open_plain(file: IO[bytes], name: str = "") -> ImageFile.ImageFile:
         name (`str`, *optional*): its path, if it has one.
 
     Raises:
+        `PictureError`: It is a raw file of a camera.
         `UnidentifiedImageError`: No plug-in knows it.
     """
     head = file.read(_HEAD)
+    if is_raw_start(head):
+        raise PictureError(DEVELOP)
     tried: set[str] = set()
     for enter_formats in (Image.preinit, Image.init):  # the second takes longer, and is seldom needed
         enter_formats()
@@ -112,6 +116,8 @@ def _instead(head: bytes) -> str:
         return IS_ODC
     if not head:
         return "the file is empty"
+    if is_heif(head):
+        return SAVE_AS_JPEG
     if head.startswith(_DRAWINGS):
         return "a drawing (EPS, WMF), not a picture of pixels: draw it as PNG first"
     return "not a picture that Pillow can read (PNG, JPEG, WebP, AVIF, TIFF and many more work)"

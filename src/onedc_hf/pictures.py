@@ -23,6 +23,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from ._register import FORMAT
+from .camera_files import DEVELOP, is_raw_tiff
 from .coding.limits import MAX_PIXELS, too_large
 from .colour import is_rgb_profile, to_srgb
 from .errors import PictureError
@@ -97,7 +98,7 @@ def open_picture(image: PictureInput, max_pixels: int | None = MAX_PIXELS) -> Op
             `None` or 0: no limit. Pillow's own limit, `PIL.Image.MAX_IMAGE_PIXELS`, plays no part.
 
     Raises:
-        `PictureError`: The file is missing, a folder, damaged, or no picture; the picture is larger
+        `PictureError`: The file is missing, a folder, damaged, a camera's raw file or no picture; the picture is larger
             than `max_pixels`; or the array's shape, type or values are not those above.
     """
     if isinstance(image, (str, os.PathLike)):
@@ -256,6 +257,8 @@ def _from_pil(picture: Image.Image, where: str, max_pixels: int | None) -> Opene
     """The order matters: size, frame, orientation, bit depth, profile, alpha."""
     if picture.format == FORMAT:  # Pillow knows it from us, and would rebuild it to be compressed once more
         raise PictureError(f"{where}: {IS_ODC}")
+    if is_raw_tiff(picture):
+        raise PictureError(f"{where}: {DEVELOP}")
     _check_size(*picture.size, max_pixels)  # before its pixels ask for memory
     # A MPO file is a photograph with previews or a gain map behind it: no animation, nobody expects a warning.
     if getattr(picture, "is_animated", False) and picture.format != "MPO":
