@@ -91,6 +91,17 @@ def test_a_folder_means_the_pictures_in_it_also_those_without_a_suffix(onedc, ph
     assert out.splitlines()[-1].startswith("2 pictures, ")
 
 
+def test_photographs_that_cannot_be_read_are_named_and_not_left_out(onedc, photos):
+    (photos / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    (photos / "IMG").write_bytes(b"\0\0\0\x18ftypmif1" + bytes(99))
+    (photos / "scan.NEF").write_bytes(b"MM\0*" + bytes(99))
+    (photos / "wrong.heic").write_bytes((photos / "b.png").read_bytes())  # as some programs save them
+    code, out, err = onedc("compress", "photos", "-o", "small/")
+    assert code == 1 and "photos/IMG: HEIF" in err and "photos/scan.NEF: " in err
+    assert "photos/a.heic: small/a.odc is already the output of photos/a.png" in err
+    assert sorted(path.name for path in Path("small").iterdir()) == ["a.odc", "b.odc", "wrong.odc"]
+
+
 def test_globs_are_expanded_and_nothing_is_done_twice(onedc, photos, fake_pipeline):
     code, _, _ = onedc("compress", "photos/*.png", "photos/a.png", "photos/**")
     assert code == 0 and len(fake_pipeline.asked) == 2

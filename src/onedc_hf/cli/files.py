@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from .._register import MAGIC
+from ..camera_files import CAMERA_SUFFIXES, is_heif, is_raw_start
 from ..errors import OneDCError
 from ..saving import write_atomically
 from .text import count
@@ -63,11 +64,15 @@ class Job:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file in a folder is meant: by its suffix, or by its first bytes where it has another or none."""
-    if path.suffix.lower() in _PICTURE_SUFFIXES:
+    """Whether a file in a folder is meant: by its suffix, or by its first bytes where it has another or none.
+
+    What a camera writes and we cannot read is meant, too: whoever reads it says so, and nobody misses it years later.
+    """
+    if path.suffix.lower() in _PICTURE_SUFFIXES | CAMERA_SUFFIXES:
         return True
-    head = _head(path, 12)
-    return head.startswith(_PICTURE_STARTS) or (head[:4], head[8:]) == (b"RIFF", b"WEBP") or head[4:] == b"ftypavif"
+    head = _head(path, 16)
+    known = head.startswith(_PICTURE_STARTS) or (head[:4], head[8:12]) == (b"RIFF", b"WEBP")
+    return known or head[4:12] == b"ftypavif" or is_heif(head) or is_raw_start(head)
 
 
 def is_odc(path: Path) -> bool:
