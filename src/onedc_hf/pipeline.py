@@ -139,7 +139,11 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
-        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None = None, **kwargs: Any
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None = None,
+        *,
+        max_pixels: int | None = MAX_PIXELS,
+        **kwargs: Any,
     ) -> OneDCPipeline:
         """Loads a pipeline from a folder or the Hub; without an argument, the model in the box.
 
@@ -147,6 +151,8 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
             pretrained_model_name_or_path (`str` or `os.PathLike`, *optional*): folder or repository id.
             dtype (`torch.dtype`, *optional*): number format of everything but the entropy model and the last layers
                 of generator and VAE, which stay in float32; by default what suits this machine's CPU (`default_dtype`).
+            max_pixels (`int`, *optional*, defaults to 268,435,456): larger pictures are refused, also those that a file
+                states; `None` or 0: no limit. The attribute of the same name can be changed later.
             kwargs: further arguments of `DiffusionPipeline.from_pretrained` (`revision`, `variant`, `token`, ...).
 
         Raises:
@@ -159,6 +165,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
             pipe = super().from_pretrained(source, **kwargs)
         pipe.model_digest()  # an altered entropy model is found now, not in a broken picture
         check_bounds(pipe.codec, source)
+        pipe.max_pixels = max_pixels
         return pipe
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
