@@ -225,6 +225,27 @@ def test_written_files_have_the_usual_permissions(tmp_path):
     assert stat.S_IMODE((tmp_path / "a.odc").stat().st_mode) == 0o640
 
 
+def test_a_replaced_file_stays_as_private_as_it_was_and_a_link_a_link(tmp_path):
+    path, link = tmp_path / "a.odc", tmp_path / "link.odc"
+    path.write_bytes(b"old")
+    path.chmod(0o600)
+    link.symlink_to(path)
+    for data, target in ((b"new", path), (b"newer", link)):
+        write_atomically(target, data)
+        assert path.read_bytes() == data and stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert link.is_symlink() and sorted(os.listdir(tmp_path)) == ["a.odc", "link.odc"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name here")
+def test_a_pipe_is_written_into_and_not_replaced(onedc, photos):
+    os.mkfifo("pipe.odc")
+    with os.fdopen(os.open("pipe.odc", os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+        assert onedc("compress", "photos/a.png", "-o", "pipe.odc")[0] == 1  # it exists
+        assert onedc("compress", "photos/a.png", "-o", "pipe.odc", "--force")[0] == 0
+        assert parse_header(reader.read()).width == 70
+    assert Path("pipe.odc").is_fifo() and not Path("pipe.odc").is_file()
+
+
 def test_a_model_that_cannot_be_loaded_is_one_line(onedc, photos, fake_pipeline, monkeypatch):
     def fail(*_, **__):
         raise ValueError("Repo id must be in the form ...")
