@@ -20,6 +20,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from onedc_hf import Corrupt, OneDCPipeline, PictureError
 from onedc_hf.cli.main import main
+from onedc_hf.coder import SymbolCoder
 from onedc_hf.coding.metadata import METADATA_LIMIT, pack_alpha, pack_metadata, unpack_alpha, unpack_metadata
 from onedc_hf.colour import from_srgb
 from onedc_hf.identity import warn_of_another_decoder
@@ -264,14 +265,19 @@ def _profile_with_swapped_primaries() -> bytes:
     return bytes(data)
 
 
-def test_a_damaged_extension_is_a_typed_error(tiny_pipeline: OneDCPipeline, picture: Picture) -> None:
-    rgb, alpha = _with_alpha(picture)
+@pytest.mark.parametrize(("tag", "what"), [(2, "alpha"), (4, "metadata")])
+def test_a_damaged_extension_is_refused_before_any_network_runs(
+    tiny_pipeline: OneDCPipeline, picture: Picture, monkeypatch: pytest.MonkeyPatch, tag: int, what: str
+) -> None:
+    rgb, _ = _with_alpha(picture)
     with torch.inference_mode():
         analysed = tiny_pipeline._analyse(rgb)
-        object.__setattr__(analysed, "extensions", ((2, zlib.compress(bytes(5))),))
+        object.__setattr__(analysed, "extensions", ((tag, zlib.compress(bytes(5))[:-1]),))
         data = tiny_pipeline._coder.write(analysed, 50)
-    with pytest.raises(Corrupt, match="alpha"):
-        tiny_pipeline.decompress(data)
+    monkeypatch.setattr(SymbolCoder, "hyper_synthesis", lambda *_: pytest.fail("a network ran"))
+    for read in (tiny_pipeline.decompress, tiny_pipeline.read_symbols):  # the second is what `onedc verify` calls
+        with pytest.raises(Corrupt, match=what):
+            read(data)
 
 
 def test_the_command_line_keeps_what_it_is_told_to(tiny_folder: Path, photo: Path, tmp_path: Path) -> None:
