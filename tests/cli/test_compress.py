@@ -152,8 +152,26 @@ def test_two_inputs_never_share_one_output(onedc, photos):
     Image.open(photos / "a.png").save(photos / "a.jpg")
     code, _, err = onedc("compress", "photos/a.jpg", "photos/a.png")
     assert code == 1 and "already the output of photos/a.jpg" in err
-    code, _, err = onedc("compress", "photos/a.jpg", "-o", "photos/a.jpg", "--force")
+    (photos / "a.jpg").rename(photos / "a")
+    code, _, err = onedc("compress", "photos/a", "-o", "photos/a", "--force")
     assert code == 1 and "written over itself" in err
+
+
+@pytest.mark.parametrize("name", ["new.jpg", "new.HEIC", "new.tif"])
+def test_an_odc_file_is_not_written_under_the_name_of_a_picture(onedc, photos, fake_pipeline, name):
+    code, out, err = onedc("compress", "photos/a.png", "-o", name)
+    assert code == 2 and out == "" and "name it new.odc" in err
+    assert not Path(name).exists() and not fake_pipeline.loaded
+
+
+@pytest.mark.parametrize(
+    ("line", "output"), [("compress photos/a.png x.odc", "x.odc"), ("decompress a.odc x.webp", "x.webp")]
+)
+def test_an_output_among_the_inputs_is_refused_before_anything_is_written(onedc, photos, fake_pipeline, line, output):
+    Path("a.odc").write_bytes(b"there")
+    code, out, err = onedc(*line.split())
+    assert code == 2 and out == "" and f"write -o {output}" in err
+    assert not (photos / "a.odc").exists() and not fake_pipeline.loaded
 
 
 def test_warnings_are_one_plain_line(onedc, photos):

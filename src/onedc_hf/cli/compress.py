@@ -11,7 +11,19 @@ import argparse
 from typing import Any
 
 from ..camera_files import CAMERA_SUFFIXES
-from .files import Job, add_output_arguments, complain, find_inputs, is_picture, plan, run_all, say, write_output
+from .files import (
+    Job,
+    add_output_arguments,
+    complain,
+    find_inputs,
+    is_named_odc,
+    is_picture,
+    plan,
+    refuse_output_among,
+    run_all,
+    say,
+    write_output,
+)
 from .models import add_lora_argument, add_model_arguments, load_pipeline
 from .text import count
 
@@ -35,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compress every input; one that fails is reported and skipped."""
+    refuse_output_among(arguments.inputs, arguments.output, is_output=is_named_odc)
     sources, problems = find_inputs(arguments.inputs, is_picture)
     for problem in problems:
         complain(problem)
