@@ -20,6 +20,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from onedc_hf import Corrupt, OneDCPipeline, PictureError
 from onedc_hf.cli.main import main
+from onedc_hf.coder import SymbolCoder
 from onedc_hf.coding.metadata import METADATA_LIMIT, pack_alpha, pack_metadata, unpack_alpha, unpack_metadata
 from onedc_hf.colour import from_srgb
 from onedc_hf.identity import warn_of_another_decoder
@@ -264,14 +265,19 @@ def _profile_with_swapped_primaries() -> bytes:
     return bytes(data)
 
 
-def test_a_damaged_extension_is_a_typed_error(tiny_pipeline: OneDCPipeline, picture: Picture) -> None:
-    rgb, alpha = _with_alpha(picture)
+@pytest.mark.parametrize(("tag", "what"), [(2, "alpha"), (4, "metadata")])
+def test_a_damaged_extension_is_refused_before_any_network_runs(
+    tiny_pipeline: OneDCPipeline, picture: Picture, monkeypatch: pytest.MonkeyPatch, tag: int, what: str
+) -> None:
+    rgb, _ = _with_alpha(picture)
     with torch.inference_mode():
         analysed = tiny_pipeline._analyse(rgb)
-        object.__setattr__(analysed, "extensions", ((2, zlib.compress(bytes(5))),))
+        object.__setattr__(analysed, "extensions", ((tag, zlib.compress(bytes(5))[:-1]),))
         data = tiny_pipeline._coder.write(analysed, 50)
-    with pytest.raises(Corrupt, match="alpha"):
-        tiny_pipeline.decompress(data)
+    monkeypatch.setattr(SymbolCoder, "hyper_synthesis", lambda *_: pytest.fail("a network ran"))
+    for read in (tiny_pipeline.decompress, tiny_pipeline.read_symbols):  # the second is what `onedc verify` calls
+        with pytest.raises(Corrupt, match=what):
+            read(data)
 
 
 def test_the_command_line_keeps_what_it_is_told_to(tiny_folder: Path, photo: Path, tmp_path: Path) -> None:
@@ -424,3 +430,43 @@ def test_metadata_that_a_format_cannot_hold_is_no_error(tmp_path: Path, xmp: byt
         whole = b"x" * 70_000 in found
         assert whole or any("XMP is left out" in str(note.message) for note in notes)
         assert whole == (suffix == ".png" and len(xmp) > 70_000)
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".ppm", ".jp2", ".tga", ".qoi"])
+def test_a_format_without_profiles_gets_the_colours_of_srgb_and_says_what_is_missing(
+    tmp_path: Path, suffix: str
+) -> None:
+    seen = Image.new("RGB", (9, 9), (200, 30, 40))
+    seen.info |= {"exif": b"Exif\0\0MM", "xmp": KEPT.encode()} | provenance_info("ab" * 32, 0.05)
+    picture = from_srgb(seen, profile_with_swapped_primaries())
+    assert picture.getpixel((0, 0)) != (200, 30, 40)
+    with pytest.warns(UserWarning, match=r"colour profile .*, EXIF, XMP, note that detail") as notes:
+        save_picture(picture, tmp_path / f"a{suffix}")
+    assert len(notes) == 1
+    with Image.open(tmp_path / f"a{suffix}") as written:
+        assert np.abs(np.subtract(written.getpixel((0, 0)), (200, 30, 40))).max() <= 3
+    seen.info.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_picture(seen, tmp_path / f"a{suffix}")  # nothing is missing here
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".bmp", ".ppm", ".png", ".webp", ".avif", ".tif", ".jp2", ".tga", ".qoi"])
+def test_alpha_is_kept_or_put_on_white_with_a_word(picture: Picture, tmp_path: Path, suffix: str) -> None:
+    clear = Image.fromarray(np.dstack([picture(16, 16), np.zeros((16, 16), np.uint8)]))
+    flat = suffix in (".jpg", ".bmp", ".ppm")
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always", UserWarning)
+        save_picture(clear, tmp_path / f"a{suffix}")
+        clear.putalpha(255)
+        save_picture(clear, tmp_path / f"b{suffix}")  # opaque: nothing to say
+    assert ["put on white" in str(note.message) for note in notes] == [True] * flat
+    with Image.open(tmp_path / f"a{suffix}") as written:
+        assert written.mode == ("RGB" if flat else "RGBA")
+        assert np.asarray(written)[..., :3].min() == 255 if flat else np.asarray(written)[..., 3].max() == 0
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".ico", ".mpo", ".pdf", ".pcx", ".eps", ".pgm", ".icns"])
+def test_formats_that_would_change_a_picture_are_refused(tmp_path: Path, suffix: str) -> None:
+    with pytest.raises(ValueError, match="no picture format for photographs"):
+        save_picture(Image.new("RGB", (8, 8)), tmp_path / f"a{suffix}")

@@ -42,7 +42,10 @@ def test_alpha_comes_with_the_picture(tmp_path: Path, picture) -> None:
         image.load()
         assert image.mode == "RGBA" and np.array_equal(np.asarray(image)[..., 3], alpha)
         assert np.array_equal(np.asarray(image.getchannel("A")), alpha)
-    with Image.open(path) as image:  # its pixels not yet asked for
+    with (
+        Image.open(path) as image,  # its pixels not yet asked for
+        pytest.warns(UserWarning, match="put on white"),
+    ):
         save_picture(image, tmp_path / "a.jpg")
     with Image.open(tmp_path / "a.jpg") as image:
         assert image.mode == "RGB" and DIGITAL_SOURCE_TYPE.encode() in image.info["xmp"]

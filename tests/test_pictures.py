@@ -1,6 +1,7 @@
 """What people hand in comes out as the 8-bit sRGB picture they would expect, or as an error that helps."""
 
 import io
+import struct
 import subprocess
 import sys
 import warnings
@@ -11,8 +12,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
+from onedc_hf import pictures
 from onedc_hf.errors import PictureError
 from onedc_hf.pictures import from_tensor, load_picture, open_picture, pad, to_output, to_tensor
 
@@ -315,11 +317,86 @@ def test_a_file_that_is_no_picture_is_named_with_the_reason(name, message, tmp_p
     assert name in str(caught.value)
 
 
-def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
+def test_a_large_picture_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     path = tmp_path / "bomb.png"
     Image.new("1", (300, 300)).save(path)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(PictureError, match="more pixels"):
+
+    def unpack(*_):
+        raise AssertionError("unpacked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PngImagePlugin.PngImageFile, "load", unpack)
+        with Image.open(path) as opened:
+            for form in (path, opened):
+                with pytest.raises(PictureError, match="300x300 pixels, more than the limit of 1,000"):
+                    load_picture(form, max_pixels=1000)
+    assert load_picture(path, max_pixels=0).shape == load_picture(path, max_pixels=None).shape == (300, 300, 3)
+
+
+@pytest.mark.parametrize("form", [np.broadcast_to(0.5, (9000, 9000)), torch.tensor(0.5).expand(1, 1, 9000, 9000)])
+def test_a_large_array_is_refused_before_it_is_converted(form, monkeypatch):
+    monkeypatch.setattr(pictures, "_to_bytes", lambda *_: pytest.fail("converted"))
+    with pytest.raises(PictureError, match="9000x9000 pixels"):
+        load_picture(form, max_pixels=1000)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "deflated.tif", "jp2"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_the_limit_of_pillow_plays_no_part(suffix, orientation, rgb, tmp_path, monkeypatch):
+    path, exif = tmp_path / f"a.{suffix}", Image.Exif()
+    exif[0x0112] = orientation
+    kind = {"compression": "tiff_adobe_deflate"} if suffix == "deflated.tif" else {}
+    Image.fromarray(rgb).save(path, exif=exif, **kind)
+    expected = load_picture(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(load_picture(path), expected)
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+
+@pytest.mark.parametrize("start", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"\xd7\xcd\xc6\x9a\0\0"])
+def test_drawings_reach_no_other_program(start, tmp_path):
+    path = tmp_path / "drawing.png"
+    path.write_bytes(start + bytes(99))
+    with pytest.raises(PictureError, match="a drawing"):
+        load_picture(path)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("tags", [{50706: (1, 4)}, {254: (4, 1), 330: (4, 8)}], ids=["DNG", "NEF"])
+def test_the_preview_in_a_raw_file_is_not_taken_for_the_picture(tags, order, tmp_path):
+    tags = {256: (4, 2), 257: (4, 2), 258: (3, 8), 259: (3, 1), 262: (3, 1), 273: (4, 0), 279: (4, 4)} | tags
+    entries = [_entry(order, tag, *tags[tag]) for tag in sorted(tags)]
+    start = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}IH", 8, len(entries))
+    path = tmp_path / "photo.tif"
+    path.write_bytes(start + b"".join(entries) + bytes(99))
+    with Image.open(path) as opened:
+        assert opened.size == (2, 2)  # so Pillow takes it
+        with pytest.raises(PictureError, match="the PIL image: camera raw: develop it first"):
+            load_picture(opened)
+    with pytest.raises(PictureError, match=r"photo\.tif: camera raw: develop it first"):
+        load_picture(path)
+
+
+def _entry(order, tag, kind, value):
+    return struct.pack(f"{order}HHI", tag, kind, 1) + struct.pack(f"{order}H2x" if kind == 3 else f"{order}I", value)
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (b"II*\0\x10\0\0\0CR\x02\0", "camera raw"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\0", "camera raw"),
+        (b"FUJIFILMCCD-RAW 0201", "camera raw"),
+        (b"IIRO\x08\0\0\0", "camera raw"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "pillow-heif"),
+    ],
+)
+def test_what_cameras_write_beside_pictures_is_named(start, message, tmp_path):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(start + bytes(99))
+    with pytest.raises(PictureError, match=message):
         load_picture(path)
 
 

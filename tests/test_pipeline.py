@@ -562,8 +562,16 @@ def test_pictures_above_the_limit_are_refused_unless_asked_for(tiny_folder: Path
         pipe.compress(picture(64, 65))
     with pytest.raises(TooLarge, match="4,096"):
         pipe.decompress(data)
-    pipe.max_pixels = None
-    assert pipe.decompress(data).size == (65, 64)
+    for limit in (None, 0):
+        pipe.max_pixels = limit
+        assert pipe.decompress(data).size == (65, 64) and pipe.compress(picture(64, 65)) == data
+
+
+def test_the_limit_can_be_set_on_loading(tiny_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pipe = OneDCPipeline.from_pretrained(tiny_folder, max_pixels=1000)
+    assert pipe.max_pixels == 1000 and "ignored" not in caplog.text
+    with pytest.raises(PictureError, match="1,000"):
+        pipe.compress(np.zeros((64, 65, 3), np.uint8))
 
 
 def test_the_file_of_a_released_model_names_it(tiny_pipeline: OneDCPipeline) -> None:

@@ -51,7 +51,7 @@ def decode_authors_file(
     """
     entropy = codec.authors_entropy
     assert entropy is not None, "see `is_authors_file`"
-    limit = MAX_PIXELS if max_pixels is None else min(max_pixels, MAX_PIXELS)
+    limit = min(max_pixels or MAX_PIXELS, MAX_PIXELS)
     file = read_authors_file(data, codec.z_vq.levels, limit)
     if entropy.gain_steps.device.type != "cpu":
         entropy = copy.deepcopy(entropy).to("cpu")

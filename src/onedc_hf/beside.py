@@ -12,7 +12,7 @@ from .colour import from_srgb
 from .errors import PictureError
 from .pictures import OpenedPicture
 
-__all__ = ["Extensions", "pack_beside", "with_alpha", "with_metadata"]
+__all__ = ["Extensions", "check_beside", "pack_beside", "with_alpha", "with_metadata"]
 
 Extensions = tuple[tuple[int, bytes], ...]
 """Tag and content of each extension of a file."""
@@ -31,6 +31,17 @@ def pack_beside(opened: OpenedPicture, keep_metadata: bool) -> Extensions:
     if opened.alpha is not None:
         found.append((int(Tag.ALPHA), pack_alpha(opened.alpha)))
     return tuple(sorted(found))
+
+
+def check_beside(extensions: Extensions, height: int, width: int) -> None:
+    """Unpacks what a file carries, before anybody works on the picture itself.
+
+    Raises:
+        Corrupt: if an extension is damaged.
+    """
+    unpack_metadata(extensions)
+    if (alpha := dict(extensions).get(Tag.ALPHA)) is not None:
+        unpack_alpha(alpha, height, width)
 
 
 def with_alpha(rgb: np.ndarray, extensions: Extensions) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .beside import check_beside
 from .coding import (
     BitstreamReader,
     BitstreamWriter,
@@ -251,6 +252,10 @@ class SymbolCoder:
                 f"The file states a picture of {reason}. If you trust it, set the pipeline's `max_pixels` (or "
                 "--max-pixels)."
             )
+        if (
+            isinstance(reader, BitstreamReader) and sections is None
+        ):  # of a damaged end, what can be read is taken below
+            check_beside(reader.extensions, header.height, header.width)
         hyper = self.hyper_synthesis(reader.read_hyper())
         row = None if header.kind == Kind.Z_ONLY or preview else (header.quality_row or 0)
         y_hat = self._decode_units(reader, row, hyper)

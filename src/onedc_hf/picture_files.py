@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import io
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from .colour import is_rgb_profile, to_srgb
 from .pictures import exif_facts
 from .provenance import provenance_xmp
 from .saving import write_atomically
@@ -21,12 +23,33 @@ from .user_warning import warn_user
 
 __all__ = ["encode_picture", "picture_format", "save_picture"]
 
-# A codec's own artefacts must not pass for ours: lossless where the format can, very nearly so where not.
-_SAVE_OPTIONS: dict[str, dict[str, Any]] = {
-    "WEBP": {"lossless": True},
-    "JPEG": {"quality": 95, "subsampling": 0},
-    "AVIF": {"quality": 95, "subsampling": "4:4:4"},
+
+@dataclass(frozen=True)
+class _Format:
+    """What a format can hold, as Pillow writes it, and how it is written."""
+
+    alpha: bool = True
+    profile: bool = False
+    exif_and_xmp: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+# Those that hold every colour of a photograph; a GIF has 256 of them, an icon 256 pixels in a row, and a PDF is no
+# picture. A codec's own artefacts must not pass for ours: lossless where the format can, very nearly so where not.
+_FORMATS = {
+    "PNG": _Format(profile=True, exif_and_xmp=True),
+    "WEBP": _Format(profile=True, exif_and_xmp=True, options={"lossless": True}),
+    "JPEG": _Format(alpha=False, profile=True, exif_and_xmp=True, options={"quality": 95, "subsampling": 0}),
+    "AVIF": _Format(profile=True, exif_and_xmp=True, options={"quality": 95, "subsampling": "4:4:4"}),
+    "TIFF": _Format(profile=True, exif_and_xmp=True),
+    "JXL": _Format(exif_and_xmp=True, options={"lossless": True}),  # of a plug-in
+    "JPEG2000": _Format(),
+    "QOI": _Format(),
+    "TGA": _Format(),
+    "BMP": _Format(alpha=False),  # Pillow writes it, and ignores it when it reads
+    "PPM": _Format(alpha=False),
 }
+_GREY_SUFFIXES = frozenset({".pbm", ".pfm", ".pgm"})  # of the format PPM
 
 _TIFF_XMP = 700  # number of the tag
 _JPEG_SEGMENT = 65_000  # bytes of EXIF or XMP that fit into a JPEG, with a little room
@@ -36,7 +59,8 @@ def save_picture(picture: Image.Image, path: str | os.PathLike[str], provenance:
     """Writes a picture that `OneDCPipeline.decompress` rebuilt, with everything that came with it.
 
     That is a note (XMP) that detail was synthesised, and, if the file kept them, EXIF, XMP and the colour profile. WebP
-    is lossless, JPEG and AVIF have quality 95. The file is there whole or not at all; one that is there is replaced.
+    is lossless, JPEG and AVIF have quality 95. What a format cannot hold is left out with a warning. The file is there
+    whole or not at all; one that is there is replaced.
 
     Args:
         picture (`PIL.Image.Image`): any picture; without the facts of a rebuilt one in its `info` it gets no note.
@@ -53,12 +77,15 @@ def save_picture(picture: Image.Image, path: str | os.PathLike[str], provenance:
 def encode_picture(picture: Image.Image, path: Path, provenance: bool = True) -> bytes:
     """The bytes that `save_picture` writes. What a format cannot hold is left out with a warning.
 
+    Alpha is then put on white, and the colours of a kept profile become sRGB again.
+
     Raises:
         ValueError: if no format has this suffix.
     """
+    name = picture_format(path)
     picture.load()  # an .odc file that Pillow opened knows only then what came with it
-    name, info = picture_format(path), cast(dict[str, Any], picture.info)
-    options = dict(_SAVE_OPTIONS.get(name, {}))
+    picture, info = _without_what_has_no_place(picture, path, name, provenance)
+    options = dict(_FORMATS[name].options)
     kept = {key: info[key] for key in ("exif", "icc_profile") if key in info}
     if name == "JPEG" and len(kept.get("exif", b"")) > _JPEG_SEGMENT:
         warn_user(f"{path}: EXIF is left out, a JPEG cannot hold so much")
@@ -68,13 +95,9 @@ def encode_picture(picture: Image.Image, path: Path, provenance: bool = True) ->
         warn_user(f"{path}: the kept EXIF is left out, it is damaged")
         del kept["exif"]
     xmp = _packet(info, path, name, provenance)
-    if picture.mode == "RGBA" and name == "JPEG":  # it has no alpha
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture).convert("RGB")
     picture = picture.copy()
     picture.info = {}  # some formats would write it, each in its own way
-    if name in ("PNG", "JPEG", "WEBP", "AVIF", "TIFF"):
-        options |= kept
+    options |= kept
     if xmp is not None and name == "PNG":
         options["pnginfo"] = PngInfo()
         options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())
@@ -84,11 +107,44 @@ def encode_picture(picture: Image.Image, path: Path, provenance: bool = True) ->
         if xmp is not None:
             tags[_TIFF_XMP] = xmp
         options["exif"] = tags.tobytes()
-    elif xmp is not None and name in ("JPEG", "WEBP", "AVIF"):
+    elif xmp is not None:
         options["xmp"] = xmp
     buffer = io.BytesIO()
     picture.save(buffer, name, **options)
     return buffer.getvalue()
+
+
+def _without_what_has_no_place(
+    picture: Image.Image, path: Path, name: str, provenance: bool
+) -> tuple[Image.Image, dict[str, Any]]:
+    """A picture and its `info`, with what its format can hold; one warning names all that was taken out."""
+    holds, info = _FORMATS[name], cast(dict[str, Any], dict(picture.info))
+    taken = []
+    if not holds.profile and (profile := info.pop("icc_profile", None)) is not None:
+        taken.append("colour profile (the colours are sRGB)")
+        picture = _in_srgb(picture, profile, path)
+    if not holds.exif_and_xmp:
+        taken += [word for key, word in (("exif", "EXIF"), ("xmp", "XMP")) if info.pop(key, None) is not None]
+        if provenance and info.pop("onedc:DigitalSourceType", None) is not None:
+            taken.append("note that detail was synthesised")
+    if not holds.alpha and picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        if cast(tuple[int, int], picture.getchannel("A").getextrema())[0] < 255:
+            taken.append("transparency (put on white)")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    if taken:
+        warn_user(f"{path}: this format cannot hold everything, left out: {', '.join(taken)}; PNG or WebP can")
+    return picture, info
+
+
+def _in_srgb(picture: Image.Image, profile: bytes, path: Path) -> Image.Image:
+    """A picture in the colours of an RGB profile, in sRGB instead."""
+    if picture.mode not in ("RGB", "RGBA") or not is_rgb_profile(profile):
+        return picture
+    colour = to_srgb(picture.convert("RGB"), profile, str(path))
+    if picture.mode == "RGBA":
+        colour.putalpha(picture.getchannel("A"))
+    return colour
 
 
 def _packet(info: dict[str, Any], path: Path, name: str, provenance: bool) -> bytes | None:
@@ -127,10 +183,10 @@ def picture_format(path: Path) -> str:
     """Pillow's name of the format for a suffix.
 
     Raises:
-        ValueError: if no format has it.
+        ValueError: if no format has it, or none that a photograph fits into.
     """
-    known = Image.registered_extensions()
-    name = known.get(path.suffix.lower())
-    if name is None or name not in Image.SAVE:
-        raise ValueError(f"{path}: no picture format has this suffix; use .png, .webp, .jpg, .avif or .tif")
+    suffix = path.suffix.lower()
+    name = Image.registered_extensions().get(suffix)
+    if name not in _FORMATS or name not in Image.SAVE or suffix in _GREY_SUFFIXES:
+        raise ValueError(f"{path}: no picture format for photographs has this suffix; use .png, .webp, .jpg or .tif")
     return name

@@ -15,17 +15,19 @@ from __future__ import annotations
 import io
 import os
 import re
-import struct
 import sys
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard, cast
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
-from ._register import FORMAT, MAGIC
+from ._register import FORMAT
+from .camera_files import DEVELOP, is_raw_tiff
+from .coding.limits import MAX_PIXELS, too_large
 from .colour import is_rgb_profile, to_srgb
 from .errors import PictureError
+from .opening import IS_ODC, guarded, load_pixels, open_plain, seekable
 from .user_warning import warn_user
 
 if TYPE_CHECKING:
@@ -48,13 +50,6 @@ PictureInput: TypeAlias = "str | os.PathLike[str] | IO[bytes] | Image.Image | np
 
 _ROUNDING = 1 / 255  # floats may leave [0, 1] by this much: resampling and half precision do
 _MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
-_IS_ODC = "this is a OneDC file, already compressed: rebuild the picture with `onedc decompress` or decompress()"
-
-# What reading damaged files raises, beside `OSError`; some of it in Pillow by accident.
-_DAMAGED = (
-    ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, RuntimeError, AttributeError,
-    AssertionError, struct.error,
-)  # fmt: skip
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -87,7 +82,7 @@ class OpenedPicture:
     metadata: dict[str, bytes] = field(default_factory=dict)
 
 
-def open_picture(image: PictureInput) -> OpenedPicture:
+def open_picture(image: PictureInput, max_pixels: int | None = MAX_PIXELS) -> OpenedPicture:
     """Reads any picture as 8-bit sRGB, with its alpha channel and metadata.
 
     Files and PIL images are turned upright by their EXIF orientation, converted to sRGB by their ICC profile, and
@@ -99,28 +94,30 @@ def open_picture(image: PictureInput) -> OpenedPicture:
             A picture. Arrays are height, width, channels: `[H, W]`, `[H, W, C]` with 1 (grey), 2 (grey, alpha),
             3 (RGB) or 4 (RGB, alpha) channels. Tensors are channels first: `[H, W]`, `[C, H, W]` or `[1, C, H, W]`.
             Values: `uint8` in [0, 255], `uint16` in [0, 65535], `bool`, or floats in [0, 1].
+        max_pixels (`int`, *optional*, defaults to 268,435,456): larger pictures are refused, before they are unpacked;
+            `None` or 0: no limit. Pillow's own limit, `PIL.Image.MAX_IMAGE_PIXELS`, plays no part.
 
     Raises:
-        `PictureError`: The file is missing, a folder, damaged, or no picture; or the array's shape, type or values are
-            not those above.
+        `PictureError`: The file is missing, a folder, damaged, a camera's raw file or no picture; the picture is larger
+            than `max_pixels`; or the array's shape, type or values are not those above.
     """
     if isinstance(image, (str, os.PathLike)):
-        return _load_file(os.fspath(image))
+        return _load_file(os.fspath(image), max_pixels)
     if isinstance(image, Image.Image):
-        return _guarded(lambda: _from_pil(image, "the PIL image"), "the PIL image")
+        return guarded(lambda: _from_pil(image, "the PIL image", max_pixels), "the PIL image")
     if is_open_file(image):
-        return _load_open_file(image)
+        return _load_open_file(image, max_pixels)
     if isinstance(image, np.ndarray):
-        return _from_array(image, "NumPy array", "[H, W] or [H, W, C]")
+        return _from_array(image, "NumPy array", "[H, W] or [H, W, C]", max_pixels)
     if _is_tensor(image):
-        return _from_torch(cast("torch.Tensor", image))
+        return _from_torch(cast("torch.Tensor", image), max_pixels)
     raise PictureError(
         f"cannot read a picture from a {type(image).__name__}: expected a path, an open file, a PIL image, a "
         "NumPy array [H, W, C] or a torch tensor [C, H, W]. For the bytes of a file, use io.BytesIO(data)."
     )
 
 
-def load_picture(image: PictureInput) -> np.ndarray:
+def load_picture(image: PictureInput, max_pixels: int | None = MAX_PIXELS) -> np.ndarray:
     """Reads any picture as 8-bit sRGB without alpha: see `open_picture`.
 
     Where a picture has alpha it is put on white, with a `UserWarning` if any pixel is not opaque.
@@ -131,27 +128,20 @@ def load_picture(image: PictureInput) -> np.ndarray:
     Raises:
         `PictureError`: as `open_picture`.
     """
-    opened = open_picture(image)
+    opened = open_picture(image, max_pixels)
     if opened.alpha is None:
         return opened.rgb.copy() if isinstance(image, np.ndarray) or _is_tensor(image) else opened.rgb
-    where = os.fspath(image) if isinstance(image, (str, os.PathLike)) else _kind_of(image)
-    warn_user(f"{where}: transparency is left out, the picture was put on white")
-    return _flatten(opened.rgb, opened.alpha)
+    return _on_white(opened, os.fspath(image) if isinstance(image, (str, os.PathLike)) else _kind_of(image))
 
 
 def load_picture_bytes(data: bytes, name: str) -> np.ndarray:
-    """Reads the bytes of a picture's file as `load_picture` does; errors name it `name`.
+    """Reads the bytes of a picture's file as `load_picture` does; errors and warnings name it `name`.
 
     Raises:
         PictureError: if they are no picture, or a damaged one.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return load_picture(picture)
-    except PictureError as error:
-        raise PictureError(f"{name}: {error}") from error
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise PictureError(f"{name}: no picture that can be decoded ({error})") from error
+    opened = _read(io.BytesIO(data), name, MAX_PIXELS)
+    return opened.rgb if opened.alpha is None else _on_white(opened, name)
 
 
 def to_tensor(rgb: np.ndarray) -> torch.Tensor:
@@ -217,28 +207,33 @@ def to_output(rgb: np.ndarray, output_type: Literal["pil", "np", "pt"] = "pil") 
 # --- files and PIL images -------------------------------------------------------------------------------------------
 
 
-def _load_file(path: str) -> OpenedPicture:
+def _load_file(path: str, max_pixels: int | None) -> OpenedPicture:
     if os.path.isdir(path):
         raise PictureError(f"{path} is a folder: name a picture in it, or pass a list of pictures")
     if not os.path.exists(path):
         raise PictureError(f"{path}: no such file (looked in {os.path.dirname(os.path.abspath(path))})")
-    return _read(path, path)
 
-
-def _read(source: str | IO[bytes], where: str) -> OpenedPicture:
     def read() -> OpenedPicture:
-        with Image.open(source) as picture:
-            return _from_pil(picture, where)
+        with open(path, "rb") as file:
+            return _read(file, path, max_pixels, path)
 
-    return _guarded(read, where)
+    return guarded(read, path)
 
 
-def _load_open_file(file: IO[bytes]) -> OpenedPicture:
+def _load_open_file(file: IO[bytes], max_pixels: int | None) -> OpenedPicture:
     """From its beginning, as Pillow does it; the file stays open, since it is its owner's to close."""
     where = _name_of(file)
     if not isinstance(file.read(0), bytes):
         raise PictureError(f"{where} gives no bytes: a picture is read from a binary file, open(path, 'rb')")
-    return _read(file, where)
+    return _read(file, where, max_pixels)
+
+
+def _read(file: IO[bytes], where: str, max_pixels: int | None, path: str = "") -> OpenedPicture:
+    def read() -> OpenedPicture:
+        with open_plain(seekable(file), path) as picture:
+            return _from_pil(picture, where, max_pixels)
+
+    return guarded(read, where)
 
 
 def _name_of(file: IO[bytes]) -> str:
@@ -251,46 +246,20 @@ def is_open_file(source: object) -> TypeGuard[IO[bytes]]:
     return callable(getattr(source, "read", None))
 
 
-def _guarded(read: Any, where: str) -> OpenedPicture:
-    """Pillow's many ways to fail on a bad file, as one error that names the file."""
-    try:
-        return read()
-    except PictureError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+def _check_size(width: int, height: int, max_pixels: int | None) -> None:
+    if (reason := too_large(width, height, max_pixels)) is not None:
         raise PictureError(
-            f"{where}: more pixels than Pillow agrees to unpack ({error}). If you trust the file, scale it down first "
-            "or raise PIL.Image.MAX_IMAGE_PIXELS."
-        ) from error
-    except UnidentifiedImageError as error:
-        raise PictureError(f"{where}: {_what_it_is_instead(where)}") from error
-    except MemoryError as error:
-        raise PictureError(f"{where}: not enough memory to unpack it; scale it down first") from error
-    except OSError as error:
-        if isinstance(error, PermissionError):
-            raise PictureError(f"{where}: no permission to read it") from error
-        raise PictureError(f"{where}: damaged or cut short, could not be decoded ({error})") from error
-    except _DAMAGED as error:
-        raise PictureError(f"{where}: damaged, could not be decoded ({type(error).__name__}: {error})") from error
+            f"This picture has {reason}. Set the pipeline's `max_pixels` (or --max-pixels) if that is meant."
+        )
 
 
-def _what_it_is_instead(path: str) -> str:
-    try:
-        with open(path, "rb") as file:
-            head = file.read(2)
-    except OSError:
-        return "not a picture that Pillow can read"
-    if head == MAGIC:
-        return _IS_ODC
-    if not head:
-        return "the file is empty"
-    return "not a picture that Pillow can read (PNG, JPEG, WebP, AVIF, TIFF and many more work)"
-
-
-def _from_pil(picture: Image.Image, where: str) -> OpenedPicture:
-    """The order matters: frame, orientation, bit depth, profile, alpha."""
+def _from_pil(picture: Image.Image, where: str, max_pixels: int | None) -> OpenedPicture:
+    """The order matters: size, frame, orientation, bit depth, profile, alpha."""
     if picture.format == FORMAT:  # Pillow knows it from us, and would rebuild it to be compressed once more
-        raise PictureError(f"{where}: {_IS_ODC}")
+        raise PictureError(f"{where}: {IS_ODC}")
+    if is_raw_tiff(picture):
+        raise PictureError(f"{where}: {DEVELOP}")
+    _check_size(*picture.size, max_pixels)  # before its pixels ask for memory
     # A MPO file is a photograph with previews or a gain map behind it: no animation, nobody expects a warning.
     if getattr(picture, "is_animated", False) and picture.format != "MPO":
         frames = getattr(picture, "n_frames", 1)
@@ -304,7 +273,8 @@ def _from_pil(picture: Image.Image, where: str) -> OpenedPicture:
     metadata = among_tags | _metadata(picture)
     if not is_rgb_profile(metadata.get("icc_profile", b"")):  # such as those of printing presses, which are large
         metadata.pop("icc_profile", None)
-    picture.load()  # some formats know their mode only then
+    load_pixels(picture)  # some formats know their mode only then, and an icon its size
+    _check_size(*picture.size, max_pixels)
     picture = _to_8_bits(picture, where)
     colour, alpha = _split_alpha(picture)
     if profile or colour.mode == "LAB":
@@ -324,7 +294,7 @@ def _turn(picture: Image.Image) -> Image.Transpose | None:
 
 
 def _turned(picture: Image.Image, turn: Image.Transpose, where: str) -> Image.Image:
-    picture.load()  # what is wrong with the pixels is said of them
+    load_pixels(picture)  # what is wrong with the pixels is said of them
     try:
         return ImageOps.exif_transpose(picture)  # writes the tags anew, without the orientation
     except Exception:  # as above: some tags can be read and not written
@@ -421,6 +391,12 @@ def _split_alpha(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]
     return picture, None
 
 
+def _on_white(opened: OpenedPicture, where: str) -> np.ndarray:
+    assert opened.alpha is not None
+    warn_user(f"{where}: transparency is left out, the picture was put on white")
+    return _flatten(opened.rgb, opened.alpha)
+
+
 def _flatten(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Puts `rgb` `[H, W, 3]` on white by `alpha` `[H, W]`, both `uint8`."""
     opacity = alpha[..., None].astype(np.uint32)
@@ -443,7 +419,7 @@ def _kind_of(image: object) -> str:
     return "NumPy array" if isinstance(image, np.ndarray) else "torch tensor"
 
 
-def _from_torch(tensor: torch.Tensor) -> OpenedPicture:
+def _from_torch(tensor: torch.Tensor, max_pixels: int | None) -> OpenedPicture:
     shape, expected = list(tensor.shape), "[C, H, W] or [1, C, H, W]"
     if tensor.ndim == 4:
         if tensor.shape[0] != 1:
@@ -454,13 +430,17 @@ def _from_torch(tensor: torch.Tensor) -> OpenedPicture:
             hint = "; it looks like [H, W, C]: use tensor.permute(2, 0, 1)" if tensor.shape[2] in (1, 3, 4) else ""
             raise PictureError(f"torch tensor: shape {shape}, expected {expected} with 1 to 4 channels{hint}")
         tensor = tensor.permute(1, 2, 0)
+    if tensor.ndim in (2, 3):  # before it is copied from a device, or to floats of twice the size
+        _check_size(tensor.shape[1], tensor.shape[0], max_pixels)
     tensor = tensor.detach().cpu()
     if tensor.is_floating_point():
         tensor = tensor.float()  # NumPy knows no bfloat16
-    return _from_array(tensor.numpy(), "torch tensor", expected, shape)
+    return _from_array(tensor.numpy(), "torch tensor", expected, max_pixels, shape)
 
 
-def _from_array(array: np.ndarray, what: str, expected: str, shape: list[int] | None = None) -> OpenedPicture:
+def _from_array(
+    array: np.ndarray, what: str, expected: str, max_pixels: int | None, shape: list[int] | None = None
+) -> OpenedPicture:
     shape = list(array.shape) if shape is None else shape
     if array.ndim == 2:
         array = array[..., None]
@@ -473,6 +453,7 @@ def _from_array(array: np.ndarray, what: str, expected: str, shape: list[int] | 
         raise PictureError(f"{what}: shape {shape}, expected {expected} with 1 to 4 channels{hint}")
     if array.size == 0:
         raise PictureError(f"{what}: shape {shape} holds no pixel; height and width must be at least 1")
+    _check_size(array.shape[1], array.shape[0], max_pixels)
     values = _to_bytes(array, what)  # [H, W, C] uint8
     channels = values.shape[2]
     colour = values[..., :3] if channels >= 3 else values[..., :1].repeat(3, axis=2)

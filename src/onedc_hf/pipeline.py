@@ -29,10 +29,10 @@ from .beside import pack_beside, with_alpha, with_metadata
 from .calibration import calibrate, fit_tables
 from .coder import Analysed, SymbolCoder, Symbols
 from .coding import SymbolModel, Tag, parse_header
-from .coding.limits import too_large
+from .coding.limits import MAX_PIXELS
 from .coding.order import Y_PER_Z
 from .earlier import EarlierReaders
-from .errors import ModelError, PictureError
+from .errors import ModelError
 from .identity import (
     decoder_digest,
     pack_adapter,
@@ -93,8 +93,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "vae->codec->generator->vae"
-    # Larger pictures are refused, so that a few bytes cannot ask for all memory; `None`: no limit.
-    max_pixels: int | None = 1 << 28
+    max_pixels: int | None = MAX_PIXELS  # larger pictures are refused; `None` or 0: no limit
 
     vae: Any  # the union of `__init__`; diffusers types the results of its autoencoders as tuples, too
     codec: OneDCCodec
@@ -140,7 +139,11 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
-        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None = None, **kwargs: Any
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None = None,
+        *,
+        max_pixels: int | None = MAX_PIXELS,
+        **kwargs: Any,
     ) -> OneDCPipeline:
         """Loads a pipeline from a folder or the Hub; without an argument, the model in the box.
 
@@ -148,6 +151,8 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
             pretrained_model_name_or_path (`str` or `os.PathLike`, *optional*): folder or repository id.
             dtype (`torch.dtype`, *optional*): number format of everything but the entropy model and the last layers
                 of generator and VAE, which stay in float32; by default what suits this machine's CPU (`default_dtype`).
+            max_pixels (`int`, *optional*, defaults to 268,435,456): larger pictures are refused, also those that a file
+                states; `None` or 0: no limit. The attribute of the same name can be changed later.
             kwargs: further arguments of `DiffusionPipeline.from_pretrained` (`revision`, `variant`, `token`, ...).
 
         Raises:
@@ -160,6 +165,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
             pipe = super().from_pretrained(source, **kwargs)
         pipe.model_digest()  # an altered entropy model is found now, not in a broken picture
         check_bounds(pipe.codec, source)
+        pipe.max_pixels = max_pixels
         return pipe
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
@@ -355,13 +361,9 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
             rate = (quality, target_bytes, target_bpp, z_only)
             return [self.compress(one, *rate, keep_metadata, name_decoder) for one in image]
         # 1. The picture as the networks see it, and what goes beside it.
-        opened = open_picture(cast(PictureInput, image))
+        opened = open_picture(cast(PictureInput, image), self.max_pixels)
         rgb = opened.rgb  # [height, width, 3] uint8
         height, width, _ = rgb.shape
-        if (reason := too_large(width, height, self.max_pixels)) is not None:
-            raise PictureError(
-                f"This picture has {reason}. Set the pipeline's `max_pixels` (or --max-pixels) if that is meant."
-            )
         # 2. Analysis: latent and hyper-latent. Neither depends on the rate.
         extensions = pack_beside(opened, keep_metadata)
         if name_decoder:

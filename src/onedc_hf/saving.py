@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,14 +60,26 @@ def staged_folder(out: Path) -> Iterator[Path]:
 def write_atomically(path: Path, data: bytes, replace: bool = True) -> None:
     """Write a file so that it is there whole or not at all, also when the program is killed meanwhile.
 
+    A file that is replaced keeps its permissions, and a link to it stays a link. A device or a pipe is written into:
+    to take its place would leave a file in `/dev`.
+
     Raises:
         `FileExistsError`: it exists, and may not be replaced.
     """
+    if replace:
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+            return
+        path = path.resolve()
+    mode = _mode_of(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".onedc-", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-        _let_others_read(Path(temporary))
+        if mode is None:
+            _let_others_read(Path(temporary))
+        else:
+            Path(temporary).chmod(mode)
         if not replace and _link(temporary, path):
             os.unlink(temporary)
         else:
@@ -74,6 +87,14 @@ def write_atomically(path: Path, data: bytes, replace: bool = True) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _mode_of(path: Path) -> int | None:
+    """The permissions of a file that is there; `None` if there is none."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return None
 
 
 def _link(temporary: str, path: Path) -> bool:

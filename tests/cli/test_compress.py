@@ -91,6 +91,17 @@ def test_a_folder_means_the_pictures_in_it_also_those_without_a_suffix(onedc, ph
     assert out.splitlines()[-1].startswith("2 pictures, ")
 
 
+def test_photographs_that_cannot_be_read_are_named_and_not_left_out(onedc, photos):
+    (photos / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    (photos / "IMG").write_bytes(b"\0\0\0\x18ftypmif1" + bytes(99))
+    (photos / "scan.NEF").write_bytes(b"MM\0*" + bytes(99))
+    (photos / "wrong.heic").write_bytes((photos / "b.png").read_bytes())  # as some programs save them
+    code, out, err = onedc("compress", "photos", "-o", "small/")
+    assert code == 1 and "photos/IMG: HEIF" in err and "photos/scan.NEF: " in err
+    assert "photos/a.heic: small/a.odc is already the output of photos/a.png" in err
+    assert sorted(path.name for path in Path("small").iterdir()) == ["a.odc", "b.odc", "wrong.odc"]
+
+
 def test_globs_are_expanded_and_nothing_is_done_twice(onedc, photos, fake_pipeline):
     code, _, _ = onedc("compress", "photos/*.png", "photos/a.png", "photos/**")
     assert code == 0 and len(fake_pipeline.asked) == 2
@@ -141,8 +152,26 @@ def test_two_inputs_never_share_one_output(onedc, photos):
     Image.open(photos / "a.png").save(photos / "a.jpg")
     code, _, err = onedc("compress", "photos/a.jpg", "photos/a.png")
     assert code == 1 and "already the output of photos/a.jpg" in err
-    code, _, err = onedc("compress", "photos/a.jpg", "-o", "photos/a.jpg", "--force")
+    (photos / "a.jpg").rename(photos / "a")
+    code, _, err = onedc("compress", "photos/a", "-o", "photos/a", "--force")
     assert code == 1 and "written over itself" in err
+
+
+@pytest.mark.parametrize("name", ["new.jpg", "new.HEIC", "new.tif"])
+def test_an_odc_file_is_not_written_under_the_name_of_a_picture(onedc, photos, fake_pipeline, name):
+    code, out, err = onedc("compress", "photos/a.png", "-o", name)
+    assert code == 2 and out == "" and "name it new.odc" in err
+    assert not Path(name).exists() and not fake_pipeline.loaded
+
+
+@pytest.mark.parametrize(
+    ("line", "output"), [("compress photos/a.png x.odc", "x.odc"), ("decompress a.odc x.webp", "x.webp")]
+)
+def test_an_output_among_the_inputs_is_refused_before_anything_is_written(onedc, photos, fake_pipeline, line, output):
+    Path("a.odc").write_bytes(b"there")
+    code, out, err = onedc(*line.split())
+    assert code == 2 and out == "" and f"write -o {output}" in err
+    assert not (photos / "a.odc").exists() and not fake_pipeline.loaded
 
 
 def test_warnings_are_one_plain_line(onedc, photos):
@@ -212,6 +241,27 @@ def test_written_files_have_the_usual_permissions(tmp_path):
     finally:
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "a.odc").stat().st_mode) == 0o640
+
+
+def test_a_replaced_file_stays_as_private_as_it_was_and_a_link_a_link(tmp_path):
+    path, link = tmp_path / "a.odc", tmp_path / "link.odc"
+    path.write_bytes(b"old")
+    path.chmod(0o600)
+    link.symlink_to(path)
+    for data, target in ((b"new", path), (b"newer", link)):
+        write_atomically(target, data)
+        assert path.read_bytes() == data and stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert link.is_symlink() and sorted(os.listdir(tmp_path)) == ["a.odc", "link.odc"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name here")
+def test_a_pipe_is_written_into_and_not_replaced(onedc, photos):
+    os.mkfifo("pipe.odc")
+    with os.fdopen(os.open("pipe.odc", os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+        assert onedc("compress", "photos/a.png", "-o", "pipe.odc")[0] == 1  # it exists
+        assert onedc("compress", "photos/a.png", "-o", "pipe.odc", "--force")[0] == 0
+        assert parse_header(reader.read()).width == 70
+    assert Path("pipe.odc").is_fifo() and not Path("pipe.odc").is_file()
 
 
 def test_a_model_that_cannot_be_loaded_is_one_line(onedc, photos, fake_pipeline, monkeypatch):

@@ -40,6 +40,13 @@ def test_a_demo_without_pictures_or_folder_ends_with_code_2(onedc, photos, fake_
     assert onedc("demo", *arguments)[0] == 2 and not fake_pipeline.loaded
 
 
+def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_shown(onedc, photos, fake_pipeline):
+    (photos / "c.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    code, out, err = onedc("demo", "--images", "photos/", "--out", "shown")
+    assert code == 1 and "photos/c.heic: HEIF" in err and "\nb " in out
+    assert onedc("demo", "--images", "photos/c.heic", "--out", "shown")[0] == 1
+
+
 def test_three_small_credited_photographs_come_along():
     credits = (PICTURES / "CREDITS.md").read_text()
     files = sorted(PICTURES.glob("*.jpg"))

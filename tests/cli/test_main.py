@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 import types
+import zlib
 from pathlib import Path
 
 import pytest
 
 import onedc_hf
 from onedc_hf.cli.main import COMMANDS
+from onedc_hf.coding.header import Kind, Tag, pack_extensions, pack_header
 
 HEAVY = ("torch", "transformers", "diffusers", "huggingface_hub")
 
@@ -88,6 +90,25 @@ def test_info_prints_a_table_for_people(onedc, packed):
     assert lines[2].startswith("small/a.odc") and "70x50" in lines[2] and len(lines) == 4
     _, out, _ = onedc("info", "small/a.odc")
     assert "70x50 pixels" in out and "model id:    ab12" in out
+
+
+def test_info_says_what_a_file_carries_beside_the_picture(onedc, packed):
+    assert "beside" not in onedc("info", "small/a.odc")[1]
+    extensions = [(Tag.ALPHA, bytes(215)), (Tag.EXIF, bytes(4310)), (Tag.IDENTITY, bytes(4))]
+    header = pack_header(
+        version=1,
+        width=70,
+        height=50,
+        kind=Kind.Z_ONLY,
+        quality_row=None,
+        digest=bytes(2),
+        z_coded=False,
+        extended=True,
+    )
+    body = header + b"\1x" + pack_extensions(extensions)
+    Path("more.odc").write_bytes(body + zlib.crc32(body).to_bytes(4, "big"))
+    code, out, _ = onedc("info", "more.odc")
+    assert code == 0 and "beside:      alpha 215, exif 4,310 bytes\n" in out
 
 
 def test_info_says_what_is_wrong_and_returns_1(onedc, packed, photos):

@@ -10,7 +10,20 @@ Without one of --quality, --target-bytes, --target-bpp and --z-only, the model's
 import argparse
 from typing import Any
 
-from .files import Job, add_output_arguments, complain, find_inputs, is_picture, plan, run_all, say, write_output
+from ..camera_files import CAMERA_SUFFIXES
+from .files import (
+    Job,
+    add_output_arguments,
+    complain,
+    find_inputs,
+    is_named_odc,
+    is_picture,
+    plan,
+    refuse_output_among,
+    run_all,
+    say,
+    write_output,
+)
 from .models import add_lora_argument, add_model_arguments, load_pipeline
 from .text import count
 
@@ -34,9 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compress every input; one that fails is reported and skipped."""
+    refuse_output_among(arguments.inputs, arguments.output, is_output=is_named_odc)
     sources, problems = find_inputs(arguments.inputs, is_picture)
     for problem in problems:
         complain(problem)
+    sources.sort(key=lambda path: path.suffix.lower() in CAMERA_SUFFIXES)  # a JPEG beside a raw file has the name first
     jobs = plan(sources, arguments.output, ".odc", force=arguments.force, resume=arguments.resume)
     pipeline = load_pipeline(arguments) if any(not job.problem for job in jobs) else None
     beside = ("keep_metadata", "name_decoder")

@@ -6,6 +6,7 @@ onedc decompress small/ -o rebuilt/
 """
 
 import argparse
+from pathlib import Path
 
 from ..picture_files import encode_picture, picture_format
 from .files import (
@@ -17,6 +18,7 @@ from .files import (
     is_odc,
     plan,
     read,
+    refuse_output_among,
     run_all,
     write_output,
 )
@@ -40,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Decompress every input; one that fails is reported and skipped."""
+    refuse_output_among(arguments.inputs, arguments.output, is_output=_is_named_picture)
     sources, problems = find_inputs(arguments.inputs, is_odc)
     for problem in problems:
         complain(problem)
@@ -60,3 +63,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     failed = run_all(jobs, work, "decompress") + len(problems)
     return 1 if failed else 0
+
+
+def _is_named_picture(path: Path) -> bool:
+    try:
+        picture_format(path)
+    except ValueError:
+        return False
+    return True

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import TargetError
+from ..errors import PictureError, TargetError
 from ..picture_files import save_picture
 from ..saving import write_atomically
 from .files import UsageError, complain, find_inputs, is_picture, read, say
@@ -48,7 +48,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--out {folder} is a file; name a folder")
     folder.mkdir(parents=True, exist_ok=True)
     pipeline = load_pipeline(arguments)
-    originals = {path.stem: load_picture(path) for path in paths}
+    originals = {}
+    for path in paths:
+        try:
+            originals[path.stem] = load_picture(path)
+        except PictureError as error:
+            problems.append(str(error))
+    if not originals:
+        raise PictureError("\n".join(problems))
     pipeline.decompress(pipeline.compress(next(iter(originals.values()))))  # the first pass of all warms up, untimed
 
     lines, rows = [], []

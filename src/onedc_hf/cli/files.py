@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from .._register import MAGIC
+from ..camera_files import CAMERA_SUFFIXES, is_heif, is_raw_start
 from ..errors import OneDCError
 from ..saving import write_atomically
 from .text import count
@@ -20,10 +21,12 @@ __all__ = [
     "add_output_arguments",
     "complain",
     "find_inputs",
+    "is_named_odc",
     "is_odc",
     "is_picture",
     "plan",
     "read",
+    "refuse_output_among",
     "run_all",
     "say",
     "write_output",
@@ -63,16 +66,25 @@ class Job:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file in a folder is meant: by its suffix, or by its first bytes where it has another or none."""
-    if path.suffix.lower() in _PICTURE_SUFFIXES:
+    """Whether a file in a folder is meant: by its suffix, or by its first bytes where it has another or none.
+
+    What a camera writes and we cannot read is meant, too: whoever reads it says so, and nobody misses it years later.
+    """
+    if _says_picture(path):
         return True
-    head = _head(path, 12)
-    return head.startswith(_PICTURE_STARTS) or (head[:4], head[8:]) == (b"RIFF", b"WEBP") or head[4:] == b"ftypavif"
+    head = _head(path, 16)
+    known = head.startswith(_PICTURE_STARTS) or (head[:4], head[8:12]) == (b"RIFF", b"WEBP")
+    return known or head[4:12] == b"ftypavif" or is_heif(head) or is_raw_start(head)
+
+
+def is_named_odc(path: Path) -> bool:
+    """Whether a file, which need not exist, has the suffix of an `.odc` file."""
+    return path.suffix.lower() == ".odc"
 
 
 def is_odc(path: Path) -> bool:
     """Whether a file in a folder is meant: by its suffix, or by its first bytes."""
-    return path.suffix.lower() == ".odc" or _head(path, 2) == MAGIC
+    return is_named_odc(path) or _head(path, 2) == MAGIC
 
 
 def _head(path: Path, size: int) -> bytes:
@@ -136,7 +148,8 @@ def plan(
         resume (`bool`): inputs whose output exists are left out.
 
     Raises:
-        `UsageError`: several inputs and one output file, or a folder that does not exist.
+        `UsageError`: several inputs and one output file, a folder that does not exist, or an `.odc` file under the name
+            of a picture.
     """
     folder = None
     if output is not None and (output.endswith(("/", os.sep)) or os.path.isdir(output)):
@@ -149,6 +162,10 @@ def plan(
         raise UsageError(f"-o {output} names one file, but there are {len(sources)} inputs; for a folder: -o {output}/")
     elif output is not None and not Path(output).parent.is_dir():
         raise UsageError(f"-o {output}: there is no folder {Path(output).parent}")
+    elif output is not None and suffix == ".odc" and _says_picture(Path(output)):
+        raise UsageError(
+            f"-o {output}: what is written is no picture but an .odc file; name it {Path(output).with_suffix(suffix)}"
+        )
 
     jobs, taken, left_out = [], {}, 0
     for source in sources:
@@ -176,6 +193,26 @@ def plan(
     if left_out:
         say(f"{count(left_out, 'file')} there already")
     return jobs
+
+
+def _says_picture(path: Path) -> bool:
+    return path.suffix.lower() in _PICTURE_SUFFIXES | CAMERA_SUFFIXES
+
+
+def refuse_output_among(inputs: Sequence[str], output: str | None, *, is_output: Callable[[Path], bool]) -> None:
+    """Refuses `INPUT OUTPUT`, as `cp` has it, before anything is written beside the input.
+
+    Args:
+        inputs (`Sequence[str]`): as they were given.
+        output (`str`, *optional*): what `-o` says.
+        is_output (`Callable`): whether a file has the suffix of what the command writes.
+
+    Raises:
+        `UsageError`: the last of several inputs is not there, and looks like an output.
+    """
+    last = Path(inputs[-1])
+    if output is None and len(inputs) > 1 and not last.exists() and is_output(last):
+        raise UsageError(f"{last}: no such file; if it is meant as the output, write -o {last}")
 
 
 def _exists(path: Path) -> str:

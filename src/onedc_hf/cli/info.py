@@ -72,10 +72,17 @@ def _lines(fact: dict[str, Any]) -> list[tuple[str, str]]:
         ("model id", fact["model_id"]),
         ("version", f"{fact['version']}"),
         *((_NAMED.get(found["name"], found["name"]), found["id"]) for found in fact["extensions"] if "id" in found),
+        ("beside", _beside(fact)),
         ("sections", f"{sections} bytes"),
         ("valid", "yes" if fact["valid"] else "no"),
     ]
     return [line for line in lines if line[1] != "-"]
+
+
+def _beside(fact: dict[str, Any]) -> str:
+    """What the file carries beside the picture, and how much of it is that; `-` for nothing."""
+    parts = [f"{found['name']} {found['bytes']:,}" for found in fact["extensions"] if "id" not in found]
+    return f"{', '.join(parts)} bytes" if parts else "-"
 
 
 def _row(fact: dict[str, Any]) -> list[str]:

@@ -5,7 +5,18 @@ onedc transcode old.bin -o new.odc --model FOLDER      FOLDER was made by `onedc
 
 import argparse
 
-from .files import Job, add_output_arguments, complain, find_inputs, plan, read, run_all, write_output
+from .files import (
+    Job,
+    add_output_arguments,
+    complain,
+    find_inputs,
+    is_named_odc,
+    plan,
+    read,
+    refuse_output_among,
+    run_all,
+    write_output,
+)
 from .models import add_model_arguments, load_pipeline
 
 
@@ -18,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Transcode every input; one that fails is reported and skipped."""
+    refuse_output_among(arguments.inputs, arguments.output, is_output=is_named_odc)
     sources, problems = find_inputs(arguments.inputs, lambda path: path.suffix.lower() == ".bin")
     for problem in problems:
         complain(problem)

@@ -1,7 +1,7 @@
 """`onedc verify`: Check .odc files completely, without rebuilding pictures.
 
-Decodes every symbol and compares checksum and checks, so that a file which passes is known to decode, here and, with an
-exact model (format version 1), everywhere. Only the entropy model runs, not the generator.
+Decodes every symbol, unpacks alpha and metadata, and compares checksum and checks, so that a file which passes is known
+to decode, here and, with an exact model (format version 1), everywhere. Only the entropy model runs, not the generator.
 
 onedc verify small/*.odc
 """

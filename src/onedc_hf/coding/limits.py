@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["POSITION", "too_large"]
+__all__ = ["MAX_PIXELS", "POSITION", "too_large"]
 
+MAX_PIXELS = 1 << 28
+"""Larger pictures are refused unless somebody asks for them, so that a few bytes cannot ask for all memory."""
 POSITION = 64
 """Pixels of a position of the hyper-latent, in each direction."""
 _ALWAYS_PADDED = 1 << 24  # pixels, with sides rounded up: so many can be worked on anywhere
@@ -18,9 +20,9 @@ def too_large(width: int, height: int, max_pixels: int | None) -> str | None:
     Args:
         width (`int`): of the picture, in pixels.
         height (`int`): the same.
-        max_pixels (`int`, *optional*): the limit; `None`: there is none.
+        max_pixels (`int`, *optional*): the limit; `None` or 0: there is none.
     """
-    if max_pixels is None:
+    if not max_pixels:
         return None
     if width * height > max_pixels:
         return f"{width}x{height} pixels, more than the limit of {max_pixels:,}"
