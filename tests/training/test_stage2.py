@@ -26,7 +26,7 @@ from onedc_hf.training.start import start_as_transform_codec
 from onedc_hf.training.teacher import train_teacher
 
 from .saved import weights_of
-from .toy_teacher import TINY_UNET
+from .toy_teacher import TINY_UNET, captioned_folder
 
 Make = Callable[..., TrainConfig]
 
@@ -239,3 +239,16 @@ def test_processes_stay_together_around_an_exact_codec(stage2: Make, tiny_folder
 def test_whatever_decides_symbols_must_be_frozen(stage2: Make) -> None:
     with pytest.raises(ValueError, match=r"codec\.enc"):
         train(stage2(freeze=["codec.entropy"]))
+
+
+def test_guidance_by_captions_needs_captions(stage2: Make, photographs: Path, tmp_path: Path) -> None:
+    teacher = str(captioned_folder(tmp_path / "captioned", channels=4))
+    with pytest.raises(ValueError, match="caption_column.*guidance_scale"):
+        train(stage2(teacher=teacher))
+    AcceleratorState._reset_state(True)
+    train(stage2(teacher=teacher, guidance_scale=1.0, max_train_steps=1, output_dir=str(tmp_path / "without")))
+    AcceleratorState._reset_state(True)
+    described = Path(shutil.copytree(photographs, tmp_path / "described"))
+    rows = [{"file_name": f"{i}.png", "text": "a cat"} for i in range(4)]
+    (described / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    train(stage2(teacher=teacher, train_data_dir=str(described), caption_column="text", max_train_steps=1))

@@ -126,7 +126,8 @@ class TrainConfig:
         matching_weight, latent_gan_weight (`float`): of distribution matching and of the GAN on the fake network; with
             `balance_losses` ratios of gradient norms at the latent (0.3 is a good deal), otherwise factors (0.001 in
             the paper).
-        guidance_scale (`float`): of the real scores; 1: none.
+        guidance_scale (`float`): of the real scores of a teacher that sees captions, which then needs `caption_column`;
+            1: no guidance, and captions may be missing.
         generator_every (`int`): iterations of the guidance for each update of the generator.
         guidance_learning_rate (`float`): of the fake network and its GAN head.
     """

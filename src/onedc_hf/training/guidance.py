@@ -280,7 +280,8 @@ def make_latent_guidance(config: TrainConfig, run: TrainingRun, model: Trainable
     """Loads the teacher of a run's settings, makes the discriminator, and has both in the run's checkpoints.
 
     Raises:
-        OSError, ValueError: if the teacher cannot be loaded, or is one of other latents.
+        OSError, ValueError: if the teacher cannot be loaded, is one of other latents, or is guided by captions that
+            the data does not have.
     """
     mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}
     teacher = load_teacher(
@@ -293,6 +294,13 @@ def make_latent_guidance(config: TrainConfig, run: TrainingRun, model: Trainable
     if latents != expected:
         raise ValueError(
             f"`teacher`: {config.teacher} is one of latents of {expected} channels; the model has {latents}."
+        )
+    if teacher.captions is not None and not config.caption_column and config.guidance_scale != 1:
+        # Of empty captions both noises are the same one: the scale would do nothing, at the price of a second pass.
+        raise ValueError(
+            f"`teacher`: {config.teacher} is guided by captions (`guidance_scale` {config.guidance_scale}), and the "
+            "run reads none: name the column that holds them as `caption_column`, or train on empty captions, without "
+            "guidance, by `guidance_scale` 1."
         )
     if config.gradient_checkpointing:
         teacher.fake.unet.enable_gradient_checkpointing()
