@@ -155,6 +155,8 @@ class Adversary:
         return {"heads": self.heads.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of `state_dict`."""
+        """Inverse of `state_dict`; the learning rate stays the one that was asked for."""
+        rate = self.optimizer.param_groups[0]["lr"]
         self.heads.load_state_dict(state["heads"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.param_groups[0]["lr"] = rate
