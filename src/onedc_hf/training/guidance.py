@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from .config import TrainConfig
 from .latent_gan import DiffusionDiscriminator, discriminator_loss, fitting_layers, generator_loss
-from .losses import l1_loss
+from .losses import l1_loss, take_into
 from .matching import distribution_matching_loss, fake_score_loss
 from .model import TrainableOneDC
 from .objective import RunLosses
 from .run import TrainingRun
 from .scores import Teacher, load_teacher
+from .steps import OptimizerStep
 
 __all__ = ["Guidance", "LatentGuidance", "PictureGuidance", "Update", "View", "make_latent_guidance"]
 
@@ -130,7 +131,9 @@ class Update:
         max_norm: float = 5.0,
     ):
         self.accelerator, self.parameters = accelerator, list(parameters)
-        self.optimizer, self.scheduler, self.max_norm = optimizer, scheduler, max_norm
+        self._step = OptimizerStep(
+            accelerator, self.parameters, optimizer, scheduler, max_norm=max_norm, what="the guidance"
+        )
 
     @contextmanager
     def learning(self) -> Iterator[None]:
@@ -146,17 +149,12 @@ class Update:
     def __call__(self, loss: Tensor) -> None:
         """Back-propagates; steps where gradient accumulation says so."""
         self.accelerator.backward(loss)
-        if self.accelerator.sync_gradients:
-            if self.accelerator.num_processes > 1:
-                for parameter in self.parameters:
-                    if parameter.grad is not None:
-                        torch.distributed.all_reduce(parameter.grad)
-                        parameter.grad.div_(self.accelerator.num_processes)
-            self.accelerator.clip_grad_norm_(self.parameters, self.max_norm)
-        self.optimizer.step()
-        if self.scheduler is not None:
-            self.scheduler.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        if self.accelerator.sync_gradients and self.accelerator.num_processes > 1:
+            for parameter in self.parameters:
+                if parameter.grad is not None:
+                    torch.distributed.all_reduce(parameter.grad)
+                    parameter.grad.div_(self.accelerator.num_processes)
+        self._step()
 
 
 class LatentGuidance:
@@ -230,15 +228,18 @@ class LatentGuidance:
 
     def _factors(self, measured: Mapping[str, Tensor], view: View) -> dict[str, float]:
         """What the weights stand for: multiples of the pixel loss's gradient norm at the latent."""
-        if self._calls % self.every == 0:
+        # Again, too, where a norm was never finite.
+        if self._calls % self.every == 0 or not {"pixel", *measured} <= self.norms.keys():
             leaf = view.latent.detach().requires_grad_(True)
             with torch.enable_grad():
                 (pixel,) = torch.autograd.grad(l1_loss(self.model.decode_latent(leaf), view.original), leaf)
             for name, gradient in (*measured.items(), ("pixel", pixel)):
-                norm = self.reduce(float(gradient.norm()))
-                self.norms[name] = self.momentum * self.norms.get(name, norm) + (1 - self.momentum) * norm
+                take_into(self.norms, name, self.reduce(float(gradient.norm())), self.momentum)
         self._calls += 1
-        return {n: self.weights[n] * self.norms["pixel"] / max(self.norms[n], 1e-12) for n in measured}
+        known = {"pixel", *measured} <= self.norms.keys()
+        return {
+            n: self.weights[n] * self.norms["pixel"] / max(self.norms[n], 1e-12) if known else 0.0 for n in measured
+        }
 
     def learn(self, view: View, step: int) -> dict[str, float]:
         """One step of the fake network and the discriminator: scores of rebuilt latents, and telling them from real."""

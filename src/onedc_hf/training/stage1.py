@@ -21,6 +21,7 @@ from .model import Rebuilt, TrainableOneDC
 from .objective import picture_losses
 from .run import TrainingRun
 from .start import start_as_transform_codec
+from .steps import OptimizerStep
 from .tokenizers import load_tokenizer
 
 __all__ = ["crop_weight", "draw_quality", "geometric", "learning_rates", "qualities_of_step", "rate_weight", "train"]
@@ -90,6 +91,7 @@ def train(config: TrainConfig) -> Path:
     """Runs stage 1 and returns the folder of the trained pipeline.
 
     Raises:
+        TrainingError: if gradients stay infinite or no numbers; nothing is saved then.
         ValueError, FileNotFoundError: for settings that cannot work, before any work is done.
     """
     with TrainingRun(config) as run:
@@ -109,6 +111,7 @@ def train(config: TrainConfig) -> Path:
         losses = picture_losses(config, run)
         idle = config.adversary_warmup_steps if losses.warming_up(0) else 0
         optimizer, scheduler = run.optimise(learning_rates(bare, trainable, config), idle=idle)
+        take_step = OptimizerStep(run.accelerator, trainable, optimizer, scheduler, max_norm=config.max_grad_norm)
         run.average(trainable)
         model = run.wrap(bare)
 
@@ -135,11 +138,7 @@ def train(config: TrainConfig) -> Path:
                         total = total + config.distillation_weight * rebuilt.distilled["loss"]
                     if not warming_up:
                         run.accelerator.backward(total)
-                        if run.accelerator.sync_gradients:
-                            run.accelerator.clip_grad_norm_(trainable, config.max_grad_norm)
-                        optimizer.step()
-                        scheduler.step()
-                        optimizer.zero_grad(set_to_none=True)
+                        take_step()
                     values |= losses.learn(run.step)
                 values |= {"rate": float(rate.detach()), "bpp": float(rebuilt.bpp.detach().mean())}
                 values |= {name: float(loss.detach()) for name, loss in rebuilt.distilled.items() if name != "loss"}
