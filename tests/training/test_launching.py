@@ -65,6 +65,22 @@ def test_going_on_with_other_settings_names_them(config: Make, changes: dict) ->
     assert kept["ema_decay"] == 0.9 and kept["optimizer"] == "adamw" and kept["adversary_weight"] == 0
 
 
+def test_the_steps_of_a_run_stay_as_large_as_they_are(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage1.train(config(ema_decay=0.0))
+    goes_on = {"ema_decay": 0.0, "resume_from_checkpoint": "latest", "max_train_steps": 3}
+    AcceleratorState._reset_state(True)
+    with pytest.raises(ValueError, match="of 1 processes with 2 crops each, and the run now has 1 with 3"):
+        stage1.train(config(**goes_on, train_batch_size=3))
+    AcceleratorState._reset_state(True)
+    with TrainingRun(config(**goes_on)) as run:
+        with pytest.raises(ValueError, match="of 4 processes with 2 crops each, and the run now has 1 with 2"):
+            run.load_state_dict({"step": 2, "processes": 4, "crops": 2})
+        run.load_state_dict({"step": 2})  # of a run from before it was kept
+        assert run.step == 2
+    AcceleratorState._reset_state(True)
+    stage1.train(config(**goes_on, train_batch_size=1, gradient_accumulation_steps=2))
+
+
 def test_what_is_said_anew_counts_where_a_run_goes_on(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     first = {"adversary_weight": 1.0, "feature_weight": 0.1, "lr_warmup_steps": 4, "analysis_lr_scale": 0.5}
     stage1.train(config(**first, learning_rate=1e-4, ema_decay=0.9))

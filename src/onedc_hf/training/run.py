@@ -228,11 +228,25 @@ class TrainingRun:
         self.accelerator.register_for_checkpointing(*objects)
 
     def state_dict(self) -> dict[str, int]:
-        """The position in the run, for checkpoints."""
-        return {"step": self.step}
+        """The position in the run, and what steps are counted in, for checkpoints."""
+        crops = self.config.train_batch_size * self.config.gradient_accumulation_steps
+        return {"step": self.step, "processes": self.accelerator.num_processes, "crops": crops}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Inverse of `state_dict`."""
+        """Inverse of `state_dict`.
+
+        Raises:
+            ValueError: for another number of processes, or of crops in each: the schedule, which accelerate counts in
+                steps of processes, and the place in the data would be others.
+        """
+        now = self.state_dict()
+        before = now | state  # older checkpoints have the step alone
+        if (before["processes"], before["crops"]) != (now["processes"], now["crops"]):
+            raise ValueError(
+                f"its steps are of {before['processes']} processes with {before['crops']} crops each, and the run now "
+                f"has {now['processes']} with {now['crops']}: start as many processes, and keep the product of "
+                "`train_batch_size` and `gradient_accumulation_steps`"
+            )
         self.step = state["step"]
 
     def begin(self, model: TrainableOneDC, save: Callable[[Path], Path]) -> None:
