@@ -86,6 +86,17 @@ def test_rate_weights_are_geometric_in_quality_and_ramp_up(config: Make) -> None
     assert rate_weight(settings, quality, 0).max().item() == pytest.approx(1e-4)
 
 
+def test_a_model_of_one_rate_has_one_lambda(config: Make, tiny_config: Path, tmp_path: Path) -> None:
+    model = json.loads(tiny_config.read_text())
+    model["codec"]["quality_rows"] = 1
+    (tmp_path / "one-rate.json").write_text(json.dumps(model))
+    one_rate = {"model": str(tmp_path / "one-rate.json"), "z_only_share": 0.0, "max_train_steps": 1}
+    with pytest.raises(ValueError, match=r"one rate.*`lambda_low` \(3.0\).*`lambda_high` \(0.06\)"):
+        train(config(**one_rate))
+    AcceleratorState._reset_state(True)
+    train(config(**one_rate, lambda_low=2.0, lambda_high=2.0))
+
+
 def test_fine_qualities_can_count_as_much_as_coarse_ones(config: Make) -> None:
     quality = torch.tensor([-1.0, 0.0, 50.0, 100.0])
     settings = config(lambda_low=4.0, lambda_high=0.04, lambda_ramp_steps=0, lambda_balance=0.5)

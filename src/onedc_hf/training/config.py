@@ -84,7 +84,8 @@ class TrainConfig:
         ema_decay (`float`): of the averaged weights, which are the ones that are saved; 0 switches it off.
 
     Objective of stage 1: L1 + losses + lambda(quality) x bpp + distillation:
-        lambda_low, lambda_high (`float`): lambda at quality 0 and at quality 100; geometric in between.
+        lambda_low, lambda_high (`float`): lambda at quality 0 and at quality 100; geometric in between. One number
+            for a model of one rate.
         lambda_ramp_steps (`int`): lambda grows from near zero by the square of step / lambda_ramp_steps.
         lambda_balance (`float`): what a crop's losses and rate count is divided by its lambda to this power. With 0,
             coarse qualities, whose lambda is large, shape the analysis that all qualities share, and fine ones lose.

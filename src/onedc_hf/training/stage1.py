@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .components import add_noise, choose_what_learns, load_start, make_model, save_result
+from .components import DECIDES_SYMBOLS, add_noise, choose_what_learns, load_start, make_model, save_result
 from .config import TrainConfig
 from .data import Crops, Share, crop_batches
 from .distillation import make_distillation
@@ -87,6 +87,18 @@ def _starting_model(config: TrainConfig) -> TrainableOneDC:
     return model
 
 
+def _refuse_two_lambdas(model: TrainableOneDC, config: TrainConfig) -> None:
+    """A model of one rate has no quality that lambda could follow: each crop would be weighted at random."""
+    if model.codec.entropy.quality_rows > 1 or config.lambda_low == config.lambda_high:
+        return
+    learns = [name for name, p in model.named_parameters() if p.requires_grad and name.startswith(DECIDES_SYMBOLS)]
+    if learns or config.lambda_balance:
+        raise ValueError(
+            f"This model codes at one rate, so `lambda_low` ({config.lambda_low}) and `lambda_high` "
+            f"({config.lambda_high}) must be one number, the rate's."
+        )
+
+
 def train(config: TrainConfig) -> Path:
     """Runs stage 1 and returns the folder of the trained pipeline.
 
@@ -101,6 +113,7 @@ def train(config: TrainConfig) -> Path:
         if tokenizer is not None:
             bare.distillation = make_distillation(config, bare.codec.config, tokenizer, resumes=run.resumes)
         trainable = choose_what_learns(bare, config)
+        _refuse_two_lambdas(bare, config)
         if bare.codec.hyper_enc.fusion[-1].weight.requires_grad:
             bare.codec.entropy.z_counts.zero_()  # tables of another hyper-latent; a release fits new ones
         if config.gradient_checkpointing:
