@@ -219,6 +219,27 @@ def test_training_the_decoder_side_keeps_an_exact_entropy_path(config: Make, tin
     assert OneDCPipeline.from_pretrained(folder).codec.config.entropy_path == "float"
 
 
+def test_what_reads_the_authors_files_does_not_learn(
+    tiny_folder: Path, photographs: Path, tmp_path: Path, picture: Callable[..., np.ndarray]
+) -> None:
+    pipe = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float32)
+    pipe.codec.make_float()
+    pipe.quantize_entropy([picture(64, 64)], keep_float=True)
+    pipe.save_pretrained(tmp_path)
+    kept = load_model(str(tmp_path), freeze=DECIDES_SYMBOLS)  # a better decoder still reads them
+    assert kept.codec.authors_entropy is not None and kept.codec.config.authors_entropy
+    learns_on = load_model(str(tmp_path))
+    assert learns_on.codec.authors_entropy is None and not learns_on.codec.config.authors_entropy
+    crops = _crops(photographs, 2, 128)
+    for model in (kept, learns_on):
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and not name.startswith(DECIDES_SYMBOLS))
+        rebuilt, *_ = model(crops, torch.tensor([50.0, 90.0]))
+        rebuilt.sum().backward()
+        # Processes wait for the gradient of everything that learns.
+        assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
 @torch.no_grad()
 def test_the_exact_model_codes_in_training_as_in_files(tiny_folder: Path, photographs: Path) -> None:
     model = load_model(str(tiny_folder), freeze=DECIDES_SYMBOLS)

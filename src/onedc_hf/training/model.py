@@ -88,6 +88,8 @@ class TrainableOneDC(nn.Module):
         if rate_estimate not in ("noise", "straight_through"):
             raise ValueError(f"`rate_estimate` must be 'noise' or 'straight_through'; got {rate_estimate!r}.")
         self.codec, self.generator, self.vae, self.scheduler = codec, generator, vae, scheduler
+        if codec.authors_entropy is not None:  # only reads the authors' files: no loss sees it
+            codec.authors_entropy.requires_grad_(False)
         self.distillation, self.gradient_checkpointing = None, False
         self.rate_estimate = rate_estimate
         steps = codec.entropy.gain_steps.float()  # [R, N]
