@@ -54,8 +54,9 @@ class TrainConfig:
         smallest_scale, largest_scale (`float`): pictures are scaled by a factor drawn from between these before
             cropping; above 1 they are enlarged.
         center_crop, random_flip, image_interpolation_mode, dataloader_num_workers: as in diffusers' scripts.
-        picture_cache_mib (`int`): MiB of decoded pictures that each process, or each of its data loader's workers,
-            keeps in memory (a 768x512 one has 1.1); what does not fit is decoded for every crop.
+        picture_cache_mib (`int`): MiB of decoded pictures that are kept in memory (a 768x512 one has 1.1), shared out
+            among the processes of a machine and their data loaders' workers; what does not fit is decoded for every
+            crop.
 
     Run:
         output_dir, logging_dir, seed, train_batch_size, num_train_epochs, max_train_steps, gradient_accumulation_steps,
