@@ -34,10 +34,11 @@ class View(NamedTuple):
 
     Args:
         latent (`torch.Tensor` of shape `[B, L, h, w]`): rebuilt, scaled as the generator gives it.
-        picture (`torch.Tensor` of shape `[B, 3, S, S]`): rebuilt, about [-1, 1].
+        picture (`torch.Tensor` of shape `[B, 3, S, S]`): rebuilt, about [-1, 1]; empty, where no guidance asks for it.
         original (`torch.Tensor` of shape `[B, 3, S, S]`): in [-1, 1].
         captions (`list[str]`, *optional*): of the originals.
         quality (`torch.Tensor` of shape `[B]`, *optional*): that the crops were sent at; -1: only `z`.
+        encoded (`torch.Tensor` of shape `[B, L, h, w]`, *optional*): latent of the originals, if it is known already.
     """
 
     latent: Tensor
@@ -45,6 +46,7 @@ class View(NamedTuple):
     original: Tensor
     captions: Sequence[str] | None = None
     quality: Tensor | None = None
+    encoded: Tensor | None = None
 
     def detach(self) -> View:
         """The same, without a way back to the generator."""
@@ -246,7 +248,8 @@ class LatentGuidance:
         teacher, condition = self.teacher, self._condition(view)
         with torch.no_grad():
             rebuilt = teacher.scale.standardise(view.latent.float())
-            original = teacher.scale.standardise(self.model.encode_latent(view.original).float())
+            encoded = self.model.encode_latent(view.original) if view.encoded is None else view.encoded.detach()
+            original = teacher.scale.standardise(encoded.float())
         with self.update.learning():
             with self.update.accelerator.autocast():
                 loss = fake_score_loss(rebuilt, teacher.fake, teacher.schedule, condition)

@@ -79,8 +79,9 @@ def train(config: TrainConfig) -> Path:
                 values: dict[str, float] = {}
                 with run.accelerator.accumulate(model):
                     with run.accelerator.autocast(), torch.set_grad_enabled(turn):
-                        rebuilt: Rebuilt = model(pixels, quality)
-                    view = View(rebuilt.latent, rebuilt.picture, pixels, captions, quality)
+                        # Between the generator's turns only an adversary on pictures looks at them.
+                        rebuilt: Rebuilt = model(pixels, quality, decode=turn or losses.perceptual is not None)
+                    view = View(rebuilt.latent, rebuilt.picture, pixels, captions, quality, rebuilt.encoded)
                     if turn:
                         pulls = []
                         for guidance in guidances:
