@@ -322,7 +322,9 @@ class CropStream(IterableDataset):
 class StreamedCrops(IterableDataset):
     """An endless stream of random crops from a data set that is read over the network, one from each picture.
 
-    Every process reads its own part. A run that continues skips what it has seen, which reads it again.
+    Every process has pictures of its own. It reads no others where the number of the data set's shards is a multiple of
+    that of processes; otherwise each reads all and keeps one of so many. A run that continues skips what it has seen,
+    which reads it again.
 
     Args:
         pictures: a streamed data set from `open_pictures`.
