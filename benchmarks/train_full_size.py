@@ -72,11 +72,13 @@ def make_parts(work: Path) -> dict[str, str]:
         for i in range(2):
             small = Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8))
             small.resize((640, 640), Image.Resampling.BICUBIC).save(paths["pictures"] / f"{i}.png")
+        rows = [json.dumps({"file_name": f"{i}.png", "text": "a"}) for i in range(2)]
+        (paths["pictures"] / "metadata.jsonl").write_text("\n".join(rows), encoding="utf-8")
     return {name: str(path) for name, path in paths.items()} | {"model": str(work / "model.json")}
 
 
 def make_text_tokenizer(folder: Path) -> None:
-    """A CLIP tokenizer of three words: captions are empty here."""
+    """A CLIP tokenizer of three words: captions say nothing else here."""
     folder.mkdir(parents=True)
     words = {"a</w>": 0, "<|startoftext|>": 49406, "<|endoftext|>": 49407}
     (folder / "vocab.json").write_text(json.dumps(words), encoding="utf-8")
@@ -139,7 +141,7 @@ def main() -> None:
         if stage == 2:
             first = arguments.work / "stage1" / "pipeline"
             own = {"init_from": str(first), "teacher": parts["teacher"], "generator_every": 1}
-            own["optimizer"] = arguments.optimizer
+            own |= {"optimizer": arguments.optimizer, "caption_column": "text"}
         result = train(f"sd15-stage{stage}", common | own | {"output_dir": str(output)})
         result |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
         found[f"stage{stage}"] = result

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 
 from onedc_hf import OneDCPipeline
 from onedc_hf.training import cli, stage1, stage2
-from onedc_hf.training.adversary import DISCRIMINATORS
+from onedc_hf.training.adversary import DISCRIMINATORS, Adversary
 from onedc_hf.training.components import load_model, make_model, save_pipeline
 from onedc_hf.training.config import TrainConfig, load_config
 from onedc_hf.training.data import Cropping, CropStream, Share, StreamedCrops, open_pictures
@@ -55,13 +55,53 @@ def test_one_command_starts_a_run_from_given_discriminators_and_goes_on(config: 
 
 
 @pytest.mark.parametrize(
-    "changes", [{"ema_decay": 0.0}, {"adversary_weight": 1.0}], ids=lambda changes: next(iter(changes))
+    "changes",
+    [{"ema_decay": 0.0}, {"adversary_weight": 1.0}, {"optimizer": "adafactor"}],
+    ids=lambda changes: next(iter(changes)),
 )
 def test_going_on_with_other_settings_names_them(config: Make, changes: dict) -> None:
     stage1.train(config(ema_decay=0.9))
     AcceleratorState._reset_state(True)
     with pytest.raises(ValueError, match=rf"(?s)cannot be taken up.*differ.*{next(iter(changes))}"):
         stage1.train(config(**{"ema_decay": 0.9} | changes, resume_from_checkpoint="latest", max_train_steps=3))
+    kept = json.loads((Path(config().output_dir) / "train_config.json").read_text())
+    assert kept["ema_decay"] == 0.9 and kept["optimizer"] == "adamw" and kept["adversary_weight"] == 0
+
+
+def test_the_steps_of_a_run_stay_as_large_as_they_are(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage1.train(config(ema_decay=0.0))
+    goes_on = {"ema_decay": 0.0, "resume_from_checkpoint": "latest", "max_train_steps": 3}
+    AcceleratorState._reset_state(True)
+    with pytest.raises(ValueError, match="of 1 processes with 2 crops each, and the run now has 1 with 3"):
+        stage1.train(config(**goes_on, train_batch_size=3))
+    AcceleratorState._reset_state(True)
+    with TrainingRun(config(**goes_on)) as run:
+        with pytest.raises(ValueError, match="of 4 processes with 2 crops each, and the run now has 1 with 2"):
+            run.load_state_dict({"step": 2, "processes": 4, "crops": 2})
+        run.load_state_dict({"step": 2})  # of a run from before it was kept
+        assert run.step == 2
+    AcceleratorState._reset_state(True)
+    stage1.train(config(**goes_on, train_batch_size=1, gradient_accumulation_steps=2))
+
+
+def test_what_is_said_anew_counts_where_a_run_goes_on(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = {"adversary_weight": 1.0, "feature_weight": 0.1, "lr_warmup_steps": 4, "analysis_lr_scale": 0.5}
+    stage1.train(config(**first, learning_rate=1e-4, ema_decay=0.9))
+    AcceleratorState._reset_state(True)
+    taken_up: list[TrainingRun] = []
+    begin, adversaries = TrainingRun.begin, []
+    monkeypatch.setattr(TrainingRun, "begin", lambda run, *a: (begin(run, *a), taken_up.append(run)))
+    load = Adversary.load_state_dict
+    monkeypatch.setattr(Adversary, "load_state_dict", lambda a, state: (load(a, state), adversaries.append(a)))
+    anew = {"learning_rate": 1e-5, "adam_beta2": 0.5, "adam_weight_decay": 0.2, "adversary_learning_rate": 1e-6}
+    anew |= {"analysis_lr_scale": 0.1, "ema_decay": 0.5, "resume_from_checkpoint": "latest"}
+    stage1.train(config(**first | anew))  # no step more
+    optimizer, scheduler = taken_up[0].accelerator._optimizers[0], taken_up[0].accelerator._schedulers[0]
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([5e-6, 5e-7])  # half of the warm-up
+    assert scheduler.get_last_lr() == pytest.approx([5e-6, 5e-7])
+    assert all(g["betas"] == (0.9, 0.5) and g["weight_decay"] == 0.2 for g in optimizer.param_groups)
+    assert taken_up[0]._ema is not None and taken_up[0]._ema.decay == 0.5
+    assert adversaries[0].optimizer.param_groups[0]["lr"] == 1e-6
 
 
 def test_a_run_that_saves_on_the_way_takes_the_same_steps(config: Make, tmp_path: Path) -> None:

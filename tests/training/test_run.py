@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from onedc_hf import OneDCPipeline
 from onedc_hf.training.components import make_model
 from onedc_hf.training.config import TrainConfig, load_config, model_settings
-from onedc_hf.training.data import Cropping, CropStream, Share, StreamedCrops, open_pictures
+from onedc_hf.training.data import Cropping, CropStream, Share, StreamedCrops, crop_batches, open_pictures
 from onedc_hf.training.stage1 import train
 
 from .saved import weights_of
@@ -43,6 +43,14 @@ def test_workers_of_a_loader_take_turns(photographs: Path) -> None:
         list(islice(DataLoader(_stream(photographs, Share(2)), batch_size=2, num_workers=count), 3)) for count in (0, 2)
     )
     assert all(torch.equal(a, b) for a, b in zip(alone, workers, strict=True))
+
+
+def test_processes_and_workers_share_the_room_for_pictures(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    for processes, workers, expected in (("1", 0, 12), ("2", 0, 6), ("2", 2, 3)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        settings = config(picture_cache_mib=12, dataloader_num_workers=workers)
+        stream = crop_batches(settings, Share()).dataset
+        assert isinstance(stream, CropStream) and stream._cache_left == expected << 20
 
 
 def test_a_crop_in_the_middle_is_always_the_same(photographs: Path) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, PNDMScheduler
-from transformers import CLIPTextConfig, CLIPTextModel
+from diffusers import DDPMScheduler
 
 from onedc_hf.training.captions import CaptionEncoder
 from onedc_hf.training.scores import Guided, LatentScale, NoiseSchedule, ScoreNetwork, load_teacher
 
 from .conftest import SCHEDULER
-from .toy_teacher import TINY_CAPTIONED_UNET, TINY_UNET, schedule, tiny_unet
+from .toy_teacher import TINY_CAPTIONED_UNET, TINY_UNET, captioned_folder, schedule, tiny_unet
 
 
 def test_the_schedule_is_that_of_stable_diffusion() -> None:
@@ -109,28 +107,8 @@ def test_guidance_exaggerates_what_the_caption_changes() -> None:
     assert plain.predict_noise(x, t, captions).flatten().tolist() == [4, 106]
 
 
-def _captioned_folder(folder: Path) -> Path:
-    """A folder as Stable Diffusion's: another scheduler's config, and CLIP."""
-    words = ["<|startoftext|>", "<|endoftext|>", "a</w>", "cat</w>", "c", "a", "t", "t</w>", "ca"]
-    tokenizer = folder / "tokenizer"
-    tokenizer.mkdir(parents=True)
-    (tokenizer / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (tokenizer / "merges.txt").write_text("#version: 0.2\nc a\nca t</w>\n")
-    (tokenizer / "tokenizer_config.json").write_text(
-        json.dumps({"model_max_length": 7, "tokenizer_class": "CLIPTokenizer"})
-    )
-    settings = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    tokens = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
-    torch.manual_seed(0)
-    text = CLIPTextConfig(vocab_size=len(words), max_position_embeddings=7, **settings, **tokens)
-    CLIPTextModel(text).save_pretrained(folder / "text_encoder")
-    tiny_unet(settings=TINY_CAPTIONED_UNET).save_pretrained(folder / "unet")
-    PNDMScheduler(**SCHEDULER, skip_prk_steps=True, set_alpha_to_one=False).save_pretrained(folder / "scheduler")
-    return folder
-
-
 def test_a_captioned_teacher_is_loaded_twice(tmp_path: Path) -> None:
-    teacher = load_teacher(str(_captioned_folder(tmp_path)), guidance_scale=3.0, real_dtype=torch.bfloat16)
+    teacher = load_teacher(str(captioned_folder(tmp_path)), guidance_scale=3.0, real_dtype=torch.bfloat16)
     assert isinstance(teacher.real, Guided) and isinstance(teacher.real.network, ScoreNetwork)
     assert teacher.real.scale == 3.0
     assert teacher.real.network.unet.dtype == torch.bfloat16 and teacher.fake.unet.dtype == torch.float32

@@ -87,6 +87,17 @@ def test_rate_weights_are_geometric_in_quality_and_ramp_up(config: Make) -> None
     assert rate_weight(settings, quality, 0).max().item() == pytest.approx(1e-4)
 
 
+def test_a_model_of_one_rate_has_one_lambda(config: Make, tiny_config: Path, tmp_path: Path) -> None:
+    model = json.loads(tiny_config.read_text())
+    model["codec"]["quality_rows"] = 1
+    (tmp_path / "one-rate.json").write_text(json.dumps(model))
+    one_rate = {"model": str(tmp_path / "one-rate.json"), "z_only_share": 0.0, "max_train_steps": 1}
+    with pytest.raises(ValueError, match=r"one rate.*`lambda_low` \(3.0\).*`lambda_high` \(0.06\)"):
+        train(config(**one_rate))
+    AcceleratorState._reset_state(True)
+    train(config(**one_rate, lambda_low=2.0, lambda_high=2.0))
+
+
 def test_fine_qualities_can_count_as_much_as_coarse_ones(config: Make) -> None:
     quality = torch.tensor([-1.0, 0.0, 50.0, 100.0])
     settings = config(lambda_low=4.0, lambda_high=0.04, lambda_ramp_steps=0, lambda_balance=0.5)
@@ -226,6 +237,27 @@ def test_training_the_decoder_side_keeps_an_exact_entropy_path(config: Make, tin
     AcceleratorState._reset_state(True)
     folder = train(config(init_from=str(tiny_folder), output_dir=str(tmp_path / "all"), ema_decay=0.0))
     assert OneDCPipeline.from_pretrained(folder).codec.config.entropy_path == "float"
+
+
+def test_what_reads_the_authors_files_does_not_learn(
+    tiny_folder: Path, photographs: Path, tmp_path: Path, picture: Callable[..., np.ndarray]
+) -> None:
+    pipe = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float32)
+    pipe.codec.make_float()
+    pipe.quantize_entropy([picture(64, 64)], keep_float=True)
+    pipe.save_pretrained(tmp_path)
+    kept = load_model(str(tmp_path), freeze=DECIDES_SYMBOLS)  # a better decoder still reads them
+    assert kept.codec.authors_entropy is not None and kept.codec.config.authors_entropy
+    learns_on = load_model(str(tmp_path))
+    assert learns_on.codec.authors_entropy is None and not learns_on.codec.config.authors_entropy
+    crops = _crops(photographs, 2, 128)
+    for model in (kept, learns_on):
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and not name.startswith(DECIDES_SYMBOLS))
+        rebuilt, *_ = model(crops, torch.tensor([50.0, 90.0]))
+        rebuilt.sum().backward()
+        # Processes wait for the gradient of everything that learns.
+        assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
 @torch.no_grad()

@@ -21,12 +21,13 @@ from onedc_hf.training.adversary import DISCRIMINATORS
 from onedc_hf.training.components import DECIDES_SYMBOLS, load_model, make_model, save_pipeline
 from onedc_hf.training.config import TrainConfig
 from onedc_hf.training.data import Share, crop_batches
+from onedc_hf.training.model import TrainableOneDC
 from onedc_hf.training.stage2 import ALL_BUT_THE_GENERATOR, train
 from onedc_hf.training.start import start_as_transform_codec
 from onedc_hf.training.teacher import train_teacher
 
 from .saved import weights_of
-from .toy_teacher import TINY_UNET
+from .toy_teacher import TINY_UNET, captioned_folder
 
 Make = Callable[..., TrainConfig]
 
@@ -124,6 +125,27 @@ def test_it_lowers_its_losses(stage2: Make) -> None:
     for name, share in (("pixel", 0.5), ("fake_score", 0.9)):
         early, late = (sum(line[name] for line in part) / 10 for part in (lines[:10], lines[-10:]))
         assert late < share * early, name
+
+
+@pytest.mark.parametrize(("changes", "decoded"), [({}, 2), ({"adversary_weight": 1.0}, 4)], ids=["teacher", "both"])
+def test_the_vae_does_no_work_that_nobody_looks_at(
+    stage2: Make, monkeypatch: pytest.MonkeyPatch, changes: dict[str, float], decoded: int
+) -> None:
+    calls = {"encode_latent": 0, "decode_latent": 0}
+
+    def count(name: str) -> None:
+        whole = getattr(TrainableOneDC, name)
+
+        def counted(model: TrainableOneDC, given: torch.Tensor) -> torch.Tensor:
+            calls[name] += 1
+            return whole(model, given)
+
+        monkeypatch.setattr(TrainableOneDC, name, counted)
+
+    for name in calls:
+        count(name)
+    train(stage2(**changes, balance_losses=False))
+    assert calls == {"encode_latent": 4, "decode_latent": decoded}  # the generator has two turns of four
 
 
 def test_only_the_guidance_learns_while_warming_up(stage2: Make, started: Path) -> None:
@@ -239,3 +261,16 @@ def test_processes_stay_together_around_an_exact_codec(stage2: Make, tiny_folder
 def test_whatever_decides_symbols_must_be_frozen(stage2: Make) -> None:
     with pytest.raises(ValueError, match=r"codec\.enc"):
         train(stage2(freeze=["codec.entropy"]))
+
+
+def test_guidance_by_captions_needs_captions(stage2: Make, photographs: Path, tmp_path: Path) -> None:
+    teacher = str(captioned_folder(tmp_path / "captioned", channels=4))
+    with pytest.raises(ValueError, match="caption_column.*guidance_scale"):
+        train(stage2(teacher=teacher))
+    AcceleratorState._reset_state(True)
+    train(stage2(teacher=teacher, guidance_scale=1.0, max_train_steps=1, output_dir=str(tmp_path / "without")))
+    AcceleratorState._reset_state(True)
+    described = Path(shutil.copytree(photographs, tmp_path / "described"))
+    rows = [{"file_name": f"{i}.png", "text": "a cat"} for i in range(4)]
+    (described / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    train(stage2(teacher=teacher, train_data_dir=str(described), caption_column="text", max_train_steps=1))

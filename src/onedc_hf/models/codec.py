@@ -388,7 +388,12 @@ class OneDCCodec(WholeWeights, PreTrainedModel):
         self.config.model_id = self.entropy.digest().hex()
 
     def make_float(self) -> None:
-        """Replaces an exact entropy model by the float one that it stands for, in place, to be trained further."""
+        """Replaces an exact entropy model by the float one that it stands for, in place, to be trained further.
+
+        A converted model loses `authors_entropy`: what trains on no longer reads files of the authors' program.
+        """
+        self.authors_entropy = None
+        self.config.authors_entropy = False
         if isinstance(self.entropy, ExactEntropyModel):
             device = self.entropy.gain_steps.device
             self.entropy = dequantise_entropy(self.entropy).to(device)

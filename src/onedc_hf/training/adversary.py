@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from ..errors import ModelError
+from .steps import FiniteSteps
 
 __all__ = ["BOX_DISCRIMINATORS", "DISCRIMINATORS", "Adversary"]
 
@@ -67,6 +68,7 @@ class Adversary:
         self.heads = nn.ModuleList(_Head(width) for width in channels).to(device)
         self.optimizer = torch.optim.Adam(self.heads.parameters(), lr=learning_rate, betas=(0.0, 0.98))
         self.accumulated, self._calls = accumulated, 0
+        self._finite = FiniteSteps("the discriminators")
 
     def logits(self, maps: Sequence[Tensor], real: Sequence[Tensor]) -> list[Tensor]:
         """One map of logits for each feature map, which is divided by the deviation of the originals'.
@@ -111,7 +113,9 @@ class Adversary:
                 if parameter.grad is not None:
                     torch.distributed.all_reduce(parameter.grad)
                     parameter.grad.div_(torch.distributed.get_world_size())
-        self.optimizer.step()
+        gradients = [parameter.grad for parameter in self.heads.parameters() if parameter.grad is not None]
+        if self._finite.may(float(torch.nn.utils.get_total_norm(gradients))):
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
     def save(self, path: Path) -> None:
@@ -155,6 +159,8 @@ class Adversary:
         return {"heads": self.heads.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of `state_dict`."""
+        """Inverse of `state_dict`; the learning rate stays the one that was asked for."""
+        rate = self.optimizer.param_groups[0]["lr"]
         self.heads.load_state_dict(state["heads"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.param_groups[0]["lr"] = rate

@@ -54,8 +54,9 @@ class TrainConfig:
         smallest_scale, largest_scale (`float`): pictures are scaled by a factor drawn from between these before
             cropping; above 1 they are enlarged.
         center_crop, random_flip, image_interpolation_mode, dataloader_num_workers: as in diffusers' scripts.
-        picture_cache_mib (`int`): MiB of decoded pictures that each process, or each of its data loader's workers,
-            keeps in memory (a 768x512 one has 1.1); what does not fit is decoded for every crop.
+        picture_cache_mib (`int`): MiB of decoded pictures that are kept in memory (a 768x512 one has 1.1), shared out
+            among the processes of a machine and their data loaders' workers; what does not fit is decoded for every
+            crop.
 
     Run:
         output_dir, logging_dir, seed, train_batch_size, num_train_epochs, max_train_steps, gradient_accumulation_steps,
@@ -84,7 +85,8 @@ class TrainConfig:
         ema_decay (`float`): of the averaged weights, which are the ones that are saved; 0 switches it off.
 
     Objective of stage 1: L1 + losses + lambda(quality) x bpp + distillation:
-        lambda_low, lambda_high (`float`): lambda at quality 0 and at quality 100; geometric in between.
+        lambda_low, lambda_high (`float`): lambda at quality 0 and at quality 100; geometric in between. One number
+            for a model of one rate.
         lambda_ramp_steps (`int`): lambda grows from near zero by the square of step / lambda_ramp_steps.
         lambda_balance (`float`): what a crop's losses and rate count is divided by its lambda to this power. With 0,
             coarse qualities, whose lambda is large, shape the analysis that all qualities share, and fine ones lose.
@@ -126,7 +128,8 @@ class TrainConfig:
         matching_weight, latent_gan_weight (`float`): of distribution matching and of the GAN on the fake network; with
             `balance_losses` ratios of gradient norms at the latent (0.3 is a good deal), otherwise factors (0.001 in
             the paper).
-        guidance_scale (`float`): of the real scores; 1: none.
+        guidance_scale (`float`): of the real scores of a teacher that sees captions, which then needs `caption_column`;
+            1: no guidance, and captions may be missing.
         generator_every (`int`): iterations of the guidance for each update of the generator.
         guidance_learning_rate (`float`): of the fake network and its GAN head.
     """

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -321,7 +322,9 @@ class CropStream(IterableDataset):
 class StreamedCrops(IterableDataset):
     """An endless stream of random crops from a data set that is read over the network, one from each picture.
 
-    Every process reads its own part. A run that continues skips what it has seen, which reads it again.
+    Every process has pictures of its own. It reads no others where the number of the data set's shards is a multiple of
+    that of processes; otherwise each reads all and keeps one of so many. A run that continues skips what it has seen,
+    which reads it again.
 
     Args:
         pictures: a streamed data set from `open_pictures`.
@@ -439,6 +442,12 @@ def steps_of_epochs(config: TrainConfig, processes: int) -> int:
     )
 
 
+def _cache_share(config: TrainConfig) -> int:
+    """Bytes of decoded pictures for one stream: every worker of every process on this machine has one of its own."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # as launchers set it
+    return (config.picture_cache_mib << 20) // (processes * max(1, config.dataloader_num_workers))
+
+
 def crop_batches(config: TrainConfig, share: Share) -> DataLoader[Any]:
     """Endless batches of crops `[B, 3, S, S]` in [-1, 1] (or `{"pixels", "caption"}`) of a run's data.
 
@@ -459,7 +468,7 @@ def crop_batches(config: TrainConfig, share: Share) -> DataLoader[Any]:
         stream = StreamedCrops(pictures, cropping, config.seed, share=share, exclude=exclude)
     else:
         stream = CropStream(
-            pictures, cropping, config.seed, share=share, exclude=exclude, cache_bytes=config.picture_cache_mib << 20
+            pictures, cropping, config.seed, share=share, exclude=exclude, cache_bytes=_cache_share(config)
         )
     return DataLoader(
         stream, batch_size=share.batch, num_workers=config.dataloader_num_workers, worker_init_fn=_leave_signals

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from .config import TrainConfig
 from .latent_gan import DiffusionDiscriminator, discriminator_loss, fitting_layers, generator_loss
-from .losses import l1_loss
+from .losses import l1_loss, take_into
 from .matching import distribution_matching_loss, fake_score_loss
 from .model import TrainableOneDC
 from .objective import RunLosses
 from .run import TrainingRun
 from .scores import Teacher, load_teacher
+from .steps import OptimizerStep
 
 __all__ = ["Guidance", "LatentGuidance", "PictureGuidance", "Update", "View", "make_latent_guidance"]
 
@@ -33,10 +34,11 @@ class View(NamedTuple):
 
     Args:
         latent (`torch.Tensor` of shape `[B, L, h, w]`): rebuilt, scaled as the generator gives it.
-        picture (`torch.Tensor` of shape `[B, 3, S, S]`): rebuilt, about [-1, 1].
+        picture (`torch.Tensor` of shape `[B, 3, S, S]`): rebuilt, about [-1, 1]; empty, where no guidance asks for it.
         original (`torch.Tensor` of shape `[B, 3, S, S]`): in [-1, 1].
         captions (`list[str]`, *optional*): of the originals.
         quality (`torch.Tensor` of shape `[B]`, *optional*): that the crops were sent at; -1: only `z`.
+        encoded (`torch.Tensor` of shape `[B, L, h, w]`, *optional*): latent of the originals, if it is known already.
     """
 
     latent: Tensor
@@ -44,6 +46,7 @@ class View(NamedTuple):
     original: Tensor
     captions: Sequence[str] | None = None
     quality: Tensor | None = None
+    encoded: Tensor | None = None
 
     def detach(self) -> View:
         """The same, without a way back to the generator."""
@@ -130,7 +133,9 @@ class Update:
         max_norm: float = 5.0,
     ):
         self.accelerator, self.parameters = accelerator, list(parameters)
-        self.optimizer, self.scheduler, self.max_norm = optimizer, scheduler, max_norm
+        self._step = OptimizerStep(
+            accelerator, self.parameters, optimizer, scheduler, max_norm=max_norm, what="the guidance"
+        )
 
     @contextmanager
     def learning(self) -> Iterator[None]:
@@ -146,17 +151,12 @@ class Update:
     def __call__(self, loss: Tensor) -> None:
         """Back-propagates; steps where gradient accumulation says so."""
         self.accelerator.backward(loss)
-        if self.accelerator.sync_gradients:
-            if self.accelerator.num_processes > 1:
-                for parameter in self.parameters:
-                    if parameter.grad is not None:
-                        torch.distributed.all_reduce(parameter.grad)
-                        parameter.grad.div_(self.accelerator.num_processes)
-            self.accelerator.clip_grad_norm_(self.parameters, self.max_norm)
-        self.optimizer.step()
-        if self.scheduler is not None:
-            self.scheduler.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        if self.accelerator.sync_gradients and self.accelerator.num_processes > 1:
+            for parameter in self.parameters:
+                if parameter.grad is not None:
+                    torch.distributed.all_reduce(parameter.grad)
+                    parameter.grad.div_(self.accelerator.num_processes)
+        self._step()
 
 
 class LatentGuidance:
@@ -230,22 +230,26 @@ class LatentGuidance:
 
     def _factors(self, measured: Mapping[str, Tensor], view: View) -> dict[str, float]:
         """What the weights stand for: multiples of the pixel loss's gradient norm at the latent."""
-        if self._calls % self.every == 0:
+        # Again, too, where a norm was never finite.
+        if self._calls % self.every == 0 or not {"pixel", *measured} <= self.norms.keys():
             leaf = view.latent.detach().requires_grad_(True)
             with torch.enable_grad():
                 (pixel,) = torch.autograd.grad(l1_loss(self.model.decode_latent(leaf), view.original), leaf)
             for name, gradient in (*measured.items(), ("pixel", pixel)):
-                norm = self.reduce(float(gradient.norm()))
-                self.norms[name] = self.momentum * self.norms.get(name, norm) + (1 - self.momentum) * norm
+                take_into(self.norms, name, self.reduce(float(gradient.norm())), self.momentum)
         self._calls += 1
-        return {n: self.weights[n] * self.norms["pixel"] / max(self.norms[n], 1e-12) for n in measured}
+        known = {"pixel", *measured} <= self.norms.keys()
+        return {
+            n: self.weights[n] * self.norms["pixel"] / max(self.norms[n], 1e-12) if known else 0.0 for n in measured
+        }
 
     def learn(self, view: View, step: int) -> dict[str, float]:
         """One step of the fake network and the discriminator: scores of rebuilt latents, and telling them from real."""
         teacher, condition = self.teacher, self._condition(view)
         with torch.no_grad():
             rebuilt = teacher.scale.standardise(view.latent.float())
-            original = teacher.scale.standardise(self.model.encode_latent(view.original).float())
+            encoded = self.model.encode_latent(view.original) if view.encoded is None else view.encoded.detach()
+            original = teacher.scale.standardise(encoded.float())
         with self.update.learning():
             with self.update.accelerator.autocast():
                 loss = fake_score_loss(rebuilt, teacher.fake, teacher.schedule, condition)
@@ -280,7 +284,8 @@ def make_latent_guidance(config: TrainConfig, run: TrainingRun, model: Trainable
     """Loads the teacher of a run's settings, makes the discriminator, and has both in the run's checkpoints.
 
     Raises:
-        OSError, ValueError: if the teacher cannot be loaded, or is one of other latents.
+        OSError, ValueError: if the teacher cannot be loaded, is one of other latents, or is guided by captions that
+            the data does not have.
     """
     mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}
     teacher = load_teacher(
@@ -293,6 +298,13 @@ def make_latent_guidance(config: TrainConfig, run: TrainingRun, model: Trainable
     if latents != expected:
         raise ValueError(
             f"`teacher`: {config.teacher} is one of latents of {expected} channels; the model has {latents}."
+        )
+    if teacher.captions is not None and not config.caption_column and config.guidance_scale != 1:
+        # Of empty captions both noises are the same one: the scale would do nothing, at the price of a second pass.
+        raise ValueError(
+            f"`teacher`: {config.teacher} is guided by captions (`guidance_scale` {config.guidance_scale}), and the "
+            "run reads none: name the column that holds them as `caption_column`, or train on empty captions, without "
+            "guidance, by `guidance_scale` 1."
         )
     if config.gradient_checkpointing:
         teacher.fake.unet.enable_gradient_checkpointing()

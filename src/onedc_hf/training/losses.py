@@ -9,6 +9,7 @@ Shapes: B batch, S side of a crop. Pictures are `[B, 3, S, S]` in [-1, 1].
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -30,6 +31,7 @@ __all__ = [
     "grid_loss",
     "l1_loss",
     "ms_ssim_loss",
+    "take_into",
     "texture_loss",
     "wallpaper_loss",
 ]
@@ -298,6 +300,12 @@ class PerceptualLosses:
         return self.adversary.learn(*self._maps)
 
 
+def take_into(norms: dict[str, float], name: str, norm: float, momentum: float) -> None:
+    """Takes a gradient norm into running ones; one that is not finite would stay for ever, and is left out."""
+    if math.isfinite(norm):
+        norms[name] = momentum * norms.get(name, norm) + (1 - momentum) * norm
+
+
 class BalancedLosses:
     """The gradient at the picture of L1 plus weighted losses, each scaled to a share of L1's gradient norm.
 
@@ -331,11 +339,14 @@ class BalancedLosses:
     def _measure(self, losses: Mapping[str, Tensor], leaf: Tensor) -> None:
         for name in ("pixel", *self.weights):
             (gradient,) = torch.autograd.grad(losses[name].mean(), leaf, retain_graph=True)
-            norm = self.reduce(float(gradient.norm()))
-            self.norms[name] = self.momentum * self.norms.get(name, norm) + (1 - self.momentum) * norm
+            take_into(self.norms, name, self.reduce(float(gradient.norm())), self.momentum)
 
-    def _norm(self, name: str) -> float:
-        return max(self.norms[name], _LEAST_NORMS.get(name, 0.0) * self.norms["pixel"], 1e-12)
+    def _factor(self, name: str) -> float:
+        """Of a loss, so that it pulls as its weight says; 0 as long as no norm of it, or of L1, was finite."""
+        if not {"pixel", name} <= self.norms.keys():
+            return 0.0
+        pixel = self.norms["pixel"]
+        return self.weights[name] * pixel / max(self.norms[name], _LEAST_NORMS.get(name, 0.0) * pixel, 1e-12)
 
     def __call__(
         self, rebuilt: Tensor, original: Tensor, shares: Mapping[str, Tensor] | None = None
@@ -352,13 +363,14 @@ class BalancedLosses:
         losses: dict[str, Tensor] = {"pixel": l1_loss(leaf, original)}
         for function in self.functions:
             losses.update(function(leaf, original))
-        if self.balance and (self._calls % self.every == 0 or not self.weights.keys() <= self.norms.keys()):
+        known = {"pixel", *self.weights} <= self.norms.keys()
+        if self.balance and (self._calls % self.every == 0 or not known):
             self._measure(losses, leaf)  # at the latest when a loss joins
         self._calls += 1
         total = losses["pixel"] * (1.0 if self.balance else self.pixel_weight)
         for name, weight in self.weights.items():
             loss = losses[name] if shares is None or name not in shares else losses[name] * shares[name]
-            total = total + loss.mean() * (weight * self.norms["pixel"] / self._norm(name) if self.balance else weight)
+            total = total + loss.mean() * (self._factor(name) if self.balance else weight)
         (gradient,) = torch.autograd.grad(total, leaf)
         return gradient, {name: float(loss.detach().mean()) for name, loss in losses.items()}
 

@@ -40,12 +40,13 @@ class Rebuilt(NamedTuple):
     """What `TrainableOneDC` makes of a batch of crops.
 
     Args:
-        picture (`torch.Tensor` of shape `[B, 3, S, S]`): the rebuilt crops, about [-1, 1].
+        picture (`torch.Tensor` of shape `[B, 3, S, S]`): the rebuilt crops, about [-1, 1]; empty, where nobody looks.
         bpp (`torch.Tensor` of shape `[B]`): bits per pixel of `y` for each crop.
         z_excess (`torch.Tensor`): see the function of that name.
         latent (`torch.Tensor` of shape `[B, L, S/8, S/8]`): the generator's clean latent, scaled as the generator sees
             latents.
         distilled (`dict`): losses of the semantic distillation, where there is one.
+        encoded (`torch.Tensor` of the shape of `latent`): the originals' latent.
     """
 
     picture: Tensor
@@ -53,6 +54,7 @@ class Rebuilt(NamedTuple):
     z_excess: Tensor
     latent: Tensor
     distilled: dict[str, Tensor]
+    encoded: Tensor
 
 
 class TrainableOneDC(nn.Module):
@@ -88,6 +90,8 @@ class TrainableOneDC(nn.Module):
         if rate_estimate not in ("noise", "straight_through"):
             raise ValueError(f"`rate_estimate` must be 'noise' or 'straight_through'; got {rate_estimate!r}.")
         self.codec, self.generator, self.vae, self.scheduler = codec, generator, vae, scheduler
+        if codec.authors_entropy is not None:  # only reads the authors' files: no loss sees it
+            codec.authors_entropy.requires_grad_(False)
         self.distillation, self.gradient_checkpointing = None, False
         self.rate_estimate = rate_estimate
         steps = codec.entropy.gain_steps.float()  # [R, N]
@@ -157,16 +161,17 @@ class TrainableOneDC(nn.Module):
             decoded: Any = self.vae.decode((latent / self.latent_scale).to(self.vae.dtype), **noise)
         return decoded.sample
 
-    def forward(self, pixels: Tensor, quality: Tensor, tokens: Any = None) -> Rebuilt:
+    def forward(self, pixels: Tensor, quality: Tensor, tokens: Any = None, decode: bool = True) -> Rebuilt:
         """Rebuilds crops at given qualities.
 
         Args:
             pixels (`torch.Tensor` of shape `[B, 3, S, S]`): in [-1, 1].
             quality (`torch.Tensor` of shape `[B]`): 0 to 100, or -1 for a crop of which only `z` is sent.
             tokens (`Tokens`, *optional*): the tokenizer's view of the crops, for the distillation.
+            decode (`bool`): make the picture of the latent, too; at full size that is a good part of the work.
         """
-        codec = self.codec
-        y, semantic = self._apart(codec.enc, pixels, self._encode(pixels))
+        codec, encoded = self.codec, self._encode(pixels)
+        y, semantic = self._apart(codec.enc, pixels, encoded)
         z = codec.hyper_enc(y, semantic)
         coded = self._code_exactly if isinstance(codec.entropy, ExactEntropyModel) else self.code
         gridded = exact_weights(codec.entropy) if self.exact_weights else nullcontext()
@@ -177,7 +182,8 @@ class TrainableOneDC(nn.Module):
         latent = self.generator(detail, semantic_tokens(semantic), quality)
         distilled = {} if self.distillation is None or tokens is None else self.distillation(semantic, tokens)
         bpp = bits / (pixels.shape[-1] * pixels.shape[-2])
-        return Rebuilt(self.decode_latent(latent), bpp, z_excess(z), latent, distilled)
+        picture = self.decode_latent(latent) if decode else pixels.new_empty(0)
+        return Rebuilt(picture, bpp, z_excess(z), latent, distilled, encoded)
 
     def _encode(self, pixels: Tensor) -> Tensor:
         learns = any(parameter.requires_grad for parameter in self.vae.parameters())

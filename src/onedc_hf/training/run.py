@@ -35,7 +35,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_seed
-from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -45,6 +44,7 @@ from ..lora import WEIGHTS_NAME
 from .config import TrainConfig
 from .data import Crops, Share, check_folder, crop_batches, excluded_names, open_split, steps_of_epochs
 from .model import TrainableOneDC
+from .optimisers import Optimisation
 from .publish import ORIGINS, open_repository, origins, publish, publish_adapter, read_origins
 from .trackers import Trackers, tracker_names
 from .validation import Validator, named_pictures, split_pictures, validation_pictures
@@ -57,7 +57,24 @@ logger = logging.getLogger(__name__)
 _PATIENCE = timedelta(hours=12)
 # Settings that no checkpoint depends on.
 _MAY_CHANGE = frozenset(
-    {"checkpointing_steps", "logging_steps", "max_train_steps", "output_dir", "report_to", "resume_from_checkpoint"}
+    {
+        "adam_beta1",
+        "adam_beta2",
+        "adam_epsilon",
+        "adam_weight_decay",
+        "adversary_learning_rate",
+        "checkpointing_steps",
+        "guidance_learning_rate",
+        "learning_rate",
+        "logging_steps",
+        "lr_scheduler",
+        "lr_warmup_steps",
+        "max_grad_norm",
+        "max_train_steps",
+        "output_dir",
+        "report_to",
+        "resume_from_checkpoint",
+    }
 )
 
 
@@ -113,6 +130,7 @@ class TrainingRun:
         self.max_steps = config.max_train_steps
         if config.num_train_epochs:
             self.max_steps = steps_of_epochs(config, self.accelerator.num_processes)
+        self._optimisations: list[Optimisation] = []
         self._trainable: list[nn.Parameter] = []
         self._ema: EMAModel | None = None
         self._save: Callable[[Path], Path] | None = None
@@ -176,28 +194,16 @@ class TrainingRun:
         rate = config.learning_rate if learning_rate is None else learning_rate
         if config.scale_lr:
             rate *= config.train_batch_size * config.gradient_accumulation_steps * processes
-        groups: list[Any] = list(parameters)
-        if isinstance(groups[0], dict):
-            groups = [{"params": group["params"], "lr": rate * group["lr_scale"]} for group in groups]
-        optimizer: torch.optim.Optimizer
-        if config.optimizer == "adafactor":
-            optimizer = torch.optim.Adafactor(groups, lr=rate, weight_decay=config.adam_weight_decay)
-        else:
-            optimizer = torch.optim.AdamW(
-                groups,
-                lr=rate,
-                betas=(config.adam_beta1, config.adam_beta2),
-                eps=config.adam_epsilon,
-                weight_decay=config.adam_weight_decay,
-            )
         # accelerate steps a prepared scheduler once per process: counts are given in those steps.
-        scheduler = get_scheduler(
-            config.lr_scheduler,
-            optimizer,
-            num_warmup_steps=math.ceil(config.lr_warmup_steps / every) * processes,
-            num_training_steps=max(1, math.ceil(self.max_steps / every) - math.ceil(idle / every)) * processes,
+        made = Optimisation(
+            config,
+            parameters,
+            rate,
+            warmup_steps=math.ceil(config.lr_warmup_steps / every) * processes,
+            steps=max(1, math.ceil(self.max_steps / every) - math.ceil(idle / every)) * processes,
         )
-        return self.accelerator.prepare(optimizer), self.accelerator.prepare(scheduler)
+        self._optimisations.append(made)
+        return self.accelerator.prepare(made.optimizer), self.accelerator.prepare(made.scheduler)
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module on this process's device, its gradients averaged over processes.
@@ -222,11 +228,25 @@ class TrainingRun:
         self.accelerator.register_for_checkpointing(*objects)
 
     def state_dict(self) -> dict[str, int]:
-        """The position in the run, for checkpoints."""
-        return {"step": self.step}
+        """The position in the run, and what steps are counted in, for checkpoints."""
+        crops = self.config.train_batch_size * self.config.gradient_accumulation_steps
+        return {"step": self.step, "processes": self.accelerator.num_processes, "crops": crops}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Inverse of `state_dict`."""
+        """Inverse of `state_dict`.
+
+        Raises:
+            ValueError: for another number of processes, or of crops in each: the schedule, which accelerate counts in
+                steps of processes, and the place in the data would be others.
+        """
+        now = self.state_dict()
+        before = now | state  # older checkpoints have the step alone
+        if (before["processes"], before["crops"]) != (now["processes"], now["crops"]):
+            raise ValueError(
+                f"its steps are of {before['processes']} processes with {before['crops']} crops each, and the run now "
+                f"has {now['processes']} with {now['crops']}: start as many processes, and keep the product of "
+                "`train_batch_size` and `gradient_accumulation_steps`"
+            )
         self.step = state["step"]
 
     def begin(self, model: TrainableOneDC, save: Callable[[Path], Path]) -> None:
@@ -285,23 +305,29 @@ class TrainingRun:
         return found[-1]
 
     def _take_up(self, checkpoint: Path) -> None:
-        """Loads a checkpoint into everything that is registered.
+        """Loads a checkpoint into everything that is registered; learning rates and the like are those of the settings.
 
         Raises:
             ValueError: if it is one of a run with other settings; names those that differ.
         """
+        changed = self._changed_settings()
         try:
+            if "optimizer" in changed:  # whose state torch would take for that of the other kind
+                raise ValueError("its optimizer is of another kind")
             self.accelerator.load_state(str(checkpoint))
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError, KeyError) as error:
-            changed = ", ".join(self._changed_settings()) or "none"
             raise ValueError(
                 f"{checkpoint} cannot be taken up ({error}). Settings that differ from those of the run so far: "
-                f"{changed}. Go on with the old ones, or start a run of its own from its weights by `--init_from`."
+                f"{', '.join(changed) or 'none'}. Go on with the old ones, or start a run of its own from its weights "
+                "by `--init_from`."
             ) from error
+        for optimisation in self._optimisations:
+            optimisation.apply_settings()
         if self._ema is not None:
             self._ema.to(self.device)  # what was loaded lies on the CPU
+            self._ema.decay = self.config.ema_decay
 
     def _changed_settings(self) -> list[str]:
         path = self.output / "train_config.json"

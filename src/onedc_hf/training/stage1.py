@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .components import add_noise, choose_what_learns, load_start, make_model, save_result
+from .components import DECIDES_SYMBOLS, add_noise, choose_what_learns, load_start, make_model, save_result
 from .config import TrainConfig
 from .data import Crops, Share, crop_batches
 from .distillation import make_distillation
@@ -21,6 +21,7 @@ from .model import Rebuilt, TrainableOneDC
 from .objective import picture_losses
 from .run import TrainingRun
 from .start import start_as_transform_codec
+from .steps import OptimizerStep
 from .tokenizers import load_tokenizer
 
 __all__ = ["crop_weight", "draw_quality", "geometric", "learning_rates", "qualities_of_step", "rate_weight", "train"]
@@ -86,10 +87,23 @@ def _starting_model(config: TrainConfig) -> TrainableOneDC:
     return model
 
 
+def _refuse_two_lambdas(model: TrainableOneDC, config: TrainConfig) -> None:
+    """A model of one rate has no quality that lambda could follow: each crop would be weighted at random."""
+    if model.codec.entropy.quality_rows > 1 or config.lambda_low == config.lambda_high:
+        return
+    learns = [name for name, p in model.named_parameters() if p.requires_grad and name.startswith(DECIDES_SYMBOLS)]
+    if learns or config.lambda_balance:
+        raise ValueError(
+            f"This model codes at one rate, so `lambda_low` ({config.lambda_low}) and `lambda_high` "
+            f"({config.lambda_high}) must be one number, the rate's."
+        )
+
+
 def train(config: TrainConfig) -> Path:
     """Runs stage 1 and returns the folder of the trained pipeline.
 
     Raises:
+        TrainingError: if gradients stay infinite or no numbers; nothing is saved then.
         ValueError, FileNotFoundError: for settings that cannot work, before any work is done.
     """
     with TrainingRun(config) as run:
@@ -99,6 +113,7 @@ def train(config: TrainConfig) -> Path:
         if tokenizer is not None:
             bare.distillation = make_distillation(config, bare.codec.config, tokenizer, resumes=run.resumes)
         trainable = choose_what_learns(bare, config)
+        _refuse_two_lambdas(bare, config)
         if bare.codec.hyper_enc.fusion[-1].weight.requires_grad:
             bare.codec.entropy.z_counts.zero_()  # tables of another hyper-latent; a release fits new ones
         if config.gradient_checkpointing:
@@ -109,6 +124,7 @@ def train(config: TrainConfig) -> Path:
         losses = picture_losses(config, run)
         idle = config.adversary_warmup_steps if losses.warming_up(0) else 0
         optimizer, scheduler = run.optimise(learning_rates(bare, trainable, config), idle=idle)
+        take_step = OptimizerStep(run.accelerator, trainable, optimizer, scheduler, max_norm=config.max_grad_norm)
         run.average(trainable)
         model = run.wrap(bare)
 
@@ -135,11 +151,7 @@ def train(config: TrainConfig) -> Path:
                         total = total + config.distillation_weight * rebuilt.distilled["loss"]
                     if not warming_up:
                         run.accelerator.backward(total)
-                        if run.accelerator.sync_gradients:
-                            run.accelerator.clip_grad_norm_(trainable, config.max_grad_norm)
-                        optimizer.step()
-                        scheduler.step()
-                        optimizer.zero_grad(set_to_none=True)
+                        take_step()
                     values |= losses.learn(run.step)
                 values |= {"rate": float(rate.detach()), "bpp": float(rebuilt.bpp.detach().mean())}
                 values |= {name: float(loss.detach()) for name, loss in rebuilt.distilled.items() if name != "loss"}

@@ -18,6 +18,7 @@ from .model import Rebuilt, TrainableOneDC
 from .objective import picture_losses
 from .run import TrainingRun
 from .stage1 import qualities_of_step
+from .steps import OptimizerStep
 
 __all__ = ["ALL_BUT_THE_GENERATOR", "train"]
 
@@ -40,6 +41,7 @@ def train(config: TrainConfig) -> Path:
     Where the settings freeze nothing, everything but the generator is frozen; what decides symbols always has to be.
 
     Raises:
+        TrainingError: if gradients stay infinite or no numbers; nothing is saved then.
         ValueError, OSError: for settings that cannot work, before any work is done.
     """
     if not config.freeze:
@@ -57,6 +59,7 @@ def train(config: TrainConfig) -> Path:
         losses = picture_losses(config, run)
         guidances: list[Guidance] = [PictureGuidance(losses)]
         optimizer, scheduler = run.optimise(trainable, every=config.generator_every, idle=config.adversary_warmup_steps)
+        take_step = OptimizerStep(run.accelerator, trainable, optimizer, scheduler, max_norm=config.max_grad_norm)
         run.average(trainable)
         model = run.wrap(bare)
         if config.teacher:
@@ -76,8 +79,9 @@ def train(config: TrainConfig) -> Path:
                 values: dict[str, float] = {}
                 with run.accelerator.accumulate(model):
                     with run.accelerator.autocast(), torch.set_grad_enabled(turn):
-                        rebuilt: Rebuilt = model(pixels, quality)
-                    view = View(rebuilt.latent, rebuilt.picture, pixels, captions, quality)
+                        # Between the generator's turns only an adversary on pictures looks at them.
+                        rebuilt: Rebuilt = model(pixels, quality, decode=turn or losses.perceptual is not None)
+                    view = View(rebuilt.latent, rebuilt.picture, pixels, captions, quality, rebuilt.encoded)
                     if turn:
                         pulls = []
                         for guidance in guidances:
@@ -85,11 +89,7 @@ def train(config: TrainConfig) -> Path:
                             pulls.append(pull)
                             values |= found
                         run.accelerator.backward(torch.stack(pulls).sum())
-                        if run.accelerator.sync_gradients:
-                            run.accelerator.clip_grad_norm_(trainable, config.max_grad_norm)
-                        optimizer.step()
-                        scheduler.step()
-                        optimizer.zero_grad(set_to_none=True)
+                        take_step()
                     for guidance in guidances:
                         values |= guidance.learn(view.detach(), run.step)
                 run.record(values | {"bpp": float(rebuilt.bpp.detach().mean())})
