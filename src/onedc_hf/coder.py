@@ -252,9 +252,7 @@ class SymbolCoder:
                 f"The file states a picture of {reason}. If you trust it, set the pipeline's `max_pixels` (or "
                 "--max-pixels)."
             )
-        if (
-            isinstance(reader, BitstreamReader) and sections is None
-        ):  # of a damaged end, what can be read is taken below
+        if isinstance(reader, BitstreamReader) and sections is None:  # a damaged end is taken as far as it goes
             check_beside(reader.extensions, header.height, header.width)
         hyper = self.hyper_synthesis(reader.read_hyper())
         row = None if header.kind == Kind.Z_ONLY or preview else (header.quality_row or 0)
