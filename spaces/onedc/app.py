@@ -209,6 +209,7 @@ with gr.Blocks(title="OneDC", delete_cache=(KEPT, KEPT)) as demo:
         [picture_in, quality_in],
         [pair_out, facts_out, odc_out],
         api_name="compress",
+        scroll_to_output=True,  # which lies below the button on a phone
         preprocess=False,  # else gradio opens the file before us: with any decoder, and without a word if that fails
         concurrency_limit=1,
         concurrency_id="codec",
@@ -218,6 +219,7 @@ with gr.Blocks(title="OneDC", delete_cache=(KEPT, KEPT)) as demo:
         odc_in,
         [picture_out, decoded_facts_out],
         api_name="decompress",
+        scroll_to_output=True,
         concurrency_limit=1,
         concurrency_id="codec",
     )
