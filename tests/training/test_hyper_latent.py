@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import pytest
 import torch
 
 from onedc_hf import OneDCPipeline
-from onedc_hf.training import stage1
+from onedc_hf.training import hyper_latent, stage1
 from onedc_hf.training.components import load_model
 from onedc_hf.training.config import TrainConfig
 from onedc_hf.training.hyper_latent import analyse, main, thumbnails, train_hyper_latent
 from onedc_hf.training.model import TrainableOneDC
+from onedc_hf.training.steps import TrainingError
 
 Make = Callable[..., TrainConfig]
 
@@ -95,6 +97,24 @@ def test_it_is_reproducible_and_stops_when_asked(config: Make, crops: torch.Tens
         )
     assert results[0] == results[1] and len(results[0]) == 3
     assert results[2] == results[0][:1]
+
+
+def test_a_step_that_is_no_number_is_left_out(
+    model: TrainableOneDC, crops: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    analysed, honest, seen = analyse(model, crops.split(8), 8), hyper_latent.z_excess, []
+
+    def broken(z: torch.Tensor) -> torch.Tensor:
+        seen.append(1)
+        return honest(z) * (math.nan if len(seen) % 2 == 0 or len(seen) > 4 else 1)
+
+    monkeypatch.setattr(hyper_latent, "z_excess", broken)
+    lines: list[dict[str, float]] = []
+    train_hyper_latent(model, analysed, steps=4, batch=4, rate_batch=2, logging_steps=2, log=lines.append)
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    assert len(lines) == 2 and all(math.isfinite(value) for line in lines for value in line.values())
+    with pytest.raises(TrainingError, match="the hyper-latent was not finite in 25 steps"):
+        train_hyper_latent(model, analysed, steps=40, batch=4, rate_batch=2)
 
 
 @pytest.mark.parametrize("name", ["steps", "batch", "rate_batch", "logging_steps", "learning_rate"])

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import DDPMScheduler
 
+from onedc_hf.training import teacher
 from onedc_hf.training.components import load_model
 from onedc_hf.training.config import load_config
 from onedc_hf.training.scores import ScoreNetwork, load_teacher
+from onedc_hf.training.steps import TrainingError
 from onedc_hf.training.teacher import _arguments, main, train_teacher
 
 from .conftest import SCHEDULER
@@ -58,13 +62,33 @@ def test_it_learns_and_is_saved_as_a_teacher(train: Train) -> None:
     held_out = [line["held_out_loss"] for line in lines if "held_out_loss" in line]
     assert [line["step"] for line in lines] == [20, 30, 40, 60]
     assert lines[-1]["loss"] < 0.8 * lines[0]["loss"] and held_out[1] < held_out[0] < 1.1
-    teacher = load_teacher(str(folder))
-    assert isinstance(teacher.real, ScoreNetwork) and teacher.captions is None
-    assert teacher.scale.mean == pytest.approx((0.1, 0.1), abs=0.06)
-    assert teacher.scale.deviation == pytest.approx((0.37, 0.37), abs=0.06)
+    found = load_teacher(str(folder))
+    assert isinstance(found.real, ScoreNetwork) and found.captions is None
+    assert found.scale.mean == pytest.approx((0.1, 0.1), abs=0.06)
+    assert found.scale.deviation == pytest.approx((0.37, 0.37), abs=0.06)
     x, t = torch.randn(1, 2, 8, 8), torch.tensor([400])
-    assert torch.equal(teacher.real.predict_noise(x, t), teacher.fake.predict_noise(x, t))
-    assert teacher.real.unet is not teacher.fake.unet
+    assert torch.equal(found.real.predict_noise(x, t), found.fake.predict_noise(x, t))
+    assert found.real.unet is not found.fake.unet
+
+
+def test_a_step_that_is_no_number_is_left_out_and_many_are_an_error(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, seen = teacher.fake_score_loss, []
+
+    def broken(*arguments: Any, **options: Any) -> torch.Tensor:
+        seen.append(1)
+        loss = honest(*arguments, **options)
+        return loss * math.nan if len(seen) % 3 == 0 or len(seen) > 12 else loss
+
+    monkeypatch.setattr(teacher, "fake_score_loss", broken)
+    folder = train(max_steps=12, logging_steps=4, held_out=None)
+    assert all(torch.isfinite(p).all() for p in load_teacher(str(folder)).fake.parameters())
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [math.isfinite(line["loss"]) for line in lines] == [True] * 3
+    with pytest.raises(TrainingError, match="the teacher was not finite in 25 steps"):
+        train(output=tmp_path / "lost", held_out=None)
+    assert not (tmp_path / "lost" / "unet").exists()
 
 
 def test_it_goes_on_from_weights(train: Train, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import OneDCError
 from .components import load_model, save_pipeline
 from .config import TrainConfig
 from .data import Crops, Share, crop_batches
@@ -37,6 +38,7 @@ from .losses import OPPONENTS
 from .model import TrainableOneDC, z_excess
 from .stage1 import geometric
 from .standalone import picture_arguments, stop_on_signals
+from .steps import FiniteSteps
 
 __all__ = ["AnalysedCrops", "ThumbnailReader", "analyse", "main", "thumbnails", "train_hyper_latent"]
 
@@ -161,6 +163,7 @@ def train_hyper_latent(
 
     Raises:
         ValueError: for counts below 1, or a learning rate that is not above 0.
+        TrainingError: if gradients stay infinite or no numbers.
     """
     counts = {"steps": steps, "batch": batch, "rate_batch": rate_batch, "logging_steps": logging_steps}
     for name, value in (counts | {"learning_rate": learning_rate}).items():
@@ -185,6 +188,7 @@ def train_hyper_latent(
     spread = crops.known.float().std(dim=(0, 2, 3), keepdim=True).to(device) + 1e-3
     area = 256 * crops.y.shape[2] * crops.y.shape[3]  # pixels of a crop
     seen: dict[str, list[float]] = {"thumbnail": [], "known": [], "bpp": []}
+    finite = FiniteSteps("the hyper-latent", "Start again with a smaller `--learning_rate`.")
     try:
         for step in range(1, steps + 1):
             chosen = crops.take(torch.randint(len(crops.y), (batch,), generator=draws), device)
@@ -201,14 +205,14 @@ def train_hyper_latent(
             loss = loss + (geometric(*_RATE_WEIGHTS, quality) * bpp).mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            schedule.step()
-            for name, value in {"thumbnail": thumbnail, "known": known, "bpp": bpp.mean()}.items():
-                seen[name].append(float(value.detach()))
+            if finite.may(float(torch.nn.utils.clip_grad_norm_(parameters, 1.0))):
+                optimizer.step()
+                schedule.step()
+                for name, value in {"thumbnail": thumbnail, "known": known, "bpp": bpp.mean()}.items():
+                    seen[name].append(float(value.detach()))
             stopped = stop()
             if step % logging_steps == 0 or step == steps or stopped:
-                log({"step": step} | {name: fmean(values) for name, values in seen.items()})
+                log({"step": step} | {name: fmean(values) for name, values in seen.items() if values})
                 seen = {name: [] for name in seen}
             if stopped:
                 break
@@ -280,7 +284,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 stop=stop,
             )
             save_pipeline(model, output / "pipeline")
-    except (OSError, ValueError) as error:
+    except (OneDCError, OSError, ValueError) as error:
         print(f"hyper_latent: {error}", file=sys.stderr)
         return 1
     print(f"Pipeline: {output / 'pipeline'}")

@@ -19,6 +19,10 @@ logger = logging.getLogger(__name__)
 
 # A single crop may overflow. In float16 a new scale of the loss, 65,536, takes up to 16 halvings to fit.
 _MOST_IN_A_ROW = 25
+_RESUME = (
+    "The checkpoints are from before: go on from one by `--resume_from_checkpoint latest`, with a smaller "
+    "`--learning_rate`, or with `--mixed_precision no` or `bf16` in place of `fp16`."
+)
 
 
 class TrainingError(OneDCError, RuntimeError):
@@ -30,10 +34,11 @@ class FiniteSteps:
 
     Args:
         what (`str`): whose gradients, for warning and error.
+        advice (`str`, *optional*): what to do, for the error; default: what `onedc train` can do.
     """
 
-    def __init__(self, what: str):
-        self.what, self._in_a_row = what, 0
+    def __init__(self, what: str, advice: str = _RESUME):
+        self.what, self.advice, self._in_a_row = what, advice, 0
 
     def may(self, norm: float) -> bool:
         """Whether the step with a gradient of this norm may be taken.
@@ -49,8 +54,7 @@ class FiniteSteps:
         if self._in_a_row >= _MOST_IN_A_ROW:
             raise TrainingError(
                 f"The gradient of {self.what} was not finite in {self._in_a_row} steps in a row, and the run ends "
-                "without saving. The checkpoints are from before: go on from one by `--resume_from_checkpoint latest`, "
-                "with a smaller `--learning_rate`, or with `--mixed_precision no` or `bf16` in place of `fp16`."
+                f"without saving. {self.advice}"
             )
         return False
 

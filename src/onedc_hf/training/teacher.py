@@ -32,6 +32,7 @@ from .data import Cropping, Share, crop_batches, excluded_names, open_split
 from .matching import fake_score_loss
 from .scores import LatentScale, NoiseSchedule, ScoreNetwork
 from .standalone import picture_arguments, stop_on_signals
+from .steps import FiniteSteps
 from .validation import named_pictures
 
 __all__ = ["TEACHER_UNET", "main", "train_teacher"]
@@ -124,6 +125,7 @@ def train_teacher(
 
     Raises:
         ValueError: for a U-Net that wants captions, or too few pictures.
+        TrainingError: if gradients stay infinite or no numbers; nothing more is saved then.
     """
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -163,23 +165,24 @@ def train_teacher(
             unseen = scale.standardise(encode(held_out.to(device)).float())
 
     losses: list[float] = []
+    finite = FiniteSteps("the teacher", "What it saved last is from before. Try a smaller learning rate.")
     started = time.monotonic()
     step, stopped = 0, False
     while step < max_steps and not stopped:
         latents = scale.standardise(next_latents())
         loss = fake_score_loss(latents, network, schedule, timesteps=(0, last))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
-        optimizer.step()
-        warm_up.step()
+        if finite.may(float(torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm))):
+            optimizer.step()
+            warm_up.step()
+            ema.step(parameters)
+            losses.append(float(loss.detach()))
         optimizer.zero_grad(set_to_none=True)
-        ema.step(parameters)
-        losses.append(float(loss.detach()))
         step += 1
         stopped = stop()
 
         line: dict[str, float] = {}
-        if step % logging_steps == 0:
+        if step % logging_steps == 0 and losses:
             line = {
                 "loss": fmean(losses),
                 "crops_per_second": len(losses) * len(latents) / (time.monotonic() - started),
