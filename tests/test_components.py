@@ -109,15 +109,26 @@ def test_a_picture_that_cannot_be_read_leaves_a_model_as_it_was(tiny_folder: Pat
 def test_a_thin_picture_counts_as_it_is_padded(pipe: OneDCPipeline) -> None:
     assert too_large(1 << 14, 1 << 14, 1 << 28) is None and too_large(1 << 30, 1, None) is None
     assert too_large(1000, 1000, 1_000_000) is None and too_large(8, 8, 64) is None
-    reason = too_large(1 << 24, 1, 1 << 28)
+    assert too_large(1 << 18, 1, 1 << 28) is None and too_large(1, 1 << 22, 1 << 28) is None
+    reason = too_large(1, 1 << 24, 1 << 28)
     assert reason is not None and "1,073,741,824 with its sides rounded up" in reason
-    writer = BitstreamWriter(pipe._symbols(), width=1 << 24, height=1, z_only=True)
-    writer.write_hyper(np.zeros((1, 1 << 18), np.int64))
+    writer = BitstreamWriter(pipe._symbols(), width=1, height=1 << 24, z_only=True)
+    writer.write_hyper(np.zeros((1 << 18, 1), np.int64))
     with pytest.raises(TooLarge, match="rounded up"):
         pipe.decompress(writer.finish())
-    thin = b"".join(value.to_bytes(4, "big") for value in (1, 16_777_215, 1, 0))
+    thin = b"".join(value.to_bytes(4, "big") for value in (16_777_215, 1, 1, 0))
     with pytest.raises(TooLarge, match="rounded up"):
         read_authors_file(thin, (4,) * 7, 1 << 25)
+
+
+def test_a_picture_may_not_be_wider_than_strips_can_be(pipe: OneDCPipeline) -> None:
+    reason = too_large((1 << 18) + 1, 1, 1 << 28)
+    assert reason is not None and "wider than the limit of 262,144" in reason
+    assert too_large((1 << 18) + 1, 1, None) is None
+    writer = BitstreamWriter(pipe._symbols(), width=1 << 19, height=1, z_only=True)
+    writer.write_hyper(np.zeros((1, 1 << 13), np.int64))
+    with pytest.raises(TooLarge, match="wider than"):
+        pipe.decompress(writer.finish())
 
 
 def test_a_generator_takes_no_pattern_for_its_adapter(pipe: OneDCPipeline) -> None:

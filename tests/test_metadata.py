@@ -19,8 +19,10 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageCms, ImageOps
 
 from onedc_hf import Corrupt, OneDCPipeline, PictureError
+from onedc_hf.beside import check_beside
 from onedc_hf.cli.main import main
 from onedc_hf.coder import SymbolCoder
+from onedc_hf.coding import Tag
 from onedc_hf.coding.metadata import METADATA_LIMIT, pack_alpha, pack_metadata, unpack_alpha, unpack_metadata
 from onedc_hf.colour import from_srgb
 from onedc_hf.identity import warn_of_another_decoder
@@ -321,6 +323,13 @@ def test_another_decoder_says_so_and_decodes_all_the_same(tiny_folder: Path, pic
 def test_a_damaged_name_of_a_decoder_is_a_typed_error() -> None:
     with pytest.raises(Corrupt, match="5 bytes"):
         warn_of_another_decoder(bytes(5), "ab" * 32)
+
+
+@pytest.mark.parametrize(("tag", "of"), [(Tag.IDENTITY, "decoder"), (Tag.ADAPTER, "adapter")])
+def test_a_damaged_name_is_found_with_everything_else_beside_the_picture(tag: Tag, of: str) -> None:
+    check_beside(((int(tag), bytes(4)),), 64, 64)
+    with pytest.raises(Corrupt, match=f"names its {of} with 3 bytes"):  # so `verify` finds it, too
+        check_beside(((int(tag), bytes(3)),), 64, 64)
 
 
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"

@@ -543,6 +543,7 @@ def test_a_preview_is_the_hyper_latent_alone(many_rates: OneDCPipeline, picture:
     preview = many_rates.decompress(many_rates.compress(rgb, quality=80), preview=True)
     alone = many_rates.decompress(many_rates.compress(rgb, z_only=True))
     assert np.array_equal(np.asarray(preview), np.asarray(alone))
+    assert preview.info["onedc:Preview"] == "True" and "onedc:Preview" not in alone.info
 
 
 def test_rebuilt_pictures_carry_their_provenance(tiny_pipeline: OneDCPipeline, picture: Picture) -> None:

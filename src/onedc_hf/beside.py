@@ -9,13 +9,23 @@ import numpy as np
 from .coding import Tag
 from .coding.metadata import pack_alpha, pack_metadata, unpack_alpha, unpack_metadata
 from .colour import from_srgb
-from .errors import PictureError
+from .errors import Corrupt, PictureError
 from .pictures import OpenedPicture
 
-__all__ = ["Extensions", "check_beside", "pack_beside", "with_alpha", "with_metadata"]
+__all__ = [
+    "NAME_BYTES",
+    "Extensions",
+    "check_beside",
+    "check_name",
+    "pack_beside",
+    "with_alpha",
+    "with_metadata",
+]
 
 Extensions = tuple[tuple[int, bytes], ...]
 """Tag and content of each extension of a file."""
+NAME_BYTES = 4
+"""Bytes of the digest of a decoder or an adapter by which a file names it."""
 
 
 def pack_beside(opened: OpenedPicture, keep_metadata: bool) -> Extensions:
@@ -39,9 +49,22 @@ def check_beside(extensions: Extensions, height: int, width: int) -> None:
     Raises:
         Corrupt: if an extension is damaged.
     """
+    for tag, of in ((Tag.IDENTITY, "decoder"), (Tag.ADAPTER, "adapter")):
+        if (named := dict(extensions).get(tag)) is not None:
+            check_name(named, of)
     unpack_metadata(extensions)
     if (alpha := dict(extensions).get(Tag.ALPHA)) is not None:
         unpack_alpha(alpha, height, width)
+
+
+def check_name(named: bytes, of: str) -> None:
+    """Looks at the name of a decoder or an adapter in a file (`identity.py`).
+
+    Raises:
+        Corrupt: if it is damaged.
+    """
+    if len(named) != NAME_BYTES:
+        raise Corrupt(f"The file names its {of} with {len(named)} bytes instead of {NAME_BYTES}.")
 
 
 def with_alpha(rgb: np.ndarray, extensions: Extensions) -> np.ndarray:

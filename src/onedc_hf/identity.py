@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .beside import NAME_BYTES, check_name
 from .coding import Tag
-from .errors import Corrupt, ModelError
+from .errors import ModelError
 from .models import OneDCGenerator
 from .models.adapters import base_state
 from .user_warning import warn_user
@@ -33,7 +34,6 @@ __all__ = [
     "warn_of_another_decoder",
 ]
 
-_BYTES = 4
 # By component, prefixes of the weights that act after decoding; empty: all of them.
 _DECODER_SIDE = {
     "codec": ("semantic_adaptor.", "dec."),
@@ -73,7 +73,7 @@ def update_digest(sha: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
 
 def pack_decoder(decoder_id: str) -> tuple[int, bytes]:
     """The extension that names a decoder side."""
-    return int(Tag.IDENTITY), bytes.fromhex(decoder_id)[:_BYTES]
+    return int(Tag.IDENTITY), bytes.fromhex(decoder_id)[:NAME_BYTES]
 
 
 def warn_of_another_decoder(named: bytes, decoder_id: str) -> None:
@@ -82,18 +82,17 @@ def warn_of_another_decoder(named: bytes, decoder_id: str) -> None:
     Raises:
         Corrupt: if the extension is damaged.
     """
-    if len(named) != _BYTES:
-        raise Corrupt(f"The file names its decoder with {len(named)} bytes instead of {_BYTES}.")
-    if named != bytes.fromhex(decoder_id)[:_BYTES]:
+    check_name(named, "decoder")
+    if named != bytes.fromhex(decoder_id)[:NAME_BYTES]:
         warn_user(
-            f"The file was checked against the decoder {named.hex()}, this one is {decoder_id[: 2 * _BYTES]}: the "
+            f"The file was checked against the decoder {named.hex()}, this one is {decoder_id[: 2 * NAME_BYTES]}: the "
             "picture is the same, its synthesised detail may look different."
         )
 
 
 def pack_adapter(adapter_id: str) -> tuple[int, bytes]:
     """The extension that names a LoRA adapter."""
-    return int(Tag.ADAPTER), bytes.fromhex(adapter_id)[:_BYTES]
+    return int(Tag.ADAPTER), bytes.fromhex(adapter_id)[:NAME_BYTES]
 
 
 def warn_of_another_adapter(named: bytes, adapter_id: str | None) -> None:
@@ -102,10 +101,9 @@ def warn_of_another_adapter(named: bytes, adapter_id: str | None) -> None:
     Raises:
         Corrupt: if the extension is damaged.
     """
-    if len(named) != _BYTES:
-        raise Corrupt(f"The file names its adapter with {len(named)} bytes instead of {_BYTES}.")
-    if adapter_id is None or named != bytes.fromhex(adapter_id)[:_BYTES]:
-        at_hand = "this pipeline has none" if adapter_id is None else f"this one is {adapter_id[: 2 * _BYTES]}"
+    check_name(named, "adapter")
+    if adapter_id is None or named != bytes.fromhex(adapter_id)[:NAME_BYTES]:
+        at_hand = "this pipeline has none" if adapter_id is None else f"this one is {adapter_id[: 2 * NAME_BYTES]}"
         warn_user(
             f"The file was made with the adapter {named.hex()}, {at_hand}: the picture is the same, its synthesised "
             "detail may look different. Load the adapter with `load_lora_weights` (or --lora)."

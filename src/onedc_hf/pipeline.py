@@ -28,7 +28,7 @@ from .authors import decode_authors_file, header_of, is_authors_file
 from .beside import pack_beside, with_alpha, with_metadata
 from .calibration import calibrate, fit_tables
 from .coder import Analysed, SymbolCoder, Symbols
-from .coding import SymbolModel, Tag, parse_header
+from .coding import Kind, SymbolModel, Tag, parse_header
 from .coding.limits import MAX_PIXELS
 from .coding.order import Y_PER_Z
 from .earlier import EarlierReaders
@@ -466,7 +466,8 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         if output_type != "pil":
             return to_output(pixels, output_type)
         result: Any = with_metadata(to_output(pixels), symbols.extensions)
-        result.info |= provenance_info(self.model_id, symbols.header.bpp, symbols.received)
+        part = preview and symbols.header.kind != Kind.Z_ONLY
+        result.info |= provenance_info(self.model_id, symbols.header.bpp, symbols.received, part)
         return result
 
     def _rebuild(self, symbols: Symbols) -> np.ndarray:

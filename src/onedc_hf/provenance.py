@@ -41,19 +41,22 @@ _ORIGIN = re.compile(
 )
 
 
-def provenance_info(model_id: str, bpp: float, received: float = 1.0) -> dict[str, str]:
+def provenance_info(model_id: str, bpp: float, received: float = 1.0, preview: bool = False) -> dict[str, str]:
     """The facts as strings, as `Image.info` holds them.
 
     Args:
         model_id (`str`): hex digits of the model that rebuilt the picture.
         bpp (`float`): bits of the file for each pixel.
         received (`float`, *optional*): share of the file's bytes that had arrived, 0 to 1.
+        preview (`bool`, *optional*): whether only the hyper-latent was decoded, a small part of those bits.
     """
     info = {
         "onedc:DigitalSourceType": DIGITAL_SOURCE_TYPE,
         "onedc:ModelId": model_id,
         "onedc:BitsPerPixel": f"{bpp:.4f}",
     }
+    if preview:
+        info["onedc:Preview"] = "True"
     return info if received >= 1 else {**info, "onedc:Received": f"{received:.4f}"}
 
 

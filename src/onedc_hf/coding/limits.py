@@ -9,13 +9,15 @@ MAX_PIXELS = 1 << 28
 POSITION = 64
 """Pixels of a position of the hyper-latent, in each direction."""
 _ALWAYS_PADDED = 1 << 24  # pixels, with sides rounded up: so many can be worked on anywhere
+# The exact path works on strips as wide as the picture: 160 kB for each 64 pixels of width, whatever the height.
+_WIDEST = 1 << 18
 
 
 def too_large(width: int, height: int, max_pixels: int | None) -> str | None:
     """Why a picture is not worked on; `None` if it is.
 
     Networks see sides rounded up to multiples of 64, so a picture that is one pixel high costs as much as one of 64:
-    such a one may have twice the limit.
+    such a one may have twice the limit, and none may be wider than 262,144 pixels.
 
     Args:
         width (`int`): of the picture, in pixels.
@@ -26,6 +28,8 @@ def too_large(width: int, height: int, max_pixels: int | None) -> str | None:
         return None
     if width * height > max_pixels:
         return f"{width}x{height} pixels, more than the limit of {max_pixels:,}"
+    if width > _WIDEST:
+        return f"{width}x{height} pixels, wider than the limit of {_WIDEST:,}; a tall picture may have as many: turn it"
     padded = (-(-width // POSITION) * POSITION) * (-(-height // POSITION) * POSITION)
     if padded > max(2 * max_pixels, _ALWAYS_PADDED):
         rounded = f"{padded:,} with its sides rounded up to multiples of {POSITION}"
