@@ -76,6 +76,9 @@ def write_atomically(path: Path, data: bytes, replace: bool = True) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
+            # Else a power cut soon after can leave the name with nothing behind it, which passes for a finished file.
+            file.flush()
+            os.fsync(file.fileno())
         if mode is None:
             _let_others_read(Path(temporary))
         else:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from onedc_hf.cli import files
 from onedc_hf.cli.main import main
@@ -289,14 +289,67 @@ def test_no_model_is_loaded_for_files_that_are_not_there(onedc, photos, fake_pip
 
 
 def test_resume_leaves_what_is_there_and_does_the_rest(onedc, photos, fake_pipeline):
-    (photos / "a.odc").write_bytes(b"finished earlier")
+    assert onedc("compress", photos / "a.png")[0] == 0
+    before = (photos / "a.odc").stat()
+    fake_pipeline.loaded.clear()
     code, out, err = onedc("compress", photos, "--resume")
     assert (code, err) == (0, "") and out.startswith("1 file there already\nphotos/b.png -> photos/b.odc")
-    assert (photos / "a.odc").read_bytes() == b"finished earlier" and (photos / "b.odc").exists()
+    after = (photos / "a.odc").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns) and (photos / "b.odc").exists()
     fake_pipeline.asked.clear()
     code, out, _ = onedc("compress", photos, "--resume")
     assert (code, out, fake_pipeline.asked) == (0, "2 files there already\n", [])
     assert onedc("compress", photos, "--resume", "--force")[0] == 2
+
+
+@pytest.mark.parametrize("left", [0, 1, 2, 9, -1, "zeros"])
+def test_resume_does_again_what_is_empty_or_cut(onedc, photos, left):
+    assert onedc("compress", photos / "a.png")[0] == 0
+    whole = (photos / "a.odc").read_bytes()
+    (photos / "a.odc").write_bytes(bytes(len(whole)) if left == "zeros" else whole[:left])
+    code, out, err = onedc("compress", photos / "a.png", "--resume")
+    assert (code, err) == (0, "") and "there already" not in out
+    assert (photos / "a.odc").read_bytes() == whole
+
+
+def test_resume_names_a_file_of_another_picture_and_keeps_it(onedc, photos, fake_pipeline):
+    assert onedc("compress", photos / "a.png", "-o", photos / "b.odc")[0] == 0
+    (photos / "a.odc").write_bytes(b"precious, and no picture at all")
+    before = (photos / "b.odc").read_bytes()
+    fake_pipeline.loaded.clear()
+    code, out, err = onedc("compress", photos, "--resume")
+    assert (code, out) == (1, "") and not fake_pipeline.loaded
+    assert "photos/b.odc exists, but is of a picture of 70x50 pixels, and this one has 40x30" in err
+    assert "photos/a.odc exists and is left as it is" in err
+    assert (photos / "b.odc").read_bytes() == before and (photos / "a.odc").read_bytes().startswith(b"precious")
+
+
+def test_resume_knows_a_picture_that_was_turned(onedc, photos):
+    with Image.open(photos / "a.png") as photo:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6
+        photo.save("turned.jpg", exif=exif)
+    assert onedc("compress", "turned.jpg")[0] == 0
+    assert parse_header(Path("turned.odc").read_bytes()).width == 50
+    assert onedc("compress", "turned.jpg", "--resume") == (0, "1 file there already\n", "")
+
+
+def test_resume_rebuilds_a_picture_that_is_empty(onedc, photos):
+    onedc("compress", photos, "-o", "small/")
+    onedc("decompress", "small", "-o", "back/")
+    Path("back/a.png").write_bytes(b"")
+    code, out, _ = onedc("decompress", "small", "-o", "back/", "--resume")
+    assert code == 0 and out.splitlines() == ["1 file there already", "small/a.odc -> back/a.png  70x50"]
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_bytes_are_on_the_disk_before_a_file_gets_its_name(tmp_path, monkeypatch, replace):
+    path, steps = tmp_path / "a.odc", []
+    for name in ("fsync", "link", "replace"):
+        honest = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *given, name=name, honest=honest: steps.append(name) or honest(*given))
+    write_atomically(path, b"new", replace=replace)
+    assert steps == ["fsync", "replace" if replace else "link"] and path.read_bytes() == b"new"
 
 
 def test_resume_does_not_hide_two_pictures_of_one_name(onedc, photos):

@@ -11,7 +11,7 @@ from typing import Literal, TextIO
 
 from .._register import MAGIC
 from ..camera_files import CAMERA_SUFFIXES, is_heif, is_raw_start
-from ..errors import OneDCError
+from ..errors import BitstreamError, NotOneDC, OneDCError, PictureError, UnsupportedVersion
 from ..saving import write_atomically
 from .text import count
 
@@ -145,7 +145,7 @@ def plan(
             with a slash at its end, which is made. By default, outputs lie beside their inputs.
         suffix (`str`): suffix of the outputs, unless `output` names a file.
         force (`bool`): existing files may be replaced.
-        resume (`bool`): inputs whose output exists are left out.
+        resume (`bool`): inputs whose output exists are left out; one that is empty or cut is made again.
 
     Raises:
         `UsageError`: several inputs and one output file, a folder that does not exist, or an `.odc` file under the name
@@ -168,12 +168,13 @@ def plan(
         )
 
     jobs, taken, left_out = [], {}, 0
+    existing: Literal["refuse", "replace", "leave"]
     for source in sources:
         if folder is not None:
             target = folder / (source.stem + suffix)
         else:
             target = source.with_suffix(suffix) if output is None else Path(output)
-        problem = ""
+        problem, existing = "", "replace" if force else "leave" if resume else "refuse"
         if not source.exists():
             problem = "no such file"  # found out here, so that no model is loaded for it
         elif target.exists() and target.samefile(source):
@@ -183,16 +184,70 @@ def plan(
         elif target.is_dir():
             problem = f"{target} is a folder; name a file with -o"
         elif target.exists() and resume:
-            taken[target] = source
-            left_out += 1
-            continue
+            try:
+                done = _is_finished(source, target, suffix)
+            except OneDCError as error:
+                problem, done = str(error), False
+            if done:
+                taken[target] = source
+                left_out += 1
+                continue
+            existing = "replace"  # what is left of a write that never ended
         elif target.exists() and not force:
             problem = _exists(target)
         taken.setdefault(target, source)
-        jobs.append(Job(source, target, problem, "replace" if force else "leave" if resume else "refuse"))
+        jobs.append(Job(source, target, problem, existing))
     if left_out:
         say(f"{count(left_out, 'file')} there already")
     return jobs
+
+
+def _is_finished(source: Path, target: Path, suffix: str) -> bool:
+    """Whether an output that exists is whole; an `.odc` file also has to be of a picture as large as its source.
+
+    Args:
+        source (`Path`): what the output was made of.
+        target (`Path`): the output.
+        suffix (`str`): of what the command writes, also where `-o` names a file otherwise.
+
+    Raises:
+        `OneDCError`: it is not what this source would give, and nothing that was cut either.
+    """
+    if not target.is_file():
+        return True  # a device or a pipe: there is nothing to read in it
+    if suffix != ".odc":
+        return target.stat().st_size > 0
+    from ..coding import inspect
+
+    data = target.read_bytes()
+    if not data.strip(b"\0"):  # after a power cut, some file systems have the length, and zeros
+        return False
+    try:
+        facts = inspect(data)
+    except (NotOneDC, UnsupportedVersion) as error:
+        raise OneDCError(f"{target} exists and is left as it is: {error} Name another file with -o") from error
+    except BitstreamError:
+        return False
+    if not facts["valid"]:
+        return False
+    size, expected = (facts["width"], facts["height"]), _picture_size(source)
+    if expected is not None and sorted(size) != sorted(expected):  # the sides may be exchanged: EXIF turns pictures
+        raise OneDCError(
+            f"{target} exists, but is of a picture of {size[0]}x{size[1]} pixels, and this one has "
+            f"{expected[0]}x{expected[1]}; --force replaces it, -o names another file"
+        )
+    return True
+
+
+def _picture_size(path: Path) -> tuple[int, int] | None:
+    """Width and height as stored, from the beginning of a picture's file; `None` if it does not say."""
+    from ..opening import guarded, open_plain
+
+    try:
+        with path.open("rb") as file:
+            return guarded(lambda: open_plain(file, str(path)), str(path)).size
+    except (OSError, PictureError):
+        return None  # whoever reads it says what is wrong with it
 
 
 def _says_picture(path: Path) -> bool:
