@@ -360,6 +360,35 @@ def test_resume_does_not_hide_two_pictures_of_one_name(onedc, photos):
         assert code == 1 and "already the output of" in err
 
 
+@pytest.mark.parametrize("options", [[], ["--resume"], ["--force"]])
+def test_two_spellings_of_one_output_are_one(onedc, photos, options):
+    with Image.open(photos / "a.png") as photo:
+        photo.save(photos / "a.jpg")
+    code, _, err = onedc("compress", "photos/a.jpg", photos.absolute() / "a.png", *options)
+    assert code == 1 and f"onedc: {photos.absolute()}/a.png: " in err and "already the output of photos/a.jpg" in err
+
+
+@pytest.mark.parametrize("names", [("IMG.png", "img.png"), ("caf\u00e9.png", "cafe\u0301.png")])
+def test_names_that_some_file_systems_do_not_tell_apart_are_one_output(onedc, photos, names):
+    for folder, name, there in zip("xy", names, ("a.png", "b.png"), strict=True):
+        Path(folder).mkdir()
+        (photos / there).rename(Path(folder, name))
+    code, _, err = onedc("compress", "x", "y", "-o", "small/")
+    assert code == 1 and f"is already the output of x/{names[0]}" in err and len(list(Path("small").iterdir())) == 1
+
+
+def test_one_picture_under_two_names_is_done_once(onedc, photos, fake_pipeline):
+    code, out, err = onedc("compress", "photos/a.png", photos.absolute() / "a.png")
+    assert (code, err, len(fake_pipeline.asked)) == (0, "", 1) and len(out.splitlines()) == 1
+
+
+def test_a_file_of_another_process_is_said_to_be_there(tmp_path, capsys):
+    (tmp_path / "a.odc").write_bytes(b"theirs")
+    job = files.Job(tmp_path / "a.png", tmp_path / "a.odc", existing="leave")
+    assert files.run_all([job], lambda job: "done", "compress") == 0
+    assert capsys.readouterr().out == f"{job.target}: there already\n"
+
+
 def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path):
     job = files.Job(tmp_path / "a.png", tmp_path / "a.odc")
     files.write_output(job, b"first")

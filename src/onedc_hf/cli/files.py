@@ -4,6 +4,7 @@ import argparse
 import glob
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,20 +168,24 @@ def plan(
             f"-o {output}: what is written is no picture but an .odc file; name it {Path(output).with_suffix(suffix)}"
         )
 
-    jobs, taken, left_out = [], {}, 0
+    jobs, left_out = [], 0
+    taken: dict[tuple[Path, str], Path] = {}  # place of an output -> its input
     existing: Literal["refuse", "replace", "leave"]
     for source in sources:
         if folder is not None:
             target = folder / (source.stem + suffix)
         else:
             target = source.with_suffix(suffix) if output is None else Path(output)
+        key = _place(target)
+        if key in taken and taken[key].exists() and source.exists() and source.samefile(taken[key]):
+            continue  # one input under two names
         problem, existing = "", "replace" if force else "leave" if resume else "refuse"
         if not source.exists():
             problem = "no such file"  # found out here, so that no model is loaded for it
         elif target.exists() and target.samefile(source):
             problem = f"would be written over itself; name another file with -o (it is {target})"
-        elif target in taken:
-            problem = f"{target} is already the output of {taken[target]}; compress one of them alone, with -o"
+        elif key in taken:
+            problem = f"{target} is already the output of {taken[key]}; do one of them alone, with -o"
         elif target.is_dir():
             problem = f"{target} is a folder; name a file with -o"
         elif target.exists() and resume:
@@ -189,17 +194,22 @@ def plan(
             except OneDCError as error:
                 problem, done = str(error), False
             if done:
-                taken[target] = source
+                taken[key] = source
                 left_out += 1
                 continue
             existing = "replace"  # what is left of a write that never ended
         elif target.exists() and not force:
             problem = _exists(target)
-        taken.setdefault(target, source)
+        taken.setdefault(key, source)
         jobs.append(Job(source, target, problem, existing))
     if left_out:
         say(f"{count(left_out, 'file')} there already")
     return jobs
+
+
+def _place(path: Path) -> tuple[Path, str]:
+    """The same for two spellings of one file, also where a file system does not tell `a.odc` from `A.odc`."""
+    return path.parent.resolve(), unicodedata.normalize("NFC", path.name).casefold()
 
 
 def _is_finished(source: Path, target: Path, suffix: str) -> bool:
@@ -286,8 +296,9 @@ def run_all(jobs: Sequence[Job], work: Callable[[Job], str], verb: str) -> int:
             if job.problem:
                 raise OneDCError(job.problem)
             if job.existing == "leave" and job.target.exists():
-                continue  # another process is at the same folder
-            say(work(job))
+                say(f"{job.target}: there already")  # another process is at the same folder
+            else:
+                say(work(job))
         except Exception as error:  # the other files are still to be done, whatever this is
             failed += 1
             complain(_message(error), job.source)
