@@ -5,6 +5,7 @@ import io
 import os
 import stat
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from onedc_hf.cli.main import main
 from onedc_hf.coding import parse_header
 from onedc_hf.errors import OneDCError
 from onedc_hf.saving import write_atomically
+from onedc_hf.user_warning import warn_user
 
 pytestmark = pytest.mark.usefixtures("fake_pipeline")
 
@@ -179,6 +181,24 @@ def test_warnings_are_one_plain_line(onedc, photos):
     code, _, err = onedc("compress", "photos/clear.png")
     assert code == 0
     assert err == "onedc: warning: photos/clear.png: transparency is left out, the picture was put on white\n"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_warning_names_its_file_and_is_given_for_each(onedc, photos, fake_pipeline, monkeypatch, fails):
+    def compress(self, image, **options):
+        for _ in range(2):
+            warn_user("something is missing")
+        warnings.warn("of programmers", RuntimeWarning, stacklevel=1)
+        if fails:
+            raise OneDCError("and it cannot be done")
+        return honest(self, image, **options)
+
+    honest = fake_pipeline.compress
+    monkeypatch.setattr(fake_pipeline, "compress", compress)
+    with pytest.warns(RuntimeWarning, match="of programmers"):
+        _, _, err = onedc("compress", photos)
+    warned = [line for line in err.splitlines() if "warning" in line]
+    assert warned == [f"onedc: warning: photos/{name}.png: something is missing" for name in "ab"]
 
 
 def test_a_target_that_cannot_be_met_says_the_smallest(onedc, photos, fake_pipeline, monkeypatch):

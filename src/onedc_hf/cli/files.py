@@ -5,7 +5,9 @@ import glob
 import os
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TextIO
@@ -298,11 +300,33 @@ def run_all(jobs: Sequence[Job], work: Callable[[Job], str], verb: str) -> int:
             if job.existing == "leave" and job.target.exists():
                 say(f"{job.target}: there already")  # another process is at the same folder
             else:
-                say(work(job))
+                with _warnings_of(job):
+                    line = work(job)
+                say(line)
         except Exception as error:  # the other files are still to be done, whatever this is
             failed += 1
             complain(_message(error), job.source)
     return failed
+
+
+@contextmanager
+def _warnings_of(job: Job) -> Iterator[None]:
+    """Says of every `UserWarning`, which is meant for the person at the keyboard, which file it is about."""
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)  # the same words about another file are news
+            yield
+    finally:
+        said = set()
+        for warning in caught:
+            message = str(warning.message)
+            if not issubclass(warning.category, UserWarning):
+                warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
+            elif message not in said:
+                named = message.startswith((str(job.source), str(job.target)))
+                complain(f"warning: {message if named else f'{job.source}: {message}'}")
+                said.add(message)
 
 
 def _message(error: Exception) -> str:
