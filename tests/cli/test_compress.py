@@ -111,6 +111,31 @@ def test_globs_are_expanded_and_nothing_is_done_twice(onedc, photos, fake_pipeli
     assert code == 1 and "photos/*.jpg: no file matches" in err
 
 
+def test_one_name_that_is_too_long_does_not_stop_the_others(onedc, photos):
+    long = "x" * 251 + ".png"  # which becomes longer by what is put at its end while it is written
+    (photos / "b.png").rename(photos / long)
+    code, _, err = onedc("compress", photos, "y" * 300, "z" * 300 + "*", "-o", "small/", "--resume")
+    assert code == 1 and (Path("small/a.odc")).exists()
+    assert f"onedc: {'y' * 300}: File name too long" in err and f"onedc: {'z' * 300}*: " in err
+    Path("n" * 255).write_bytes(b"\x89PNG")
+    code, _, err = onedc("compress", "n" * 255, "photos/a.png")
+    assert code == 1 and (photos / "a.odc").exists() and f"onedc: {'n' * 255}: File name too long" in err
+    assert onedc("verify", "n" * 300)[0] == 1
+
+
+def test_one_folder_without_permission_does_not_stop_the_others(onedc, photos, monkeypatch):
+    def refuse(path):
+        if path.name == "closed":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return honest(path)
+
+    honest = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    Path("closed").mkdir()
+    code, _, err = onedc("compress", "closed", photos)
+    assert (code, err) == (1, "onedc: closed: Permission denied\n") and len(list(photos.glob("*.odc"))) == 2
+
+
 def test_an_empty_folder_is_reported(onedc, photos):
     Path("empty").mkdir()
     code, _, err = onedc("compress", "empty")

@@ -1,6 +1,7 @@
 """Inputs, names of outputs, and getting on when one file of many is bad."""
 
 import argparse
+import dataclasses
 import glob
 import os
 import sys
@@ -27,6 +28,7 @@ __all__ = [
     "is_named_odc",
     "is_odc",
     "is_picture",
+    "missing",
     "plan",
     "read",
     "refuse_output_among",
@@ -110,23 +112,38 @@ def find_inputs(patterns: Sequence[str], is_meant: Callable[[Path], bool]) -> tu
     found: dict[Path, None] = {}
     problems = []
     for pattern in patterns:
-        path = Path(pattern)
-        if path.is_dir():
-            files = sorted(
-                entry for entry in path.iterdir() if entry.is_file() and entry.name[0] != "." and is_meant(entry)
-            )
-            problem = f"{pattern}: nothing to do in this folder (folders below it are not searched; use '{pattern}/**')"
-        elif not path.exists() and glob.has_magic(pattern):
-            files = sorted(Path(name) for name in glob.glob(pattern, recursive=True) if os.path.isfile(name))
-            if "**" in pattern:  # reaches everything there is, so it chooses as a folder does
-                files = [file for file in files if is_meant(file)]
-            problem = f"{pattern}: no file matches"
-        else:
-            files, problem = [path], ""
+        try:
+            files, problem = _matches(pattern, is_meant)
+        except OSError as error:  # a folder without permission, a name too long: the others are still to be done
+            files, problem = [], f"{pattern}: {error.strerror or error}"
         found.update(dict.fromkeys(files))
         if not files:
             problems.append(problem)
     return list(found), problems
+
+
+def _matches(pattern: str, is_meant: Callable[[Path], bool]) -> tuple[list[Path], str]:
+    """The files that one argument means, and what to say if they are none."""
+    path = Path(pattern)
+    if path.is_dir():
+        files = sorted(
+            entry for entry in path.iterdir() if entry.is_file() and entry.name[0] != "." and is_meant(entry)
+        )
+        return files, f"{pattern}: nothing to do in this folder (folders below it are not searched; use '{pattern}/**')"
+    if not path.exists() and glob.has_magic(pattern):
+        files = sorted(Path(name) for name in glob.glob(pattern, recursive=True) if os.path.isfile(name))
+        if "**" in pattern:  # reaches everything there is, so it chooses as a folder does
+            files = [file for file in files if is_meant(file)]
+        return files, f"{pattern}: no file matches"
+    return [path], ""
+
+
+def missing(path: Path) -> str:
+    """Why an input cannot be read, as far as its name says, or nothing: found out before a model is loaded for it."""
+    try:
+        return "" if path.exists() else "no such file"
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
@@ -163,7 +180,7 @@ def plan(
             raise UsageError(f"-o {output}: cannot make this folder ({error.strerror})") from error
     elif output is not None and len(sources) > 1:
         raise UsageError(f"-o {output} names one file, but there are {len(sources)} inputs; for a folder: -o {output}/")
-    elif output is not None and not Path(output).parent.is_dir():
+    elif output is not None and not os.path.isdir(Path(output).parent):
         raise UsageError(f"-o {output}: there is no folder {Path(output).parent}")
     elif output is not None and suffix == ".odc" and _says_picture(Path(output)):
         raise UsageError(
@@ -171,47 +188,62 @@ def plan(
         )
 
     jobs, left_out = [], 0
-    taken: dict[tuple[Path, str], Path] = {}  # place of an output -> its input
-    existing: Literal["refuse", "replace", "leave"]
+    existing: Literal["refuse", "replace", "leave"] = "replace" if force else "leave" if resume else "refuse"
+    taken: dict[tuple[str, str], Path] = {}  # place of an output -> its input
     for source in sources:
         if folder is not None:
             target = folder / (source.stem + suffix)
         else:
             target = source.with_suffix(suffix) if output is None else Path(output)
-        key = _place(target)
-        if key in taken and taken[key].exists() and source.exists() and source.samefile(taken[key]):
-            continue  # one input under two names
-        problem, existing = "", "replace" if force else "leave" if resume else "refuse"
-        if not source.exists():
-            problem = "no such file"  # found out here, so that no model is loaded for it
-        elif target.exists() and target.samefile(source):
-            problem = f"would be written over itself; name another file with -o (it is {target})"
-        elif key in taken:
-            problem = f"{target} is already the output of {taken[key]}; do one of them alone, with -o"
-        elif target.is_dir():
-            problem = f"{target} is a folder; name a file with -o"
-        elif target.exists() and resume:
-            try:
-                done = _is_finished(source, target, suffix)
-            except OneDCError as error:
-                problem, done = str(error), False
-            if done:
-                taken[key] = source
-                left_out += 1
-                continue
-            existing = "replace"  # what is left of a write that never ended
-        elif target.exists() and not force:
-            problem = _exists(target)
+        job, key = Job(source, target, existing=existing), _place(target)
+        try:
+            standing = _standing(job, taken.get(key), suffix)
+        except (OneDCError, OSError) as error:
+            jobs.append(dataclasses.replace(job, problem=_message(error)))
+        else:
+            if standing == "cut":
+                jobs.append(dataclasses.replace(job, existing="replace"))
+            elif standing == "absent":
+                jobs.append(job)
+            left_out += standing == "done"
         taken.setdefault(key, source)
-        jobs.append(Job(source, target, problem, existing))
     if left_out:
         say(f"{count(left_out, 'file')} there already")
     return jobs
 
 
-def _place(path: Path) -> tuple[Path, str]:
+def _standing(job: Job, other: Path | None, suffix: str) -> Literal["absent", "cut", "done", "twice"]:
+    """What is there of a job's output: nothing that may not be replaced, a part, all; or the input came before.
+
+    Args:
+        job (`Job`): as planned, so far without a problem.
+        other (`Path`, *optional*): an earlier input with this output.
+        suffix (`str`): of what the command writes.
+
+    Raises:
+        `OneDCError`, `OSError`: the job cannot be done.
+    """
+    source, target = job.source, job.target
+    if problem := missing(source):
+        raise OneDCError(problem)
+    if target.exists() and target.samefile(source):
+        raise OneDCError(f"would be written over itself; name another file with -o (it is {target})")
+    if other is not None:
+        if not missing(other) and source.samefile(other):
+            return "twice"
+        raise OneDCError(f"{target} is already the output of {other}; do one of them alone, with -o")
+    if target.is_dir():
+        raise OneDCError(f"{target} is a folder; name a file with -o")
+    if not target.exists() or job.existing == "replace":
+        return "absent"
+    if job.existing == "leave":
+        return "done" if _is_finished(source, target, suffix) else "cut"
+    raise OneDCError(f"{target} exists; --force replaces it, --resume leaves it and does the others")
+
+
+def _place(path: Path) -> tuple[str, str]:
     """The same for two spellings of one file, also where a file system does not tell `a.odc` from `A.odc`."""
-    return path.parent.resolve(), unicodedata.normalize("NFC", path.name).casefold()
+    return os.path.realpath(path.parent), unicodedata.normalize("NFC", path.name).casefold()
 
 
 def _is_finished(source: Path, target: Path, suffix: str) -> bool:
@@ -278,12 +310,8 @@ def refuse_output_among(inputs: Sequence[str], output: str | None, *, is_output:
         `UsageError`: the last of several inputs is not there, and looks like an output.
     """
     last = Path(inputs[-1])
-    if output is None and len(inputs) > 1 and not last.exists() and is_output(last):
+    if output is None and len(inputs) > 1 and not os.path.exists(last) and is_output(last):
         raise UsageError(f"{last}: no such file; if it is meant as the output, write -o {last}")
-
-
-def _exists(path: Path) -> str:
-    return f"{path} exists; --force replaces it, --resume leaves it and does the others"
 
 
 def run_all(jobs: Sequence[Job], work: Callable[[Job], str], verb: str) -> int:
