@@ -464,6 +464,29 @@ def test_a_name_that_the_terminal_cannot_show_is_no_failure(onedc, photos, monke
     assert rb"caf\xe9 \udcff.odc" in terminal.buffer.getvalue()
 
 
+def test_a_reader_who_leaves_does_not_make_files_fail(photos, monkeypatch, capsys):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert main(["compress", "photos"]) == 0
+    assert len(list(photos.glob("*.odc"))) == 2 and capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full here")
+def test_a_report_that_cannot_be_written_is_said_once_and_files_are_written(photos, monkeypatch, capsys):
+    with open("/dev/full", "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert main(["compress", "photos"]) == 0
+    err = capsys.readouterr().err
+    assert len(list(photos.glob("*.odc"))) == 2 and err.startswith("onedc: stdout: No space") and err.count("\n") == 1
+
+
+def test_no_stdout_at_all_is_no_failure(photos, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["compress", "photos"]) == 0 and len(list(photos.glob("*.odc"))) == 2
+
+
 @pytest.mark.parametrize("there", [False, True])
 def test_without_hard_links_files_are_written_all_the_same(tmp_path, monkeypatch, there):
     def refuse(*_):

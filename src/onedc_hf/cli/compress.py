@@ -20,8 +20,8 @@ from .files import (
     is_picture,
     plan,
     refuse_output_among,
+    report,
     run_all,
-    say,
     write_output,
 )
 from .models import add_lora_argument, add_model_arguments, load_pipeline
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     failed = run_all(jobs, work, "compress") + len(problems)
     if len(sizes) > 1:
         total, pixels = (sum(column) for column in zip(*sizes, strict=True))
-        say(f"{count(len(sizes), 'picture')}, {total:,} bytes, {8 * total / pixels:.4f} bpp")
+        report(f"{count(len(sizes), 'picture')}, {total:,} bytes, {8 * total / pixels:.4f} bpp")
     return 1 if failed else 0
 
 

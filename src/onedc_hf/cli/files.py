@@ -8,7 +8,7 @@ import sys
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TextIO
@@ -28,10 +28,12 @@ __all__ = [
     "is_named_odc",
     "is_odc",
     "is_picture",
+    "leave_stdout",
     "missing",
     "plan",
     "read",
     "refuse_output_among",
+    "report",
     "run_all",
     "say",
     "write_output",
@@ -208,7 +210,7 @@ def plan(
             left_out += standing == "done"
         taken.setdefault(key, source)
     if left_out:
-        say(f"{count(left_out, 'file')} there already")
+        report(f"{count(left_out, 'file')} there already")
     return jobs
 
 
@@ -326,14 +328,15 @@ def run_all(jobs: Sequence[Job], work: Callable[[Job], str], verb: str) -> int:
             if job.problem:
                 raise OneDCError(job.problem)
             if job.existing == "leave" and job.target.exists():
-                say(f"{job.target}: there already")  # another process is at the same folder
+                line = f"{job.target}: there already"  # another process is at the same folder
             else:
                 with _warnings_of(job):
                     line = work(job)
-                say(line)
         except Exception as error:  # the other files are still to be done, whatever this is
             failed += 1
             complain(_message(error), job.source)
+        else:
+            report(line)
     return failed
 
 
@@ -380,13 +383,34 @@ def say(line: str) -> None:
     _write(line, sys.stdout)
 
 
+def report(line: str) -> None:
+    """Print to stdout what was done; that nobody reads it, or that the disk there is full, does not undo it."""
+    try:
+        say(line)
+    except OSError as error:
+        leave_stdout()
+        if not isinstance(error, BrokenPipeError):  # `onedc compress ... | head` wants no more lines
+            complain(f"stdout: {error.strerror or error}; no more is reported there, the work goes on")
+
+
+def leave_stdout() -> None:
+    """Let everything that is still printed to stdout, or waits to be, go nowhere."""
+    with suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 def complain(message: str, path: Path | None = None) -> None:
     """Print a problem to stderr, beginning with the file it is about."""
     where = "" if path is None or message.startswith(str(path)) else f"{path}: "
-    _write(f"onedc: {where}{message}", sys.stderr)
+    with suppress(OSError):  # there is nobody left to tell
+        _write(f"onedc: {where}{message}", sys.stderr)
 
 
-def _write(line: str, stream: TextIO) -> None:
+def _write(line: str, stream: TextIO | None) -> None:
+    if stream is None:  # closed by a shell: `>&-`
+        return
     # A name that the terminal cannot show is no reason to fail.
     encoding = stream.encoding or "utf-8"
     line = line.encode(encoding, "backslashreplace").decode(encoding)
@@ -394,6 +418,7 @@ def _write(line: str, stream: TextIO) -> None:
         sys.modules["tqdm"].tqdm.write(line, file=stream)
     else:
         print(line, file=stream)
+    stream.flush()  # what cannot be written is found out here, and not when the program ends
 
 
 def read(path: Path) -> bytes:
