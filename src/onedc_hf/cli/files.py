@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import glob
 import os
+import stat
 import sys
 import unicodedata
 import warnings
@@ -324,6 +325,7 @@ def run_all(jobs: Sequence[Job], work: Callable[[Job], str], verb: str) -> int:
     """
     failed = 0
     for job in _progress(jobs, verb):
+        aside = _takes_stdout(job.target)
         try:
             if job.problem:
                 raise OneDCError(job.problem)
@@ -336,8 +338,17 @@ def run_all(jobs: Sequence[Job], work: Callable[[Job], str], verb: str) -> int:
             failed += 1
             complain(_message(error), job.source)
         else:
-            report(line)
+            report(line, aside)
     return failed
+
+
+def _takes_stdout(target: Path) -> bool:
+    """Whether a line on stdout could get into a job's output: that is stdout itself, or any device or pipe."""
+    try:
+        there = target.stat()
+        return not stat.S_ISREG(there.st_mode) or os.path.samestat(there, os.fstat(sys.stdout.fileno()))
+    except (OSError, ValueError, AttributeError):  # no output yet; a stdout that is no file, or none at all
+        return False
 
 
 @contextmanager
@@ -383,8 +394,17 @@ def say(line: str) -> None:
     _write(line, sys.stdout)
 
 
-def report(line: str) -> None:
-    """Print to stdout what was done; that nobody reads it, or that the disk there is full, does not undo it."""
+def report(line: str, aside: bool = False) -> None:
+    """Print what was done; that nobody reads it, or that the disk there is full, does not undo it.
+
+    Args:
+        line (`str`): what to print.
+        aside (`bool`): to stderr, and not to stdout.
+    """
+    if aside:
+        with suppress(OSError):
+            _write(line, sys.stderr)
+        return
     try:
         say(line)
     except OSError as error:
