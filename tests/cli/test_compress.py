@@ -194,6 +194,20 @@ def test_an_odc_file_is_not_written_under_the_name_of_a_picture(onedc, photos, f
     assert not Path(name).exists() and not fake_pipeline.loaded
 
 
+@pytest.mark.parametrize("pattern", ["photos", "photos/", "photos/*.png", "photos/**"])
+@pytest.mark.parametrize("alone", [False, True])
+def test_for_a_folder_an_output_is_a_folder_however_many_pictures_it_has(onedc, photos, fake_pipeline, pattern, alone):
+    if alone:
+        (photos / "b.png").unlink()
+    code, out, err = onedc("compress", pattern, "-o", "small")
+    assert code == 2 and out == "" and "-o small/" in err
+    assert not Path("small").exists() and not fake_pipeline.loaded
+    Path("small").mkdir()
+    assert onedc("compress", pattern, "-o", "small")[0] == 0
+    code, out, err = onedc("decompress", "small", "-o", "back.png")
+    assert code == 2 and out == "" and "-o back.png/" in err
+
+
 @pytest.mark.parametrize(
     ("line", "output"), [("compress photos/a.png x.odc", "x.odc"), ("decompress a.odc x.webp", "x.webp")]
 )

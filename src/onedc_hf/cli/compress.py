@@ -52,7 +52,14 @@ def run(arguments: argparse.Namespace) -> int:
     for problem in problems:
         complain(problem)
     sources.sort(key=lambda path: path.suffix.lower() in CAMERA_SUFFIXES)  # a JPEG beside a raw file has the name first
-    jobs = plan(sources, arguments.output, ".odc", force=arguments.force, resume=arguments.resume)
+    jobs = plan(
+        sources,
+        arguments.output,
+        ".odc",
+        inputs=arguments.inputs,
+        force=arguments.force,
+        resume=arguments.resume,
+    )
     pipeline = load_pipeline(arguments) if any(not job.problem for job in jobs) else None
     beside = ("keep_metadata", "name_decoder")
     options = rate_options(arguments) | {name: True for name in beside if getattr(arguments, name)}

@@ -141,6 +141,10 @@ def _matches(pattern: str, is_meant: Callable[[Path], bool]) -> tuple[list[Path]
     return [path], ""
 
 
+def _may_be_several(pattern: str) -> bool:
+    return os.path.isdir(pattern) or (not os.path.exists(pattern) and glob.has_magic(pattern))
+
+
 def missing(path: Path) -> str:
     """Why an input cannot be read, as far as its name says, or nothing: found out before a model is loaded for it."""
     try:
@@ -158,7 +162,13 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def plan(
-    sources: Sequence[Path], output: str | None, suffix: str, *, force: bool = False, resume: bool = False
+    sources: Sequence[Path],
+    output: str | None,
+    suffix: str,
+    *,
+    inputs: Sequence[str] = (),
+    force: bool = False,
+    resume: bool = False,
 ) -> list[Job]:
     """Give every input its output.
 
@@ -167,12 +177,13 @@ def plan(
         output (`str`, *optional*): what `-o` says: a file (for one input), or a folder: an existing one, or one named
             with a slash at its end, which is made. By default, outputs lie beside their inputs.
         suffix (`str`): suffix of the outputs, unless `output` names a file.
+        inputs (`Sequence[str]`): what the sources were found by: files, patterns, folders.
         force (`bool`): existing files may be replaced.
         resume (`bool`): inputs whose output exists are left out; one that is empty or cut is made again.
 
     Raises:
-        `UsageError`: several inputs and one output file, a folder that does not exist, or an `.odc` file under the name
-            of a picture.
+        `UsageError`: one output file for several inputs, or for a folder or pattern, however many files that gives
+            today; a folder that does not exist; or an `.odc` file under the name of a picture.
     """
     folder = None
     if output is not None and (output.endswith(("/", os.sep)) or os.path.isdir(output)):
@@ -183,6 +194,8 @@ def plan(
             raise UsageError(f"-o {output}: cannot make this folder ({error.strerror})") from error
     elif output is not None and len(sources) > 1:
         raise UsageError(f"-o {output} names one file, but there are {len(sources)} inputs; for a folder: -o {output}/")
+    elif output is not None and (several := next(filter(_may_be_several, inputs), None)) is not None:
+        raise UsageError(f"-o {output} names one file, but {several} can be several; for a folder: -o {output}/")
     elif output is not None and not os.path.isdir(Path(output).parent):
         raise UsageError(f"-o {output}: there is no folder {Path(output).parent}")
     elif output is not None and suffix == ".odc" and _says_picture(Path(output)):
