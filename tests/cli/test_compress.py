@@ -17,7 +17,7 @@ from onedc_hf.cli import files
 from onedc_hf.cli.main import main
 from onedc_hf.coding import inspect, parse_header
 from onedc_hf.errors import OneDCError
-from onedc_hf.saving import write_atomically
+from onedc_hf.saving import staged_folder, write_atomically
 from onedc_hf.user_warning import warn_user
 
 from ..fake_pipeline import FakePipeline
@@ -314,6 +314,19 @@ def test_a_replaced_file_stays_as_private_as_it_was_and_a_link_a_link(tmp_path):
         write_atomically(target, data)
         assert path.read_bytes() == data and stat.S_IMODE(path.stat().st_mode) == 0o600
     assert link.is_symlink() and sorted(os.listdir(tmp_path)) == ["a.odc", "link.odc"]
+
+
+def test_a_mount_without_permissions_keeps_what_was_written(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    for data in (b"new", b"newer"):
+        write_atomically(tmp_path / "a.odc", data)
+        assert (tmp_path / "a.odc").read_bytes() == data
+    with staged_folder(tmp_path / "model") as staged:
+        (staged / "config.json").write_text("{}")
+    assert sorted(os.listdir(tmp_path)) == ["a.odc", "model"] and (tmp_path / "model" / "config.json").exists()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name here")
