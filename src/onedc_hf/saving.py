@@ -9,7 +9,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +76,14 @@ def write_atomically(path: Path, data: bytes, replace: bool = True) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
+            # Else a power cut soon after can leave the name with nothing behind it, which passes for a finished file.
+            file.flush()
+            os.fsync(file.fileno())
         if mode is None:
             _let_others_read(Path(temporary))
         else:
-            Path(temporary).chmod(mode)
+            with suppress(OSError):  # see `_let_others_read`; it is private then
+                Path(temporary).chmod(mode)
         if not replace and _link(temporary, path):
             os.unlink(temporary)
         else:
@@ -111,7 +115,11 @@ def _link(temporary: str, path: Path) -> bool:
 
 
 def _let_others_read(path: Path) -> None:
-    """Gives a file or folder the permissions that the umask leaves: temporary ones are private."""
+    """Gives a file or folder the permissions that the umask leaves: temporary ones are private.
+
+    Some mounts have no permissions, and refuse; what was written is worth more than they are.
+    """
     mask = os.umask(0)
     os.umask(mask)
-    path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
+    with suppress(OSError):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)

@@ -4,18 +4,23 @@ import errno
 import io
 import os
 import stat
+import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from onedc_hf.cli import files
 from onedc_hf.cli.main import main
-from onedc_hf.coding import parse_header
+from onedc_hf.coding import inspect, parse_header
 from onedc_hf.errors import OneDCError
-from onedc_hf.saving import write_atomically
+from onedc_hf.saving import staged_folder, write_atomically
+from onedc_hf.user_warning import warn_user
+
+from ..fake_pipeline import FakePipeline
 
 pytestmark = pytest.mark.usefixtures("fake_pipeline")
 
@@ -109,6 +114,31 @@ def test_globs_are_expanded_and_nothing_is_done_twice(onedc, photos, fake_pipeli
     assert code == 1 and "photos/*.jpg: no file matches" in err
 
 
+def test_one_name_that_is_too_long_does_not_stop_the_others(onedc, photos):
+    long = "x" * 251 + ".png"  # which becomes longer by what is put at its end while it is written
+    (photos / "b.png").rename(photos / long)
+    code, _, err = onedc("compress", photos, "y" * 300, "z" * 300 + "*", "-o", "small/", "--resume")
+    assert code == 1 and (Path("small/a.odc")).exists()
+    assert f"onedc: {'y' * 300}: File name too long" in err and f"onedc: {'z' * 300}*: " in err
+    Path("n" * 255).write_bytes(b"\x89PNG")
+    code, _, err = onedc("compress", "n" * 255, "photos/a.png")
+    assert code == 1 and (photos / "a.odc").exists() and f"onedc: {'n' * 255}: File name too long" in err
+    assert onedc("verify", "n" * 300)[0] == 1
+
+
+def test_one_folder_without_permission_does_not_stop_the_others(onedc, photos, monkeypatch):
+    def refuse(path):
+        if path.name == "closed":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return honest(path)
+
+    honest = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    Path("closed").mkdir()
+    code, _, err = onedc("compress", "closed", photos)
+    assert (code, err) == (1, "onedc: closed: Permission denied\n") and len(list(photos.glob("*.odc"))) == 2
+
+
 def test_an_empty_folder_is_reported(onedc, photos):
     Path("empty").mkdir()
     code, _, err = onedc("compress", "empty")
@@ -164,6 +194,20 @@ def test_an_odc_file_is_not_written_under_the_name_of_a_picture(onedc, photos, f
     assert not Path(name).exists() and not fake_pipeline.loaded
 
 
+@pytest.mark.parametrize("pattern", ["photos", "photos/", "photos/*.png", "photos/**"])
+@pytest.mark.parametrize("alone", [False, True])
+def test_for_a_folder_an_output_is_a_folder_however_many_pictures_it_has(onedc, photos, fake_pipeline, pattern, alone):
+    if alone:
+        (photos / "b.png").unlink()
+    code, out, err = onedc("compress", pattern, "-o", "small")
+    assert code == 2 and out == "" and "-o small/" in err
+    assert not Path("small").exists() and not fake_pipeline.loaded
+    Path("small").mkdir()
+    assert onedc("compress", pattern, "-o", "small")[0] == 0
+    code, out, err = onedc("decompress", "small", "-o", "back.png")
+    assert code == 2 and out == "" and "-o back.png/" in err
+
+
 @pytest.mark.parametrize(
     ("line", "output"), [("compress photos/a.png x.odc", "x.odc"), ("decompress a.odc x.webp", "x.webp")]
 )
@@ -179,6 +223,24 @@ def test_warnings_are_one_plain_line(onedc, photos):
     code, _, err = onedc("compress", "photos/clear.png")
     assert code == 0
     assert err == "onedc: warning: photos/clear.png: transparency is left out, the picture was put on white\n"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_warning_names_its_file_and_is_given_for_each(onedc, photos, fake_pipeline, monkeypatch, fails):
+    def compress(self, image, **options):
+        for _ in range(2):
+            warn_user("something is missing")
+        warnings.warn("of programmers", RuntimeWarning, stacklevel=1)
+        if fails:
+            raise OneDCError("and it cannot be done")
+        return honest(self, image, **options)
+
+    honest = fake_pipeline.compress
+    monkeypatch.setattr(fake_pipeline, "compress", compress)
+    with pytest.warns(RuntimeWarning, match="of programmers"):
+        _, _, err = onedc("compress", photos)
+    warned = [line for line in err.splitlines() if "warning" in line]
+    assert warned == [f"onedc: warning: photos/{name}.png: something is missing" for name in "ab"]
 
 
 def test_a_target_that_cannot_be_met_says_the_smallest(onedc, photos, fake_pipeline, monkeypatch):
@@ -254,6 +316,19 @@ def test_a_replaced_file_stays_as_private_as_it_was_and_a_link_a_link(tmp_path):
     assert link.is_symlink() and sorted(os.listdir(tmp_path)) == ["a.odc", "link.odc"]
 
 
+def test_a_mount_without_permissions_keeps_what_was_written(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    for data in (b"new", b"newer"):
+        write_atomically(tmp_path / "a.odc", data)
+        assert (tmp_path / "a.odc").read_bytes() == data
+    with staged_folder(tmp_path / "model") as staged:
+        (staged / "config.json").write_text("{}")
+    assert sorted(os.listdir(tmp_path)) == ["a.odc", "model"] and (tmp_path / "model" / "config.json").exists()
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name here")
 def test_a_pipe_is_written_into_and_not_replaced(onedc, photos):
     os.mkfifo("pipe.odc")
@@ -262,6 +337,31 @@ def test_a_pipe_is_written_into_and_not_replaced(onedc, photos):
         assert onedc("compress", "photos/a.png", "-o", "pipe.odc", "--force")[0] == 0
         assert parse_header(reader.read()).width == 70
     assert Path("pipe.odc").is_fifo() and not Path("pipe.odc").is_file()
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="no /dev/stdout here")
+@pytest.mark.parametrize("into", ["pipe", "file"])
+def test_no_report_gets_into_a_file_that_is_written_to_stdout(photos, into):
+    code = f"""
+import sys
+from {FakePipeline.__module__} import FakePipeline
+import types
+sys.modules["onedc_hf.pipeline"] = types.ModuleType("onedc_hf.pipeline")
+sys.modules["onedc_hf.pipeline"].OneDCPipeline = FakePipeline
+from onedc_hf.cli.main import main
+sys.exit(main(["compress", "photos/a.png", "-o", "/dev/stdout", "--force"]))
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
+    with open("a.odc", "wb") as file:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            stdout=file if into == "file" else subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            check=True,
+        )
+    data = Path("a.odc").read_bytes() if into == "file" else done.stdout
+    assert inspect(data)["valid"] and b"photos/a.png -> /dev/stdout  " in done.stderr
 
 
 def test_a_model_that_cannot_be_loaded_is_one_line(onedc, photos, fake_pipeline, monkeypatch):
@@ -289,14 +389,67 @@ def test_no_model_is_loaded_for_files_that_are_not_there(onedc, photos, fake_pip
 
 
 def test_resume_leaves_what_is_there_and_does_the_rest(onedc, photos, fake_pipeline):
-    (photos / "a.odc").write_bytes(b"finished earlier")
+    assert onedc("compress", photos / "a.png")[0] == 0
+    before = (photos / "a.odc").stat()
+    fake_pipeline.loaded.clear()
     code, out, err = onedc("compress", photos, "--resume")
     assert (code, err) == (0, "") and out.startswith("1 file there already\nphotos/b.png -> photos/b.odc")
-    assert (photos / "a.odc").read_bytes() == b"finished earlier" and (photos / "b.odc").exists()
+    after = (photos / "a.odc").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns) and (photos / "b.odc").exists()
     fake_pipeline.asked.clear()
     code, out, _ = onedc("compress", photos, "--resume")
     assert (code, out, fake_pipeline.asked) == (0, "2 files there already\n", [])
     assert onedc("compress", photos, "--resume", "--force")[0] == 2
+
+
+@pytest.mark.parametrize("left", [0, 1, 2, 9, -1, "zeros"])
+def test_resume_does_again_what_is_empty_or_cut(onedc, photos, left):
+    assert onedc("compress", photos / "a.png")[0] == 0
+    whole = (photos / "a.odc").read_bytes()
+    (photos / "a.odc").write_bytes(bytes(len(whole)) if left == "zeros" else whole[:left])
+    code, out, err = onedc("compress", photos / "a.png", "--resume")
+    assert (code, err) == (0, "") and "there already" not in out
+    assert (photos / "a.odc").read_bytes() == whole
+
+
+def test_resume_names_a_file_of_another_picture_and_keeps_it(onedc, photos, fake_pipeline):
+    assert onedc("compress", photos / "a.png", "-o", photos / "b.odc")[0] == 0
+    (photos / "a.odc").write_bytes(b"precious, and no picture at all")
+    before = (photos / "b.odc").read_bytes()
+    fake_pipeline.loaded.clear()
+    code, out, err = onedc("compress", photos, "--resume")
+    assert (code, out) == (1, "") and not fake_pipeline.loaded
+    assert "photos/b.odc exists, but is of a picture of 70x50 pixels, and this one has 40x30" in err
+    assert "photos/a.odc exists and is left as it is" in err
+    assert (photos / "b.odc").read_bytes() == before and (photos / "a.odc").read_bytes().startswith(b"precious")
+
+
+def test_resume_knows_a_picture_that_was_turned(onedc, photos):
+    with Image.open(photos / "a.png") as photo:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6
+        photo.save("turned.jpg", exif=exif)
+    assert onedc("compress", "turned.jpg")[0] == 0
+    assert parse_header(Path("turned.odc").read_bytes()).width == 50
+    assert onedc("compress", "turned.jpg", "--resume") == (0, "1 file there already\n", "")
+
+
+def test_resume_rebuilds_a_picture_that_is_empty(onedc, photos):
+    onedc("compress", photos, "-o", "small/")
+    onedc("decompress", "small", "-o", "back/")
+    Path("back/a.png").write_bytes(b"")
+    code, out, _ = onedc("decompress", "small", "-o", "back/", "--resume")
+    assert code == 0 and out.splitlines() == ["1 file there already", "small/a.odc -> back/a.png  70x50"]
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_bytes_are_on_the_disk_before_a_file_gets_its_name(tmp_path, monkeypatch, replace):
+    path, steps = tmp_path / "a.odc", []
+    for name in ("fsync", "link", "replace"):
+        honest = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *given, name=name, honest=honest: steps.append(name) or honest(*given))
+    write_atomically(path, b"new", replace=replace)
+    assert steps == ["fsync", "replace" if replace else "link"] and path.read_bytes() == b"new"
 
 
 def test_resume_does_not_hide_two_pictures_of_one_name(onedc, photos):
@@ -305,6 +458,35 @@ def test_resume_does_not_hide_two_pictures_of_one_name(onedc, photos):
     for _ in range(2):
         code, _, err = onedc("compress", photos, "--resume")
         assert code == 1 and "already the output of" in err
+
+
+@pytest.mark.parametrize("options", [[], ["--resume"], ["--force"]])
+def test_two_spellings_of_one_output_are_one(onedc, photos, options):
+    with Image.open(photos / "a.png") as photo:
+        photo.save(photos / "a.jpg")
+    code, _, err = onedc("compress", "photos/a.jpg", photos.absolute() / "a.png", *options)
+    assert code == 1 and f"onedc: {photos.absolute()}/a.png: " in err and "already the output of photos/a.jpg" in err
+
+
+@pytest.mark.parametrize("names", [("IMG.png", "img.png"), ("caf\u00e9.png", "cafe\u0301.png")])
+def test_names_that_some_file_systems_do_not_tell_apart_are_one_output(onedc, photos, names):
+    for folder, name, there in zip("xy", names, ("a.png", "b.png"), strict=True):
+        Path(folder).mkdir()
+        (photos / there).rename(Path(folder, name))
+    code, _, err = onedc("compress", "x", "y", "-o", "small/")
+    assert code == 1 and f"is already the output of x/{names[0]}" in err and len(list(Path("small").iterdir())) == 1
+
+
+def test_one_picture_under_two_names_is_done_once(onedc, photos, fake_pipeline):
+    code, out, err = onedc("compress", "photos/a.png", photos.absolute() / "a.png")
+    assert (code, err, len(fake_pipeline.asked)) == (0, "", 1) and len(out.splitlines()) == 1
+
+
+def test_a_file_of_another_process_is_said_to_be_there(tmp_path, capsys):
+    (tmp_path / "a.odc").write_bytes(b"theirs")
+    job = files.Job(tmp_path / "a.png", tmp_path / "a.odc", existing="leave")
+    assert files.run_all([job], lambda job: "done", "compress") == 0
+    assert capsys.readouterr().out == f"{job.target}: there already\n"
 
 
 def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path):
@@ -335,6 +517,29 @@ def test_a_name_that_the_terminal_cannot_show_is_no_failure(onedc, photos, monke
     assert main(["compress", str(photos / "caf\u00e9 \udcff.png")]) == 0
     terminal.flush()
     assert rb"caf\xe9 \udcff.odc" in terminal.buffer.getvalue()
+
+
+def test_a_reader_who_leaves_does_not_make_files_fail(photos, monkeypatch, capsys):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert main(["compress", "photos"]) == 0
+    assert len(list(photos.glob("*.odc"))) == 2 and capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full here")
+def test_a_report_that_cannot_be_written_is_said_once_and_files_are_written(photos, monkeypatch, capsys):
+    with open("/dev/full", "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert main(["compress", "photos"]) == 0
+    err = capsys.readouterr().err
+    assert len(list(photos.glob("*.odc"))) == 2 and err.startswith("onedc: stdout: No space") and err.count("\n") == 1
+
+
+def test_no_stdout_at_all_is_no_failure(photos, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["compress", "photos"]) == 0 and len(list(photos.glob("*.odc"))) == 2
 
 
 @pytest.mark.parametrize("there", [False, True])

@@ -40,6 +40,16 @@ def test_a_demo_without_pictures_or_folder_ends_with_code_2(onedc, photos, fake_
     assert onedc("demo", *arguments)[0] == 2 and not fake_pipeline.loaded
 
 
+@pytest.mark.parametrize("names", [("comparison.png", "b.png"), ("a.png", "a-low.png")])
+def test_a_demo_is_not_written_over_its_pictures(onedc, photos, fake_pipeline, names):
+    for old, new in zip(("a.png", "b.png"), names, strict=True):
+        (photos / old).rename(photos / new)
+    before = {path: path.read_bytes() for path in photos.iterdir()}
+    code, _, err = onedc("demo", "--images", *sorted(photos.glob("*.png")), "none.png", "--out", photos.absolute())
+    assert code == 2 and "name another folder" in err and not fake_pipeline.loaded
+    assert {path: path.read_bytes() for path in photos.iterdir()} == before
+
+
 def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_shown(onedc, photos, fake_pipeline):
     (photos / "c.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
     code, out, err = onedc("demo", "--images", "photos/", "--out", "shown")

@@ -1,6 +1,9 @@
 """The command as a whole: help, version, light imports, exit codes; `info`, `env` and `train`."""
 
+import errno
+import io
 import json
+import os
 import subprocess
 import sys
 import types
@@ -10,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import onedc_hf
-from onedc_hf.cli.main import COMMANDS
+from onedc_hf.cli.main import COMMANDS, main
 from onedc_hf.coding.header import Kind, Tag, pack_extensions, pack_header
 
 HEAVY = ("torch", "transformers", "diffusers", "huggingface_hub")
@@ -121,6 +124,28 @@ def test_info_says_what_is_wrong_and_returns_1(onedc, packed, photos):
     assert "small/a.odc: The CRC-32" in err
     assert "photos/a.png: This is a PNG picture" in err
     assert "small/none.odc: no such file" in err
+
+
+def test_info_of_a_file_that_cannot_be_read_leaves_the_others(onedc, packed, monkeypatch):
+    def refuse(path):
+        if path.name == "a.odc":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return honest(path)
+
+    honest = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    code, out, err = onedc("info", "small")
+    assert (code, err) == (1, "onedc: small/a.odc: Permission denied\n") and "40x30 pixels" in out
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_info_shows_a_name_that_the_terminal_cannot(packed, monkeypatch, several):
+    (packed / "a.odc").rename(packed / "caf\u00e9 \udcff.odc")
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main(["info", str(packed if several else packed / "caf\u00e9 \udcff.odc")]) == 0
+    terminal.flush()
+    assert rb"small/caf\xe9 \udcff.odc" in terminal.buffer.getvalue()
 
 
 # --- env and train ----------------------------------------------------------------------------------------------------

@@ -20,8 +20,8 @@ from .files import (
     is_picture,
     plan,
     refuse_output_among,
+    report,
     run_all,
-    say,
     write_output,
 )
 from .models import add_lora_argument, add_model_arguments, load_pipeline
@@ -52,7 +52,14 @@ def run(arguments: argparse.Namespace) -> int:
     for problem in problems:
         complain(problem)
     sources.sort(key=lambda path: path.suffix.lower() in CAMERA_SUFFIXES)  # a JPEG beside a raw file has the name first
-    jobs = plan(sources, arguments.output, ".odc", force=arguments.force, resume=arguments.resume)
+    jobs = plan(
+        sources,
+        arguments.output,
+        ".odc",
+        inputs=arguments.inputs,
+        force=arguments.force,
+        resume=arguments.resume,
+    )
     pipeline = load_pipeline(arguments) if any(not job.problem for job in jobs) else None
     beside = ("keep_metadata", "name_decoder")
     options = rate_options(arguments) | {name: True for name in beside if getattr(arguments, name)}
@@ -72,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     failed = run_all(jobs, work, "compress") + len(problems)
     if len(sizes) > 1:
         total, pixels = (sum(column) for column in zip(*sizes, strict=True))
-        say(f"{count(len(sizes), 'picture')}, {total:,} bytes, {8 * total / pixels:.4f} bpp")
+        report(f"{count(len(sizes), 'picture')}, {total:,} bytes, {8 * total / pixels:.4f} bpp")
     return 1 if failed else 0
 
 

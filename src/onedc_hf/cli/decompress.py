@@ -46,7 +46,14 @@ def run(arguments: argparse.Namespace) -> int:
     sources, problems = find_inputs(arguments.inputs, is_odc)
     for problem in problems:
         complain(problem)
-    jobs = plan(sources, arguments.output, ".png", force=arguments.force, resume=arguments.resume)
+    jobs = plan(
+        sources,
+        arguments.output,
+        ".png",
+        inputs=arguments.inputs,
+        force=arguments.force,
+        resume=arguments.resume,
+    )
     for job in jobs:
         try:
             picture_format(job.target)  # a suffix that nobody knows is found out before the work is done

@@ -4,6 +4,7 @@ Writes .odc files, rebuilt pictures and comparison.png into a folder, and prints
 """
 
 import argparse
+import os
 import time
 from dataclasses import dataclass
 from importlib import resources
@@ -28,6 +29,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "low": ("low, 0.03 bpp asked", {"target_bpp": 0.03}),
     "medium": ("medium, 0.1 bpp asked", {"target_bpp": 0.1}),
 }
+SHEET = "comparison.png"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.out)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder} is a file; name a folder")
+    _refuse_inputs_among_outputs(paths, folder)
     folder.mkdir(parents=True, exist_ok=True)
     pipeline = load_pipeline(arguments)
     originals = {}
@@ -64,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         rebuilt = [(SETTINGS[result.setting][0], result.rebuilt, result.size) for result in results]
         rows += comparison_rows(name, original, rebuilt)
         lines += [result.line(original) for result in results]
-    sheet = folder / "comparison.png"
+    sheet = folder / SHEET
     save_picture(comparison_sheet(rows), sheet)
     say(table(("picture", "setting", "bytes", "bpp", "PSNR dB", "encode s", "decode s"), lines))
     say(f"\n{len(lines)} .odc files and the pictures rebuilt from them are in {folder}; look at {sheet}")
@@ -85,6 +88,20 @@ def _pictures(given: list[str] | None) -> tuple[list[Path], list[str]]:
     if not paths:
         raise UsageError("--images: " + "; ".join(problems))
     return paths, problems
+
+
+def _files(folder: Path, name: str, setting: str) -> tuple[Path, Path]:
+    """The .odc file of a picture and the picture rebuilt from it."""
+    return folder / f"{name}-{setting}.odc", folder / f"{name}-{setting}.png"
+
+
+def _refuse_inputs_among_outputs(paths: list[Path], folder: Path) -> None:
+    """Raises `UsageError` where the demo would be written over a picture that it shows."""
+    outputs = [file for path in paths for setting in SETTINGS for file in _files(folder, path.stem, setting)]
+    inputs = [path for path in paths if os.path.exists(path)]
+    for output in (folder / SHEET, *outputs):
+        if os.path.exists(output) and any(os.path.samefile(output, path) for path in inputs):
+            raise UsageError(f"--out {folder}: {output} would be written over one of --images; name another folder")
 
 
 @dataclass(frozen=True)
@@ -108,7 +125,7 @@ def _round_trip(pipeline: "OneDCPipeline", folder: Path, name: str, original: np
     """Compress to a file, read the file, decompress, write the rebuilt picture."""
     from ..pictures import load_picture
 
-    packed, rebuilt = folder / f"{name}-{setting}.odc", folder / f"{name}-{setting}.png"
+    packed, rebuilt = _files(folder, name, setting)
     options = SETTINGS[setting][1]
     start = time.perf_counter()
     try:

@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .files import UsageError, complain
+from .files import UsageError, complain, say
 from .models import add_lora_argument, add_model_arguments, load_pipeline
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _finish(arguments: argparse.Namespace, results: dict[str, Any], source: "Sou
 
     save_results(results, arguments.out / "results.json")
     if results["rows"]:
-        print(markdown(results))
+        say(markdown(results))
         setting = results["settings"][len(results["settings"]) // 2]
         pictures = spread(sorted({row["picture"] for row in results["rows"]}))
         crop_sheet(results, source, arguments.out, setting, pictures).save(arguments.out / "crops.webp", quality=90)

@@ -1,17 +1,22 @@
 """Inputs, names of outputs, and getting on when one file of many is bad."""
 
 import argparse
+import dataclasses
 import glob
 import os
+import stat
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TextIO
 
 from .._register import MAGIC
 from ..camera_files import CAMERA_SUFFIXES, is_heif, is_raw_start
-from ..errors import OneDCError
+from ..errors import BitstreamError, NotOneDC, OneDCError, PictureError, UnsupportedVersion
 from ..saving import write_atomically
 from .text import count
 
@@ -24,9 +29,12 @@ __all__ = [
     "is_named_odc",
     "is_odc",
     "is_picture",
+    "leave_stdout",
+    "missing",
     "plan",
     "read",
     "refuse_output_among",
+    "report",
     "run_all",
     "say",
     "write_output",
@@ -107,23 +115,42 @@ def find_inputs(patterns: Sequence[str], is_meant: Callable[[Path], bool]) -> tu
     found: dict[Path, None] = {}
     problems = []
     for pattern in patterns:
-        path = Path(pattern)
-        if path.is_dir():
-            files = sorted(
-                entry for entry in path.iterdir() if entry.is_file() and entry.name[0] != "." and is_meant(entry)
-            )
-            problem = f"{pattern}: nothing to do in this folder (folders below it are not searched; use '{pattern}/**')"
-        elif not path.exists() and glob.has_magic(pattern):
-            files = sorted(Path(name) for name in glob.glob(pattern, recursive=True) if os.path.isfile(name))
-            if "**" in pattern:  # reaches everything there is, so it chooses as a folder does
-                files = [file for file in files if is_meant(file)]
-            problem = f"{pattern}: no file matches"
-        else:
-            files, problem = [path], ""
+        try:
+            files, problem = _matches(pattern, is_meant)
+        except OSError as error:  # a folder without permission, a name too long: the others are still to be done
+            files, problem = [], f"{pattern}: {error.strerror or error}"
         found.update(dict.fromkeys(files))
         if not files:
             problems.append(problem)
     return list(found), problems
+
+
+def _matches(pattern: str, is_meant: Callable[[Path], bool]) -> tuple[list[Path], str]:
+    """The files that one argument means, and what to say if they are none."""
+    path = Path(pattern)
+    if path.is_dir():
+        files = sorted(
+            entry for entry in path.iterdir() if entry.is_file() and entry.name[0] != "." and is_meant(entry)
+        )
+        return files, f"{pattern}: nothing to do in this folder (folders below it are not searched; use '{pattern}/**')"
+    if not path.exists() and glob.has_magic(pattern):
+        files = sorted(Path(name) for name in glob.glob(pattern, recursive=True) if os.path.isfile(name))
+        if "**" in pattern:  # reaches everything there is, so it chooses as a folder does
+            files = [file for file in files if is_meant(file)]
+        return files, f"{pattern}: no file matches"
+    return [path], ""
+
+
+def _may_be_several(pattern: str) -> bool:
+    return os.path.isdir(pattern) or (not os.path.exists(pattern) and glob.has_magic(pattern))
+
+
+def missing(path: Path) -> str:
+    """Why an input cannot be read, as far as its name says, or nothing: found out before a model is loaded for it."""
+    try:
+        return "" if path.exists() else "no such file"
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
@@ -135,7 +162,13 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def plan(
-    sources: Sequence[Path], output: str | None, suffix: str, *, force: bool = False, resume: bool = False
+    sources: Sequence[Path],
+    output: str | None,
+    suffix: str,
+    *,
+    inputs: Sequence[str] = (),
+    force: bool = False,
+    resume: bool = False,
 ) -> list[Job]:
     """Give every input its output.
 
@@ -144,12 +177,13 @@ def plan(
         output (`str`, *optional*): what `-o` says: a file (for one input), or a folder: an existing one, or one named
             with a slash at its end, which is made. By default, outputs lie beside their inputs.
         suffix (`str`): suffix of the outputs, unless `output` names a file.
+        inputs (`Sequence[str]`): what the sources were found by: files, patterns, folders.
         force (`bool`): existing files may be replaced.
-        resume (`bool`): inputs whose output exists are left out.
+        resume (`bool`): inputs whose output exists are left out; one that is empty or cut is made again.
 
     Raises:
-        `UsageError`: several inputs and one output file, a folder that does not exist, or an `.odc` file under the name
-            of a picture.
+        `UsageError`: one output file for several inputs, or for a folder or pattern, however many files that gives
+            today; a folder that does not exist; or an `.odc` file under the name of a picture.
     """
     folder = None
     if output is not None and (output.endswith(("/", os.sep)) or os.path.isdir(output)):
@@ -160,39 +194,120 @@ def plan(
             raise UsageError(f"-o {output}: cannot make this folder ({error.strerror})") from error
     elif output is not None and len(sources) > 1:
         raise UsageError(f"-o {output} names one file, but there are {len(sources)} inputs; for a folder: -o {output}/")
-    elif output is not None and not Path(output).parent.is_dir():
+    elif output is not None and (several := next(filter(_may_be_several, inputs), None)) is not None:
+        raise UsageError(f"-o {output} names one file, but {several} can be several; for a folder: -o {output}/")
+    elif output is not None and not os.path.isdir(Path(output).parent):
         raise UsageError(f"-o {output}: there is no folder {Path(output).parent}")
     elif output is not None and suffix == ".odc" and _says_picture(Path(output)):
         raise UsageError(
             f"-o {output}: what is written is no picture but an .odc file; name it {Path(output).with_suffix(suffix)}"
         )
 
-    jobs, taken, left_out = [], {}, 0
+    jobs, left_out = [], 0
+    existing: Literal["refuse", "replace", "leave"] = "replace" if force else "leave" if resume else "refuse"
+    taken: dict[tuple[str, str], Path] = {}  # place of an output -> its input
     for source in sources:
         if folder is not None:
             target = folder / (source.stem + suffix)
         else:
             target = source.with_suffix(suffix) if output is None else Path(output)
-        problem = ""
-        if not source.exists():
-            problem = "no such file"  # found out here, so that no model is loaded for it
-        elif target.exists() and target.samefile(source):
-            problem = f"would be written over itself; name another file with -o (it is {target})"
-        elif target in taken:
-            problem = f"{target} is already the output of {taken[target]}; compress one of them alone, with -o"
-        elif target.is_dir():
-            problem = f"{target} is a folder; name a file with -o"
-        elif target.exists() and resume:
-            taken[target] = source
-            left_out += 1
-            continue
-        elif target.exists() and not force:
-            problem = _exists(target)
-        taken.setdefault(target, source)
-        jobs.append(Job(source, target, problem, "replace" if force else "leave" if resume else "refuse"))
+        job, key = Job(source, target, existing=existing), _place(target)
+        try:
+            standing = _standing(job, taken.get(key), suffix)
+        except (OneDCError, OSError) as error:
+            jobs.append(dataclasses.replace(job, problem=_message(error)))
+        else:
+            if standing == "cut":
+                jobs.append(dataclasses.replace(job, existing="replace"))
+            elif standing == "absent":
+                jobs.append(job)
+            left_out += standing == "done"
+        taken.setdefault(key, source)
     if left_out:
-        say(f"{count(left_out, 'file')} there already")
+        report(f"{count(left_out, 'file')} there already")
     return jobs
+
+
+def _standing(job: Job, other: Path | None, suffix: str) -> Literal["absent", "cut", "done", "twice"]:
+    """What is there of a job's output: nothing that may not be replaced, a part, all; or the input came before.
+
+    Args:
+        job (`Job`): as planned, so far without a problem.
+        other (`Path`, *optional*): an earlier input with this output.
+        suffix (`str`): of what the command writes.
+
+    Raises:
+        `OneDCError`, `OSError`: the job cannot be done.
+    """
+    source, target = job.source, job.target
+    if problem := missing(source):
+        raise OneDCError(problem)
+    if target.exists() and target.samefile(source):
+        raise OneDCError(f"would be written over itself; name another file with -o (it is {target})")
+    if other is not None:
+        if not missing(other) and source.samefile(other):
+            return "twice"
+        raise OneDCError(f"{target} is already the output of {other}; do one of them alone, with -o")
+    if target.is_dir():
+        raise OneDCError(f"{target} is a folder; name a file with -o")
+    if not target.exists() or job.existing == "replace":
+        return "absent"
+    if job.existing == "leave":
+        return "done" if _is_finished(source, target, suffix) else "cut"
+    raise OneDCError(f"{target} exists; --force replaces it, --resume leaves it and does the others")
+
+
+def _place(path: Path) -> tuple[str, str]:
+    """The same for two spellings of one file, also where a file system does not tell `a.odc` from `A.odc`."""
+    return os.path.realpath(path.parent), unicodedata.normalize("NFC", path.name).casefold()
+
+
+def _is_finished(source: Path, target: Path, suffix: str) -> bool:
+    """Whether an output that exists is whole; an `.odc` file also has to be of a picture as large as its source.
+
+    Args:
+        source (`Path`): what the output was made of.
+        target (`Path`): the output.
+        suffix (`str`): of what the command writes, also where `-o` names a file otherwise.
+
+    Raises:
+        `OneDCError`: it is not what this source would give, and nothing that was cut either.
+    """
+    if not target.is_file():
+        return True  # a device or a pipe: there is nothing to read in it
+    if suffix != ".odc":
+        return target.stat().st_size > 0
+    from ..coding import inspect
+
+    data = target.read_bytes()
+    if not data.strip(b"\0"):  # after a power cut, some file systems have the length, and zeros
+        return False
+    try:
+        facts = inspect(data)
+    except (NotOneDC, UnsupportedVersion) as error:
+        raise OneDCError(f"{target} exists and is left as it is: {error} Name another file with -o") from error
+    except BitstreamError:
+        return False
+    if not facts["valid"]:
+        return False
+    size, expected = (facts["width"], facts["height"]), _picture_size(source)
+    if expected is not None and sorted(size) != sorted(expected):  # the sides may be exchanged: EXIF turns pictures
+        raise OneDCError(
+            f"{target} exists, but is of a picture of {size[0]}x{size[1]} pixels, and this one has "
+            f"{expected[0]}x{expected[1]}; --force replaces it, -o names another file"
+        )
+    return True
+
+
+def _picture_size(path: Path) -> tuple[int, int] | None:
+    """Width and height as stored, from the beginning of a picture's file; `None` if it does not say."""
+    from ..opening import guarded, open_plain
+
+    try:
+        with path.open("rb") as file:
+            return guarded(lambda: open_plain(file, str(path)), str(path)).size
+    except (OSError, PictureError):
+        return None  # whoever reads it says what is wrong with it
 
 
 def _says_picture(path: Path) -> bool:
@@ -211,12 +326,8 @@ def refuse_output_among(inputs: Sequence[str], output: str | None, *, is_output:
         `UsageError`: the last of several inputs is not there, and looks like an output.
     """
     last = Path(inputs[-1])
-    if output is None and len(inputs) > 1 and not last.exists() and is_output(last):
+    if output is None and len(inputs) > 1 and not os.path.exists(last) and is_output(last):
         raise UsageError(f"{last}: no such file; if it is meant as the output, write -o {last}")
-
-
-def _exists(path: Path) -> str:
-    return f"{path} exists; --force replaces it, --resume leaves it and does the others"
 
 
 def run_all(jobs: Sequence[Job], work: Callable[[Job], str], verb: str) -> int:
@@ -227,16 +338,50 @@ def run_all(jobs: Sequence[Job], work: Callable[[Job], str], verb: str) -> int:
     """
     failed = 0
     for job in _progress(jobs, verb):
+        aside = _takes_stdout(job.target)
         try:
             if job.problem:
                 raise OneDCError(job.problem)
             if job.existing == "leave" and job.target.exists():
-                continue  # another process is at the same folder
-            say(work(job))
+                line = f"{job.target}: there already"  # another process is at the same folder
+            else:
+                with _warnings_of(job):
+                    line = work(job)
         except Exception as error:  # the other files are still to be done, whatever this is
             failed += 1
             complain(_message(error), job.source)
+        else:
+            report(line, aside)
     return failed
+
+
+def _takes_stdout(target: Path) -> bool:
+    """Whether a line on stdout could get into a job's output: that is stdout itself, or any device or pipe."""
+    try:
+        there = target.stat()
+        return not stat.S_ISREG(there.st_mode) or os.path.samestat(there, os.fstat(sys.stdout.fileno()))
+    except (OSError, ValueError, AttributeError):  # no output yet; a stdout that is no file, or none at all
+        return False
+
+
+@contextmanager
+def _warnings_of(job: Job) -> Iterator[None]:
+    """Says of every `UserWarning`, which is meant for the person at the keyboard, which file it is about."""
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)  # the same words about another file are news
+            yield
+    finally:
+        said = set()
+        for warning in caught:
+            message = str(warning.message)
+            if not issubclass(warning.category, UserWarning):
+                warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
+            elif message not in said:
+                named = message.startswith((str(job.source), str(job.target)))
+                complain(f"warning: {message if named else f'{job.source}: {message}'}")
+                said.add(message)
 
 
 def _message(error: Exception) -> str:
@@ -262,13 +407,43 @@ def say(line: str) -> None:
     _write(line, sys.stdout)
 
 
+def report(line: str, aside: bool = False) -> None:
+    """Print what was done; that nobody reads it, or that the disk there is full, does not undo it.
+
+    Args:
+        line (`str`): what to print.
+        aside (`bool`): to stderr, and not to stdout.
+    """
+    if aside:
+        with suppress(OSError):
+            _write(line, sys.stderr)
+        return
+    try:
+        say(line)
+    except OSError as error:
+        leave_stdout()
+        if not isinstance(error, BrokenPipeError):  # `onedc compress ... | head` wants no more lines
+            complain(f"stdout: {error.strerror or error}; no more is reported there, the work goes on")
+
+
+def leave_stdout() -> None:
+    """Let everything that is still printed to stdout, or waits to be, go nowhere."""
+    with suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 def complain(message: str, path: Path | None = None) -> None:
     """Print a problem to stderr, beginning with the file it is about."""
     where = "" if path is None or message.startswith(str(path)) else f"{path}: "
-    _write(f"onedc: {where}{message}", sys.stderr)
+    with suppress(OSError):  # there is nobody left to tell
+        _write(f"onedc: {where}{message}", sys.stderr)
 
 
-def _write(line: str, stream: TextIO) -> None:
+def _write(line: str, stream: TextIO | None) -> None:
+    if stream is None:  # closed by a shell: `>&-`
+        return
     # A name that the terminal cannot show is no reason to fail.
     encoding = stream.encoding or "utf-8"
     line = line.encode(encoding, "backslashreplace").decode(encoding)
@@ -276,6 +451,7 @@ def _write(line: str, stream: TextIO) -> None:
         sys.modules["tqdm"].tqdm.write(line, file=stream)
     else:
         print(line, file=stream)
+    stream.flush()  # what cannot be written is found out here, and not when the program ends
 
 
 def read(path: Path) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OneDCError
-from .files import complain, find_inputs, is_odc, read
+from .files import complain, find_inputs, is_odc, read, say
 from .text import table
 
 _NAMED = {"identity": "decoder id", "adapter": "adapter id"}
@@ -28,19 +28,20 @@ def run(arguments: argparse.Namespace) -> int:
     for path in paths:
         try:
             facts.append(read_facts(path))
-        except OneDCError as error:
-            problems.append(str(error) if str(error).startswith(str(path)) else f"{path}: {error}")
+        except (OneDCError, OSError) as error:
+            message = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+            problems.append(message if message.startswith(str(path)) else f"{path}: {message}")
         else:
             if not facts[-1]["valid"]:
                 problems.append(f"{path}: {facts[-1]['problem']}")
     if facts and arguments.json:
         one = len(paths) == 1 and len(arguments.inputs) == 1
-        print(json.dumps(facts[0] if one else facts, indent=2))
+        say(json.dumps(facts[0] if one else facts, indent=2))
     elif len(facts) == 1:
-        print("\n".join(f"{name + ':':<12} {value}" for name, value in _lines(facts[0])))
+        say("\n".join(f"{name + ':':<12} {value}" for name, value in _lines(facts[0])))
     elif facts:
         headings = ("file", "kind", "quality", "size", "bytes", "bpp", "model", "version")
-        print(table(headings, [_row(fact) for fact in facts]))
+        say(table(headings, [_row(fact) for fact in facts]))
     for problem in problems:
         complain(problem)
     return 1 if problems else 0

@@ -4,7 +4,6 @@ Exit codes: 0 all done; 1 something failed, the rest was done; 2 the command lin
 """
 
 import argparse
-import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -31,7 +30,7 @@ from . import (
     transcode,
     verify,
 )
-from .files import UsageError, complain
+from .files import UsageError, complain, leave_stdout
 
 __all__ = ["build_parser", "main"]
 
@@ -98,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except (OneDCError, OSError, ModuleNotFoundError) as error:
         if isinstance(error, BrokenPipeError):  # `onedc info ... | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            leave_stdout()
             return 1
         complain(str(error))
         return 1

@@ -33,7 +33,14 @@ def run(arguments: argparse.Namespace) -> int:
     sources, problems = find_inputs(arguments.inputs, lambda path: path.suffix.lower() == ".bin")
     for problem in problems:
         complain(problem)
-    jobs = plan(sources, arguments.output, ".odc", force=arguments.force, resume=arguments.resume)
+    jobs = plan(
+        sources,
+        arguments.output,
+        ".odc",
+        inputs=arguments.inputs,
+        force=arguments.force,
+        resume=arguments.resume,
+    )
     pipeline = load_pipeline(arguments) if any(not job.problem for job in jobs) else None
 
     def work(job: Job) -> str:

@@ -8,7 +8,7 @@ onedc verify small/*.odc
 
 import argparse
 
-from .files import Job, complain, find_inputs, is_odc, read, run_all
+from .files import Job, complain, find_inputs, is_odc, missing, read, run_all
 from .models import add_model_arguments, load_pipeline
 
 
@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     sources, problems = find_inputs(arguments.inputs, is_odc)
     for problem in problems:
         complain(problem)
-    jobs = [Job(path, path, "" if path.exists() else "no such file") for path in sources]
+    jobs = [Job(path, path, missing(path)) for path in sources]
     pipeline = load_pipeline(arguments) if any(not job.problem for job in jobs) else None
 
     def work(job: Job) -> str:
