@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 
 from onedc_hf import ModelError, OneDCCodec, OneDCGenerator, OneDCPipeline
@@ -79,6 +80,11 @@ def _replace(text: str) -> Callable[[Path], None]:
         ("codec/config.json", _replace("{")),
         ("vae/config.json", _set("decoder_channels", "x")),
         ("generator/config.json", _set("unet", {"block_out_channels": 3})),
+        ("generator/config.json", _set("timestep", 5000)),
+        ("generator/config.json", _set("timestep", -1)),
+        ("generator/config.json", _set("timestep", "x")),
+        ("model_index.json", _set("scheduler", ["diffusers", "FlowMatchEulerDiscreteScheduler"])),
+        ("model_index.json", _set("vae", ["diffusers", "UNet2DModel"])),
         ("model_index.json", _replace("{}")),
         ("model_index.json", _replace("[]")),
         ("model_index.json", _replace("{")),
@@ -95,3 +101,12 @@ def test_a_home_folder_is_found_by_its_tilde(folder: Path, monkeypatch: pytest.M
     assert OneDCPipeline.from_pretrained(f"~/{folder.name}").model_id
     with pytest.raises(ModelError, match="does not exist"):
         OneDCPipeline.from_pretrained("~/nowhere")
+
+
+def test_components_of_other_kinds_are_named(tiny_pipeline: OneDCPipeline) -> None:
+    parts = dict(tiny_pipeline.components)
+    flow = FlowMatchEulerDiscreteScheduler()
+    with pytest.raises(ModelError, match="FlowMatchEulerDiscreteScheduler, which has no cumulative alphas"):
+        OneDCPipeline(**parts | {"scheduler": flow})
+    with pytest.raises(ModelError, match="The codec is a OneDCAutoencoder whose configuration has no detail_channels"):
+        OneDCPipeline(**parts | {"codec": parts["vae"]})

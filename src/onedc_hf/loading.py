@@ -15,13 +15,28 @@ from safetensors import SafetensorError
 from .errors import ModelError
 from .models import OneDCCodec, OneDCGenerator
 from .models.exact import ExactEntropyModel
+from .models.whole import WholeWeights, check_stored, weight_files
 from .releases import BOX
 from .sources import looks_like_path
 
-__all__ = ["check_bounds", "check_components", "model_source", "one_error"]
+__all__ = ["check_bounds", "check_components", "check_stock_vae", "model_source", "one_error"]
 
 # What loading raises for files that are damaged, or are of something else.
-_BROKEN = (ValueError, TypeError, KeyError, RuntimeError, SafetensorError, StrictDataclassError)
+_BROKEN = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+)
+# What components are asked for in their configurations.
+_ASKED = {
+    "vae": ("latent_channels",),
+    "codec": ("latent_channels", "detail_channels", "semantic_channels"),
+    "generator": ("latent_channels", "detail_channels", "unet", "timestep", "alpha_cumprod"),
+}
 
 
 def model_source(name: str | os.PathLike[str] | None) -> str:
@@ -78,12 +93,40 @@ def check_bounds(codec: OneDCCodec, source: str) -> None:
             raise ModelError(f"{source!r}: {error}") from error
 
 
-def check_components(vae: Any, codec: OneDCCodec, generator: OneDCGenerator, scheduler: DDPMScheduler) -> None:
-    """Refuses components of different models: their channels, or the noise schedule, do not fit.
+def check_stock_vae(vae: Any, variant: str | None = None, use_safetensors: bool | None = None) -> None:
+    """Refuses a VAE of diffusers that was loaded from files which are not whole: diffusers fills it at random.
 
     Raises:
-        ModelError: naming the two that differ.
+        ModelError: naming a tensor that is missing.
     """
+    folder = Path(getattr(vae.config, "_name_or_path", ""))
+    if isinstance(vae, WholeWeights) or not folder.is_dir():  # ours has looked itself
+        return
+    files = weight_files(folder, variant, ["bin"] if use_safetensors is False else ["safetensors", "bin"])
+    if files:
+        check_stored(vae, files)
+
+
+def check_components(vae: Any, codec: OneDCCodec, generator: OneDCGenerator, scheduler: DDPMScheduler) -> None:
+    """Refuses components of other kinds, or of different models: their channels, or the noise schedule, do not fit.
+
+    Raises:
+        ModelError: naming the one that is of another kind, or the two that differ.
+    """
+    for (name, asked), part in zip(_ASKED.items(), (vae, codec, generator), strict=True):
+        config = getattr(part, "config", None)
+        lacking = [attribute for attribute in asked if getattr(config, attribute, None) is None]
+        if lacking:
+            raise ModelError(
+                f"The {name} is a {type(part).__name__} whose configuration has no {', '.join(lacking)}: give the "
+                f"{name} of a OneDC pipeline."
+            )
+    alphas = getattr(scheduler, "alphas_cumprod", None)
+    if alphas is None:
+        raise ModelError(
+            f"The scheduler is a {type(scheduler).__name__}, which has no cumulative alphas: OneDC needs the "
+            "DDPMScheduler that the generator was made for."
+        )
     semantic = codec.config.semantic_channels
     for name, left, right in (
         ("latent channels of vae and codec", vae.config.latent_channels, codec.config.latent_channels),
@@ -95,7 +138,12 @@ def check_components(vae: Any, codec: OneDCCodec, generator: OneDCGenerator, sch
         if left != right:
             raise ModelError(f"These components do not fit together: {name} are {left} and {right}.")
     timestep, made_for = generator.config.timestep, generator.config.alpha_cumprod
-    alpha = float(scheduler.alphas_cumprod[timestep])
+    if not isinstance(timestep, int) or not 0 <= timestep < len(alphas):
+        raise ModelError(
+            f"The generator's timestep is {timestep!r}, but the scheduler has the steps 0 to {len(alphas) - 1}. Get "
+            "the model's configuration files again."
+        )
+    alpha = float(alphas[timestep])
     if abs(alpha - made_for) > 1e-6:
         raise ModelError(
             f"The scheduler's cumulative alpha at t = {timestep} is {alpha:.8f}, but the generator was made for "

@@ -40,7 +40,7 @@ from .identity import (
     warn_of_another_adapter,
     warn_of_another_decoder,
 )
-from .loading import check_bounds, check_components, model_source, one_error
+from .loading import check_bounds, check_components, check_stock_vae, model_source, one_error
 from .lora import LoraMixin, refuse_adapters
 from .memory_layout import settle
 from .models import OneDCAutoencoder, OneDCCodec, OneDCGenerator
@@ -163,6 +163,8 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
             kwargs["dtype"] = default_dtype()
         with one_error(source):
             pipe = super().from_pretrained(source, **kwargs)
+            if "vae" not in kwargs:
+                check_stock_vae(pipe.vae, kwargs.get("variant"), kwargs.get("use_safetensors"))
         pipe.model_digest()  # an altered entropy model is found now, not in a broken picture
         check_bounds(pipe.codec, source)
         pipe.max_pixels = max_pixels

@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from .errors import OneDCError
+
 __all__ = ["forget_origin", "staged_folder", "write_atomically"]
 
 _CONFIGS = ("config.json", "scheduler_config.json")
@@ -42,19 +44,50 @@ def staged_folder(out: Path) -> Iterator[Path]:
     """A folder beside `out`, to be filled, that takes its place in the end: whole or not at all.
 
     Args:
-        out (`Path`): does not exist yet, or is empty.
+        out (`Path`): does not exist yet, or is empty. A link to a folder stays one, and a folder that cannot be taken
+            away, such as a mount point or the current one, is filled in the end.
+
+    Raises:
+        OneDCError: if it is filled, but cannot take its place; the text says where it lies.
     """
-    staged = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f".{out.name}."))
+    out = out.resolve()  # of "." the name, of a link the folder
+    inside = _stays(out)
+    staged = Path(tempfile.mkdtemp(dir=out if inside else out.parent, prefix=f".{out.name}."))
     try:
         yield staged
-        for path in (staged, *staged.rglob("*")):
-            _let_others_read(path)
-        if out.exists():
-            out.rmdir()
-        staged.rename(out)
     except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
         raise
+    try:
+        for path in (staged, *staged.rglob("*")):
+            _let_others_read(path)
+        if inside:
+            _move_up(staged)
+        else:
+            if out.exists():
+                out.rmdir()
+            staged.rename(out)
+    except OSError as error:
+        raise OneDCError(
+            f"Everything was made, but could not be moved to {out} ({error}). What was not moved is in {staged}: move "
+            "it from there."
+        ) from error
+
+
+def _stays(out: Path) -> bool:
+    """Whether it is a folder that nothing else can be put in the place of."""
+    if not out.is_dir():
+        return False
+    return os.path.ismount(out) or os.path.samefile(out, os.curdir) or not os.access(out.parent, os.W_OK)
+
+
+def _move_up(staged: Path) -> None:
+    """Moves what is in a folder to the folder around it, which holds nothing else."""
+    if len(os.listdir(staged.parent)) > 1:
+        raise FileExistsError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(staged.parent))
+    for path in sorted(staged.iterdir()):
+        path.rename(staged.parent / path.name)
+    staged.rmdir()
 
 
 def write_atomically(path: Path, data: bytes, replace: bool = True) -> None:

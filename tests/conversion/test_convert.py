@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,8 @@ from onedc_hf.coding import Kind, parse_header
 from onedc_hf.coding.rans import RansDecoder
 from onedc_hf.coding.tables import paper_tables
 from onedc_hf.conversion import convert_checkpoint
+from onedc_hf.conversion.vae import load_vae, vae_files
+from onedc_hf.loading import check_stock_vae
 
 from ..authors_encoder import rans_bytes
 
@@ -250,3 +254,61 @@ def test_a_vae_that_is_none_and_a_folder_that_is_taken(vae: Path, tmp_path: Path
     with pytest.raises(ConversionError, match="no folder"):
         convert_checkpoint(CODEC, GENERATOR, vae, tmp_path / "nowhere" / "out")
     assert (tmp_path / "empty" / "mine.txt").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("decoder.conv_in.weight"), "lacks decoder.conv_in.weight"),
+        (lambda t: t.update(more=torch.zeros(1)), "no place here: more"),
+        (lambda t: t.update({"decoder.conv_in.bias": torch.zeros(3)}), "decoder.conv_in.bias"),
+    ],
+)
+def test_a_vae_of_other_tensors_is_one_clear_error(
+    vae: Path, tmp_path: Path, change: Callable[[dict], object], message: str
+) -> None:
+    path = Path(shutil.copytree(vae / "vae", tmp_path / "vae")) / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(ConversionError, match=message):
+        load_vae(str(tmp_path))
+
+
+def test_the_files_of_a_vae_are_those_that_are_read(vae: Path, tmp_path: Path) -> None:
+    model = AutoencoderKL.from_pretrained(vae, subfolder="vae")
+    model.save_pretrained(tmp_path / "both")
+    model.save_pretrained(tmp_path / "both", variant="fp16")
+    load_vae(str(tmp_path / "both"))
+    assert vae_files(str(tmp_path / "both")) == [(tmp_path / "both" / "diffusion_pytorch_model.safetensors", {})]
+    model.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    load_vae(str(tmp_path / "shards"))
+    shards = sorted((tmp_path / "shards").glob("*.safetensors"))
+    assert len(shards) > 1 and vae_files(str(tmp_path / "shards")) == [(path, {}) for path in shards]
+
+
+def test_a_saved_model_whose_stock_vae_is_not_whole_is_refused(converted: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(converted, tmp_path / "model"))
+    path = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    del tensors["decoder.conv_in.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"not whole: 1 tensors are missing, among them decoder\.conv_in\.weight"):
+        OneDCPipeline.from_pretrained(folder)
+    OneDCPipeline.from_pretrained(folder, vae=load_vae(str(converted)))  # one's own, instead
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_a_stock_vae_of_an_older_file_is_whole(vae: Path, tmp_path: Path, kind: str) -> None:
+    path = Path(shutil.copytree(vae / "vae", tmp_path / "vae")) / f"diffusion_pytorch_model.{kind}"
+    tensors = load_file(path.with_suffix(".safetensors"))
+    path.with_suffix(".safetensors").unlink()
+    older = {name.replace(".to_q.", ".query.").replace(".to_out.0.", ".proj_attn."): t for name, t in tensors.items()}
+    assert older.keys() != tensors.keys()
+    for whole in (True, False):
+        if not whole:
+            del older["decoder.conv_in.weight"]
+        save_file(older, path, metadata={"format": "pt"}) if kind == "safetensors" else torch.save(older, path)
+        loaded = AutoencoderKL.from_pretrained(path.parent, use_safetensors=None if kind == "safetensors" else False)
+        with nullcontext() if whole else pytest.raises(ModelError, match="not whole: 1 tensors"):
+            check_stock_vae(loaded)

@@ -75,6 +75,7 @@ def convert_checkpoint(
     Raises:
         ConversionError: for a file that is missing, damaged, a pickle, or does not hold exactly the tensors of this
             model; it lists their names. Nothing is left behind.
+        OneDCError: if the folder is made, but cannot be moved to its place; the text says where it lies.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -84,8 +85,9 @@ def convert_checkpoint(
         raise ConversionError(f"Two distillation files have one name ({', '.join(names)}); rename one.")
     for path in map(Path, distillation):
         Source(path, "distillation")
-    if not out.absolute().parent.is_dir():
-        raise ConversionError(f"There is no folder {out.absolute().parent} to make {out.name} in.")
+    place = out.resolve()
+    if not place.parent.is_dir():
+        raise ConversionError(f"There is no folder {place.parent} to make {place.name} in.")
     codec_file, generator_file = Source(Path(codec), "codec"), Source(Path(generator), "generator")
     parts = make_codec(codec_file, z_only=z_only), load_vae(os.fspath(vae))
     config = generator_config(generator_file, lora=lora, lora_alpha=lora_alpha)
