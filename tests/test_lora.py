@@ -260,7 +260,7 @@ def test_the_models_own_adapter_stays_active_and_in_place(
     with torch.no_grad():
         before = owner(*inputs)
         with pytest.raises(ModelError, match="of its own"):
-            load_adapter(owner, adapter)
+            load_adapter(owner, adapter, adapter_name="default")
         with pytest.warns(UserWarning, match="trained for another"):  # a generator without an adapter of its own
             load_adapter(owner, plain_adapter, adapter_name="second")
         with_both = owner(*inputs)
@@ -274,6 +274,36 @@ def test_the_models_own_adapter_stays_active_and_in_place(
     assert owner.state_dict().keys() == state.keys() == without.keys()
     with torch.no_grad():
         assert torch.equal(owner(*inputs), before)
+
+
+@pytest.fixture
+def owners_folder(owner: OneDCGenerator, pipe: OneDCPipeline, tmp_path: Path) -> Path:
+    """A saved model that owns an adapter."""
+    OneDCPipeline(pipe.vae, pipe.codec, owner, pipe.scheduler).save_pretrained(tmp_path / "owner")
+    return tmp_path / "owner"
+
+
+def test_an_adapter_without_a_name_goes_beside_the_models_own(
+    owners_folder: Path, picture: Picture, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from onedc_hf.cli.main import main
+
+    training = OneDCPipeline.from_pretrained(owners_folder, dtype=torch.float32)
+    add_adapter(training.generator, rank=2, alpha=2.0, adapter_name="mine")
+    learn(training.generator)
+    training.save_lora_weights(tmp_path)
+    owner = OneDCPipeline.from_pretrained(owners_folder, dtype=torch.float32)
+    owner.load_lora_weights(tmp_path)
+    assert owner.generator.unet.active_adapters() == ["default", "beside"]
+    assert owner.adapter_id == training.adapter_id
+    with pytest.raises(ModelError, match="'beside' is loaded already"):
+        owner.load_lora_weights(tmp_path)
+
+    Image.fromarray(picture(40, 60)).save(tmp_path / "a.png")
+    options = ["--model", str(owners_folder), "--dtype", "float32", "--lora", str(tmp_path)]
+    assert main(["compress", str(tmp_path / "a.png"), *options]) == 0, capsys.readouterr().err
+    named = inspect((tmp_path / "a.odc").read_bytes())["extensions"]
+    assert [extension["id"] for extension in named] == [training.adapter_id[:8]]
 
 
 def test_an_adapter_knows_the_weights_that_it_was_trained_for(

@@ -29,7 +29,7 @@ from .errors import ModelError
 from .identity import update_digest
 from .memory_layout import settle
 from .models import OneDCGenerator
-from .models.adapters import OWN_ADAPTER, PARTS, Adapter, added_adapters, wrappable_layers
+from .models.adapters import BESIDE_ADAPTER, OWN_ADAPTER, PARTS, Adapter, added_adapters, wrappable_layers
 from .sources import fetch_weights
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def load_adapter(
     generator: OneDCGenerator,
     source: str | os.PathLike[str],
     weight_name: str | None = None,
-    adapter_name: str = "default",
+    adapter_name: str | None = None,
     pipeline: Any = None,
     **hub: Any,
 ) -> None:
@@ -110,7 +110,8 @@ def load_adapter(
         generator (`OneDCGenerator`): changed in place.
         source (`str` or `os.PathLike`): folder, file, or repository id.
         weight_name (`str`, *optional*): the file's name, if it is not `pytorch_lora_weights.safetensors`.
-        adapter_name (`str`): what to call it.
+        adapter_name (`str`, *optional*): what to call it; by default `"default"`, or `"beside"` where the model owns an
+            adapter of that name.
         pipeline (`OneDCPipeline`, *optional*): whose hooks (CPU offload) diffusers takes off and puts on again.
         hub: `subfolder`, `revision`, `token` and other arguments of `hf_hub_download`.
 
@@ -118,6 +119,8 @@ def load_adapter(
         ModelError: if there is no such file, it is no adapter, or it does not fit; the generator is then as it was.
     """
     config_of_none = make_lora_config()  # without peft nothing is downloaded
+    if adapter_name is None:  # a file does not say beside what it goes, nor do the command line or a model's card
+        adapter_name = OWN_ADAPTER if generator.config.lora is None else BESIDE_ADAPTER
     _check_name(generator, adapter_name)
     _check_at_hand(generator)
     path = fetch_weights(os.fspath(source), weight_name or WEIGHTS_NAME, **hub)
@@ -440,7 +443,7 @@ class LoraMixin:
         self,
         pretrained_model_name_or_path: str | os.PathLike[str],
         weight_name: str | None = None,
-        adapter_name: str = "default",
+        adapter_name: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Loads a LoRA adapter of the generator; adapters that are loaded already stay and add up.
@@ -451,7 +454,8 @@ class LoraMixin:
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`): folder, `.safetensors` file, or repository id.
             weight_name (`str`, *optional*): the file's name, if it is not `pytorch_lora_weights.safetensors`.
-            adapter_name (`str`): what to call it.
+            adapter_name (`str`, *optional*): what to call it; by default `"default"`, or `"beside"` where the model owns
+                an adapter of that name.
             kwargs: `subfolder`, `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`.
 
         Raises:

@@ -16,10 +16,13 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from .generator import OneDCGenerator
 
-__all__ = ["OWN_ADAPTER", "PARTS", "Adapter", "added_adapters", "base_state", "wrappable_layers"]
+__all__ = ["BESIDE_ADAPTER", "OWN_ADAPTER", "PARTS", "Adapter", "added_adapters", "base_state", "wrappable_layers"]
 
 OWN_ADAPTER = "default"
 """Name of the adapter that a generator with `config.lora` owns."""
+
+BESIDE_ADAPTER = "beside"
+"""Name of one that is put onto such a generator without a name of its own."""
 
 PARTS = {"conv_in": "unet.conv_in.", "vae_reduction": "vae_reduction."}
 """Parts that may be trained whole beside an adapter, and their prefixes in the generator's state dict."""
