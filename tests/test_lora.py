@@ -211,6 +211,34 @@ def test_the_file_is_diffusers_own(adapter: Path, pipe: OneDCPipeline, tmp_path:
     assert all(torch.equal(again[name], tensors[name]) for name in names)
 
 
+@pytest.mark.parametrize("inside", ["", "folder"])
+def test_a_file_is_no_folder_to_save_into(
+    trained: OneDCPipeline, tiny_pipeline: OneDCPipeline, tmp_path: Path, inside: str
+) -> None:
+    file = tmp_path / "adapter.safetensors"
+    file.write_bytes(b"kept")
+    for save in (trained.save_lora_weights, tiny_pipeline.save_pretrained):
+        with pytest.raises(ModelError, match=r"adapter\.safetensors.* is, or lies in, a file.*give a folder"):
+            save(file / inside)
+    assert file.read_bytes() == b"kept"
+
+
+def test_an_adapter_is_saved_whole_or_not_at_all(
+    trained: OneDCPipeline, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained.save_lora_weights(tmp_path / "new")
+    before = (tmp_path / "new" / NAME).read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        trained.save_lora_weights(tmp_path / "new")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [NAME]
+    assert (tmp_path / "new" / NAME).read_bytes() == before
+
+
 def test_adapters_add_up_and_one_of_them_can_be_saved(
     pipe: OneDCPipeline, adapter: Path, plain_adapter: Path, data: bytes, tmp_path: Path
 ) -> None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from .adapter_base import BASE_FIELD, name_base, warn_of_another_base
@@ -30,6 +31,7 @@ from .identity import update_digest
 from .memory_layout import settle
 from .models import OneDCGenerator
 from .models.adapters import BESIDE_ADAPTER, OWN_ADAPTER, PARTS, Adapter, added_adapters, wrappable_layers
+from .saving import make_folder, write_atomically
 from .sources import fetch_weights
 
 if TYPE_CHECKING:
@@ -361,7 +363,7 @@ def save_adapter(generator: OneDCGenerator, folder: str | os.PathLike[str], adap
         `Path`: of the file.
 
     Raises:
-        ModelError: if there is no such adapter, or several and no name.
+        ModelError: if there is no such adapter, or several and no name, or a file where the folder is to be.
     """
     added = added_adapters(generator)
     if adapter_name is None and len(added) == 1:
@@ -369,22 +371,21 @@ def save_adapter(generator: OneDCGenerator, folder: str | os.PathLike[str], adap
     if adapter_name not in added:
         there = ", ".join(map(repr, added)) or "none"
         raise ModelError(f"There is no adapter {adapter_name!r} to save; this generator carries: {there}.")
-    from diffusers.loaders.lora_base import LoraBaseMixin
-
     # Sets become sorted lists: what is written must not depend on the order of hashes.
     settings = json.loads(json.dumps(generator.unet.peft_config[adapter_name].to_dict(), default=sorted))
     settings[BASE_FIELD] = name_base(generator)
+    settings = {f"{_UNET}{name}": value for name, value in settings.items()}
     tensors = _tensors(generator, adapter_name)
-    LoraBaseMixin.write_lora_layers(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        os.fspath(folder),
-        is_main_process=True,
-        weight_name=WEIGHTS_NAME,
-        save_function=None,  # type: ignore[arg-type]  # None: diffusers' own
-        safe_serialization=True,
-        lora_adapter_metadata={f"{_UNET}{name}": value for name, value in settings.items()},
+    make_folder(folder)
+    path = Path(folder, WEIGHTS_NAME)
+    write_atomically(  # as diffusers writes it, which would leave half a file where the disk is full
+        path,
+        to_safetensors(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            {"format": "pt", _METADATA_KEY: json.dumps(settings, indent=2, sort_keys=True)},
+        ),
     )
-    return Path(folder, WEIGHTS_NAME)
+    return path
 
 
 def _tensors(generator: OneDCGenerator, adapter_name: str) -> dict[str, Tensor]:
@@ -454,8 +455,8 @@ class LoraMixin:
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`): folder, `.safetensors` file, or repository id.
             weight_name (`str`, *optional*): the file's name, if it is not `pytorch_lora_weights.safetensors`.
-            adapter_name (`str`, *optional*): what to call it; by default `"default"`, or `"beside"` where the model owns
-                an adapter of that name.
+            adapter_name (`str`, *optional*): what to call it; by default `"default"`, or `"beside"` where the model
+                owns an adapter of that name.
             kwargs: `subfolder`, `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`.
 
         Raises:
@@ -475,7 +476,7 @@ class LoraMixin:
             adapter_name (`str`, *optional*): which one, where there are several.
 
         Raises:
-            ModelError: if there is no such adapter.
+            ModelError: if there is no such adapter, or a file where the folder is to be.
         """
         save_adapter(self.generator, save_directory, adapter_name)
 
