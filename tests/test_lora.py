@@ -252,6 +252,55 @@ def test_adapters_add_up_and_one_of_them_can_be_saved(
     assert load_file(tmp_path / NAME).keys() == load_file(plain_adapter / NAME).keys()
 
 
+def test_another_adapter_leaves_strengths_as_they_are(
+    pipe: OneDCPipeline, plain_adapter: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unet = pipe.generator.unet
+
+    def state() -> tuple[list[str], dict[str, float], set[str]]:
+        layer = unet.mid_block.resnets[0].conv1
+        learning = {name for name, parameter in pipe.generator.named_parameters() if parameter.requires_grad}
+        return list(layer.active_adapters), dict(layer.scaling), learning
+
+    pipe.load_lora_weights(plain_adapter, adapter_name="one")
+    unet.set_adapters(["one"], [0.5])
+    half, name = state(), pipe.adapter_id
+    assert half[1] == {"one": 0.5}
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("peft.set_peft_model_state_dict", fail)  # when the layers are wrapped already
+        with pytest.raises(ModelError, match="no room"):
+            pipe.load_lora_weights(adapter, adapter_name="two")
+    assert state() == half and pipe.adapter_id == name
+    assert not any(".two." in tensor for tensor in pipe.generator.state_dict())
+
+    pipe.load_lora_weights(adapter, adapter_name="two")
+    assert state()[:2] == (["one", "two"], {"one": 0.5, "two": 0.5})  # alpha / rank of the second is one half
+    unet.set_adapters("two", 0.25)
+    add_adapter(pipe.generator, rank=2, alpha=2.0, targets=["conv1"], adapter_name="three")
+    assert state()[:2] == (["two", "three"], {"one": 0.5, "two": 0.125, "three": 1.0})  # "one" stays silent
+    pipe.load_lora_weights(plain_adapter, adapter_name="four")
+    assert state()[:2] == (["two", "three", "four"], {"one": 0.5, "two": 0.125, "three": 1.0, "four": 1.0})
+
+
+def test_adapters_that_are_switched_off_stay_off_when_another_one_comes(
+    pipe: OneDCPipeline, plain_adapter: Path, adapter: Path, data: bytes, tmp_path: Path
+) -> None:
+    tensors = {name: tensor for name, tensor in load_file(adapter / NAME).items() if ".lora_" in name}
+    save_file(tensors, tmp_path / NAME)  # without the parts, which act always; wraps more layers than the first
+    before = pixels(pipe, data)
+    pipe.load_lora_weights(plain_adapter, adapter_name="one")
+    pipe.generator.unet.disable_adapters()
+    pipe.load_lora_weights(tmp_path, adapter_name="two")
+    assert pipe.adapter_id is None and np.array_equal(pixels(pipe, data), before)
+    pipe.generator.unet.enable_adapters()
+    assert pipe.generator.unet.active_adapters() == ["one", "two"]
+    assert not np.array_equal(pixels(pipe, data), before)
+
+
 def test_a_single_file_and_another_name_are_found(pipe: OneDCPipeline, adapter: Path, tmp_path: Path) -> None:
     (tmp_path / "water.safetensors").write_bytes((adapter / NAME).read_bytes())
     pipe.load_lora_weights(tmp_path / "water.safetensors")
@@ -302,6 +351,34 @@ def test_the_models_own_adapter_stays_active_and_in_place(
     assert owner.state_dict().keys() == state.keys() == without.keys()
     with torch.no_grad():
         assert torch.equal(owner(*inputs), before)
+
+
+@pytest.mark.filterwarnings("ignore:.*trained for another")
+@pytest.mark.parametrize("strength", [0.5, 0.0, None])
+def test_the_models_own_adapter_keeps_its_strength(
+    owner: OneDCGenerator, plain_adapter: Path, strength: float | None
+) -> None:
+    inputs = (torch.randn(1, 8, 8, 8), torch.randn(1, 1, 16), torch.tensor([5.0]))
+    owner.requires_grad_(False)
+    if strength is None:
+        owner.unet.set_adapters([])
+    else:
+        owner.unet.set_adapters(["default"], [strength])
+    with torch.no_grad():
+        before = owner(*inputs)
+        load_adapter(owner, plain_adapter)
+        owner.unet.set_adapters(["beside"], [0.0])
+        unload_adapters(owner)
+        assert torch.equal(owner(*inputs), before)
+    assert owner.unet.active_adapters() == ([] if strength is None else ["default"])
+    owner.requires_grad_(False)
+    with torch.no_grad():
+        load_adapter(owner, plain_adapter)
+        if strength is not None:
+            owner.unet.set_adapters(["default", "beside"], [strength, 0.0])
+        else:
+            owner.unet.set_adapters(["beside"], [0.0])
+        torch.testing.assert_close(owner(*inputs), before)  # the new one adds zero, the own one acts as before
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "WEIGHTS_NAME",
+    "Acting",
     "LoraMixin",
     "adapter_id",
     "beside_others",
@@ -90,6 +91,56 @@ def beside_others() -> Iterator[None]:
         yield
 
 
+class Acting:
+    """Which adapters act now, how strongly, and what learns: diffusers and peft reset it when one comes or goes.
+
+    Args:
+        generator (`OneDCGenerator`): whose adapters are meant.
+    """
+
+    def __init__(self, generator: OneDCGenerator) -> None:
+        self._generator = generator
+        self._names = set(getattr(generator.unet, "peft_config", {}))
+        self._layers = {
+            layer: (list(layer.active_adapters), dict(layer.scaling), layer.disable_adapters)
+            for layer in _lora_layers(generator)
+        }
+        self._learning = [parameter for parameter in generator.parameters() if parameter.requires_grad]
+
+    @property
+    def own(self) -> bool:
+        """Whether the adapter that the model owns is among those that act, wherever it could."""
+        return all(OWN_ADAPTER in active for active, scaling, _ in self._layers.values() if OWN_ADAPTER in scaling)
+
+    def restore(self) -> None:
+        """Makes it so again for the adapters that are still there; those that came since act, too.
+
+        Where adapters are switched off altogether (`unet.disable_adapters()`), new ones are as well, in all layers.
+        """
+        there = getattr(self._generator.unet, "peft_config", {})
+        new = [name for name in there if name not in self._names]
+        others = next((active for active, _, _ in self._layers.values()), [])
+        all_off = bool(self._layers) and all(off for _, _, off in self._layers.values())
+        for layer in _lora_layers(self._generator):
+            active, scaling, off = self._layers.get(layer, (others, {}, all_off))
+            layer.set_adapter([name for name in active if name in there] + new)
+            layer.enable_adapters(not off)
+            layer.scaling.update({name: value for name, value in scaling.items() if name in layer.scaling})
+        # peft lets adapters learn and nothing else: what learned goes on learning, what is only loaded does not
+        self._generator.requires_grad_(False)
+        for parameter in self._learning:
+            parameter.requires_grad_(True)
+
+
+def _lora_layers(generator: OneDCGenerator) -> list[Any]:
+    """Layers that an adapter acts on; none where peft is not installed."""
+    if not getattr(generator.unet, "peft_config", None):
+        return []
+    from peft.tuners.lora import LoraLayer
+
+    return [layer for layer in generator.unet.modules() if isinstance(layer, LoraLayer)]
+
+
 def part_names(generator: OneDCGenerator, part: str) -> list[str]:
     """Names, in the generator's state dict, of the tensors of one of `PARTS`."""
     return [name for name, _ in generator.named_parameters() if name.startswith(PARTS[part])]
@@ -133,8 +184,7 @@ def load_adapter(
     if settings is not None:
         warn_of_another_base(settings.get(BASE_FIELD), generator, path)
         settings = _known_settings(settings, config_of_none.to_dict(), layers, path)
-    learning = [parameter for parameter in generator.parameters() if parameter.requires_grad]
-    unet, others = generator.unet, list(getattr(generator.unet, "peft_config", {}))
+    unet, acting = generator.unet, Acting(generator)
     try:
         with beside_others():
             unet.load_lora_adapter(
@@ -145,24 +195,17 @@ def load_adapter(
                 _pipeline=pipeline,
             )
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
-        if adapter_name in getattr(unet, "peft_config", {}):
-            unet.delete_adapters(adapter_name)
-        if others:
-            unet.set_adapters(others)
+        _delete(generator, adapter_name)
         _unwrap(generator)
         said = str(error.__context__ or error).strip().splitlines()  # diffusers' own clean-up may fail, too
         raise ModelError(f"{path}: peft cannot put this adapter onto the model: {' '.join(said[:2])}") from error
-    else:
-        unet.set_adapters([*others, adapter_name])
-    finally:  # peft lets adapters learn and nothing else: what learned goes on learning, what is only loaded does not
-        generator.requires_grad_(False)
-        for parameter in learning:
-            parameter.requires_grad_(True)
+    finally:
+        acting.restore()
     settle(generator, (p for name, p in unet.named_parameters() if f".{adapter_name}." in name))
     state = generator.state_dict()
     replaced = {name: state[name].detach().clone() for name in parts}
     _set(generator, parts)
-    generator.adapters[adapter_name] = Adapter(_digest(tensors), replaced)
+    generator.adapters[adapter_name] = Adapter(_digest(tensors), replaced, acting.own)
 
 
 def _check_name(generator: OneDCGenerator, name: str) -> None:
@@ -313,18 +356,31 @@ def _set(generator: OneDCGenerator, values: dict[str, Tensor]) -> None:
 
 
 def unload_adapters(generator: OneDCGenerator) -> None:
-    """Takes every added adapter off and restores what they replaced: the generator is then what it was, bit for bit."""
+    """Takes every added adapter off and restores what they replaced: the generator is then what it was, bit for bit.
+
+    An adapter that the model owns keeps its strength; one that was silenced only since then acts again.
+    """
     if not (added := added_adapters(generator)):
         return
     _check_at_hand(generator)
+    acting = Acting(generator)
+    own_acted = next(iter(added.values())).own_acted
     for name, adapter in added.items():
-        others = [other for other in generator.unet.peft_config if other != name]
-        if others:
-            generator.unet.set_adapters(others)
-        generator.unet.delete_adapters(name)
+        _delete(generator, name)
         _set(generator, adapter.replaced)
         generator.adapters.pop(name, None)
     _unwrap(generator)
+    acting.restore()
+    if own_acted and not acting.own:
+        for layer in _lora_layers(generator):
+            layer.set_adapter([OWN_ADAPTER], inference_mode=True)
+
+
+def _delete(generator: OneDCGenerator, name: str) -> None:
+    """Takes an adapter out of the U-Net, and out of layers that know of it where it was put on only in part."""
+    for layer in _lora_layers(generator):  # silent first: peft would let another one act in its place, and warn of it
+        layer.set_adapter([other for other in layer.active_adapters if other != name])
+    generator.unet.delete_adapters(name)
 
 
 def _unwrap(generator: OneDCGenerator) -> None:

@@ -37,10 +37,12 @@ class Adapter:
     Args:
         weights_digest (`str`, *optional*): SHA-256 of its weights as they lay in its file; `None` while it learns.
         replaced (`dict`): the former values of the parts that it brought whole, by their names in the state dict.
+        own_acted (`bool`): whether the adapter that the model owns acted when this one came.
     """
 
     weights_digest: str | None = None
     replaced: dict[str, Tensor] = field(default_factory=dict)
+    own_acted: bool = True
 
 
 def added_adapters(generator: OneDCGenerator) -> dict[str, Adapter]:

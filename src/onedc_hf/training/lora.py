@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..lora import beside_others, load_adapter, make_lora_config, part_names, save_adapter
+from ..lora import Acting, beside_others, load_adapter, make_lora_config, part_names, save_adapter
 from ..models import OneDCGenerator
 from ..models.adapters import OWN_ADAPTER, PARTS, Adapter, wrappable_layers
 
@@ -83,10 +83,11 @@ def add_adapter(
         if hit := [n for matches in found.values() for n in matches if f"unet.{n}.".startswith(PARTS[part])]:
             raise ValueError(f"`targets` covers {hit[0]!r}, which `train_also` trains whole: name it in one of both.")
     config = make_lora_config(r=rank, lora_alpha=alpha, target_modules=sorted(found))
-    there = list(getattr(generator.unet, "peft_config", {}))
+    acting = Acting(generator)
     with beside_others():
         generator.unet.add_adapter(config, adapter_name)
-    generator.unet.set_adapters([*there, adapter_name])  # alone, `add_adapter` would silence the others
+    acting.restore()  # alone, `add_adapter` would silence the others
+    generator.adapters.setdefault(adapter_name, Adapter()).own_acted = acting.own
     continue_adapter(generator, adapter_name, train_also=train_also)
 
 
