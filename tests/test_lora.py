@@ -536,6 +536,29 @@ def test_an_adapter_of_another_model_is_named_and_changes_nothing(
     pipe.load_lora_weights(adapter)
 
 
+@pytest.mark.filterwarnings("ignore:.*trained for another")
+def test_a_layer_is_adapted_or_replaced_and_not_both(
+    pipe: OneDCPipeline, adapter: Path, plain_adapter: Path, tmp_path: Path
+) -> None:
+    tensors = load_file(plain_adapter / NAME)
+    out, wide, high, deep = pipe.generator.unet.conv_in.weight.shape
+    tensors["unet.conv_in.lora_A.weight"] = torch.zeros(2, wide, high, deep)
+    tensors["unet.conv_in.lora_B.weight"] = torch.zeros(out, 2, 1, 1)
+    (tmp_path / "layer").mkdir()
+    save_file(tensors, tmp_path / "layer" / NAME)
+    for end in ("weight", "bias"):
+        whole = {f"unet.conv_in.{end}": pipe.generator.unet.conv_in.get_parameter(end).detach().clone()}
+        save_file(tensors | whole, tmp_path / NAME)
+        with pytest.raises(ModelError, match=r"unet\.conv_in has an adapter and is replaced whole"):
+            pipe.load_lora_weights(tmp_path)
+    assert pipe.adapter_id is None and not pipe.generator.adapters
+    pipe.load_lora_weights(adapter)
+    with pytest.raises(ModelError, match=r"unet\.conv_in was replaced by the adapter 'default' already"):
+        pipe.load_lora_weights(tmp_path / "layer", adapter_name="second")
+    pipe.unload_lora_weights()
+    pipe.load_lora_weights(tmp_path / "layer")
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

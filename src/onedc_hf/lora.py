@@ -43,6 +43,7 @@ __all__ = [
     "LoraMixin",
     "adapter_id",
     "beside_others",
+    "check_name",
     "load_adapter",
     "make_lora_config",
     "part_names",
@@ -174,7 +175,7 @@ def load_adapter(
     config_of_none = make_lora_config()  # without peft nothing is downloaded
     if adapter_name is None:  # a file does not say beside what it goes, nor do the command line or a model's card
         adapter_name = OWN_ADAPTER if generator.config.lora is None else BESIDE_ADAPTER
-    _check_name(generator, adapter_name)
+    _check_free(generator, adapter_name)
     _check_at_hand(generator)
     path = fetch_weights(os.fspath(source), weight_name or WEIGHTS_NAME, **hub)
     tensors, settings = _read(path)
@@ -208,9 +209,14 @@ def load_adapter(
     generator.adapters[adapter_name] = Adapter(_digest(tensors), replaced, acting.own)
 
 
-def _check_name(generator: OneDCGenerator, name: str) -> None:
+def check_name(name: str) -> None:
+    """Raises `ModelError` if an adapter cannot be called that."""
     if name in "lora_" or "." in name:  # peft finds an adapter's tensors by their names
         raise ModelError(f"`adapter_name` must be a word without dots, other than parts of 'lora_'; got {name!r}.")
+
+
+def _check_free(generator: OneDCGenerator, name: str) -> None:
+    check_name(name)
     if name in getattr(generator.unet, "peft_config", {}):
         if generator.config.lora is not None and name == OWN_ADAPTER:
             raise ModelError(
@@ -265,6 +271,11 @@ def _check_fit(generator: OneDCGenerator, layers: dict[str, Tensor], parts: dict
             problems.append(f"the model has no layer {name}")
         elif a.shape[1:] != inside[name][1:] or b.shape[:2] != (inside[name][0], a.shape[0]):
             problems.append(f"{name} is {list(inside[name])}, its adapter {list(a.shape)} and {list(b.shape)}")
+        if any(part.startswith(f"{name}.") for part in parts):  # which would have another name once it is wrapped
+            problems.append(f"{name} has an adapter and is replaced whole")
+        for other, adapter in added_adapters(generator).items():
+            if any(part.startswith(f"{name}.") for part in adapter.replaced):
+                problems.append(f"{name} was replaced by the adapter {other!r} already")
     state = generator.state_dict()
     for name, tensor in parts.items():
         if name not in state:
