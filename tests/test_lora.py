@@ -211,6 +211,34 @@ def test_the_file_is_diffusers_own(adapter: Path, pipe: OneDCPipeline, tmp_path:
     assert all(torch.equal(again[name], tensors[name]) for name in names)
 
 
+@pytest.mark.parametrize("inside", ["", "folder"])
+def test_a_file_is_no_folder_to_save_into(
+    trained: OneDCPipeline, tiny_pipeline: OneDCPipeline, tmp_path: Path, inside: str
+) -> None:
+    file = tmp_path / "adapter.safetensors"
+    file.write_bytes(b"kept")
+    for save in (trained.save_lora_weights, tiny_pipeline.save_pretrained):
+        with pytest.raises(ModelError, match=r"adapter\.safetensors.* is, or lies in, a file.*give a folder"):
+            save(file / inside)
+    assert file.read_bytes() == b"kept"
+
+
+def test_an_adapter_is_saved_whole_or_not_at_all(
+    trained: OneDCPipeline, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained.save_lora_weights(tmp_path / "new")
+    before = (tmp_path / "new" / NAME).read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        trained.save_lora_weights(tmp_path / "new")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [NAME]
+    assert (tmp_path / "new" / NAME).read_bytes() == before
+
+
 def test_adapters_add_up_and_one_of_them_can_be_saved(
     pipe: OneDCPipeline, adapter: Path, plain_adapter: Path, data: bytes, tmp_path: Path
 ) -> None:
@@ -222,6 +250,55 @@ def test_adapters_add_up_and_one_of_them_can_be_saved(
         pipe.save_lora_weights(tmp_path)
     pipe.save_lora_weights(tmp_path, "plain")
     assert load_file(tmp_path / NAME).keys() == load_file(plain_adapter / NAME).keys()
+
+
+def test_another_adapter_leaves_strengths_as_they_are(
+    pipe: OneDCPipeline, plain_adapter: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unet = pipe.generator.unet
+
+    def state() -> tuple[list[str], dict[str, float], set[str]]:
+        layer = unet.mid_block.resnets[0].conv1
+        learning = {name for name, parameter in pipe.generator.named_parameters() if parameter.requires_grad}
+        return list(layer.active_adapters), dict(layer.scaling), learning
+
+    pipe.load_lora_weights(plain_adapter, adapter_name="one")
+    unet.set_adapters(["one"], [0.5])
+    half, name = state(), pipe.adapter_id
+    assert half[1] == {"one": 0.5}
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("peft.set_peft_model_state_dict", fail)  # when the layers are wrapped already
+        with pytest.raises(ModelError, match="no room"):
+            pipe.load_lora_weights(adapter, adapter_name="two")
+    assert state() == half and pipe.adapter_id == name
+    assert not any(".two." in tensor for tensor in pipe.generator.state_dict())
+
+    pipe.load_lora_weights(adapter, adapter_name="two")
+    assert state()[:2] == (["one", "two"], {"one": 0.5, "two": 0.5})  # alpha / rank of the second is one half
+    unet.set_adapters("two", 0.25)
+    add_adapter(pipe.generator, rank=2, alpha=2.0, targets=["conv1"], adapter_name="three")
+    assert state()[:2] == (["two", "three"], {"one": 0.5, "two": 0.125, "three": 1.0})  # "one" stays silent
+    pipe.load_lora_weights(plain_adapter, adapter_name="four")
+    assert state()[:2] == (["two", "three", "four"], {"one": 0.5, "two": 0.125, "three": 1.0, "four": 1.0})
+
+
+def test_adapters_that_are_switched_off_stay_off_when_another_one_comes(
+    pipe: OneDCPipeline, plain_adapter: Path, adapter: Path, data: bytes, tmp_path: Path
+) -> None:
+    tensors = {name: tensor for name, tensor in load_file(adapter / NAME).items() if ".lora_" in name}
+    save_file(tensors, tmp_path / NAME)  # without the parts, which act always; wraps more layers than the first
+    before = pixels(pipe, data)
+    pipe.load_lora_weights(plain_adapter, adapter_name="one")
+    pipe.generator.unet.disable_adapters()
+    pipe.load_lora_weights(tmp_path, adapter_name="two")
+    assert pipe.adapter_id is None and np.array_equal(pixels(pipe, data), before)
+    pipe.generator.unet.enable_adapters()
+    assert pipe.generator.unet.active_adapters() == ["one", "two"]
+    assert not np.array_equal(pixels(pipe, data), before)
 
 
 def test_a_single_file_and_another_name_are_found(pipe: OneDCPipeline, adapter: Path, tmp_path: Path) -> None:
@@ -260,7 +337,7 @@ def test_the_models_own_adapter_stays_active_and_in_place(
     with torch.no_grad():
         before = owner(*inputs)
         with pytest.raises(ModelError, match="of its own"):
-            load_adapter(owner, adapter)
+            load_adapter(owner, adapter, adapter_name="default")
         with pytest.warns(UserWarning, match="trained for another"):  # a generator without an adapter of its own
             load_adapter(owner, plain_adapter, adapter_name="second")
         with_both = owner(*inputs)
@@ -274,6 +351,64 @@ def test_the_models_own_adapter_stays_active_and_in_place(
     assert owner.state_dict().keys() == state.keys() == without.keys()
     with torch.no_grad():
         assert torch.equal(owner(*inputs), before)
+
+
+@pytest.mark.filterwarnings("ignore:.*trained for another")
+@pytest.mark.parametrize("strength", [0.5, 0.0, None])
+def test_the_models_own_adapter_keeps_its_strength(
+    owner: OneDCGenerator, plain_adapter: Path, strength: float | None
+) -> None:
+    inputs = (torch.randn(1, 8, 8, 8), torch.randn(1, 1, 16), torch.tensor([5.0]))
+    owner.requires_grad_(False)
+    if strength is None:
+        owner.unet.set_adapters([])
+    else:
+        owner.unet.set_adapters(["default"], [strength])
+    with torch.no_grad():
+        before = owner(*inputs)
+        load_adapter(owner, plain_adapter)
+        owner.unet.set_adapters(["beside"], [0.0])
+        unload_adapters(owner)
+        assert torch.equal(owner(*inputs), before)
+    assert owner.unet.active_adapters() == ([] if strength is None else ["default"])
+    owner.requires_grad_(False)
+    with torch.no_grad():
+        load_adapter(owner, plain_adapter)
+        if strength is not None:
+            owner.unet.set_adapters(["default", "beside"], [strength, 0.0])
+        else:
+            owner.unet.set_adapters(["beside"], [0.0])
+        torch.testing.assert_close(owner(*inputs), before)  # the new one adds zero, the own one acts as before
+
+
+@pytest.fixture
+def owners_folder(owner: OneDCGenerator, pipe: OneDCPipeline, tmp_path: Path) -> Path:
+    """A saved model that owns an adapter."""
+    OneDCPipeline(pipe.vae, pipe.codec, owner, pipe.scheduler).save_pretrained(tmp_path / "owner")
+    return tmp_path / "owner"
+
+
+def test_an_adapter_without_a_name_goes_beside_the_models_own(
+    owners_folder: Path, picture: Picture, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from onedc_hf.cli.main import main
+
+    training = OneDCPipeline.from_pretrained(owners_folder, dtype=torch.float32)
+    add_adapter(training.generator, rank=2, alpha=2.0, adapter_name="mine")
+    learn(training.generator)
+    training.save_lora_weights(tmp_path)
+    owner = OneDCPipeline.from_pretrained(owners_folder, dtype=torch.float32)
+    owner.load_lora_weights(tmp_path)
+    assert owner.generator.unet.active_adapters() == ["default", "beside"]
+    assert owner.adapter_id == training.adapter_id
+    with pytest.raises(ModelError, match="'beside' is loaded already"):
+        owner.load_lora_weights(tmp_path)
+
+    Image.fromarray(picture(40, 60)).save(tmp_path / "a.png")
+    options = ["--model", str(owners_folder), "--dtype", "float32", "--lora", str(tmp_path)]
+    assert main(["compress", str(tmp_path / "a.png"), *options]) == 0, capsys.readouterr().err
+    named = inspect((tmp_path / "a.odc").read_bytes())["extensions"]
+    assert [extension["id"] for extension in named] == [training.adapter_id[:8]]
 
 
 def test_an_adapter_knows_the_weights_that_it_was_trained_for(
@@ -399,6 +534,29 @@ def test_an_adapter_of_another_model_is_named_and_changes_nothing(
     assert found.keys() == state.keys() and all(torch.equal(found[name], state[name]) for name in state)
     assert all(parameter.requires_grad for parameter in pipe.generator.parameters())
     pipe.load_lora_weights(adapter)
+
+
+@pytest.mark.filterwarnings("ignore:.*trained for another")
+def test_a_layer_is_adapted_or_replaced_and_not_both(
+    pipe: OneDCPipeline, adapter: Path, plain_adapter: Path, tmp_path: Path
+) -> None:
+    tensors = load_file(plain_adapter / NAME)
+    out, wide, high, deep = pipe.generator.unet.conv_in.weight.shape
+    tensors["unet.conv_in.lora_A.weight"] = torch.zeros(2, wide, high, deep)
+    tensors["unet.conv_in.lora_B.weight"] = torch.zeros(out, 2, 1, 1)
+    (tmp_path / "layer").mkdir()
+    save_file(tensors, tmp_path / "layer" / NAME)
+    for end in ("weight", "bias"):
+        whole = {f"unet.conv_in.{end}": pipe.generator.unet.conv_in.get_parameter(end).detach().clone()}
+        save_file(tensors | whole, tmp_path / NAME)
+        with pytest.raises(ModelError, match=r"unet\.conv_in has an adapter and is replaced whole"):
+            pipe.load_lora_weights(tmp_path)
+    assert pipe.adapter_id is None and not pipe.generator.adapters
+    pipe.load_lora_weights(adapter)
+    with pytest.raises(ModelError, match=r"unet\.conv_in was replaced by the adapter 'default' already"):
+        pipe.load_lora_weights(tmp_path / "layer", adapter_name="second")
+    pipe.unload_lora_weights()
+    pipe.load_lora_weights(tmp_path / "layer")
 
 
 @pytest.mark.parametrize(

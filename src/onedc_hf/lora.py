@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from .adapter_base import BASE_FIELD, name_base, warn_of_another_base
@@ -29,7 +30,8 @@ from .errors import ModelError
 from .identity import update_digest
 from .memory_layout import settle
 from .models import OneDCGenerator
-from .models.adapters import OWN_ADAPTER, PARTS, Adapter, added_adapters, wrappable_layers
+from .models.adapters import BESIDE_ADAPTER, OWN_ADAPTER, PARTS, Adapter, added_adapters, wrappable_layers
+from .saving import make_folder, write_atomically
 from .sources import fetch_weights
 
 if TYPE_CHECKING:
@@ -37,9 +39,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "WEIGHTS_NAME",
+    "Acting",
     "LoraMixin",
     "adapter_id",
     "beside_others",
+    "check_name",
     "load_adapter",
     "make_lora_config",
     "part_names",
@@ -88,6 +92,56 @@ def beside_others() -> Iterator[None]:
         yield
 
 
+class Acting:
+    """Which adapters act now, how strongly, and what learns: diffusers and peft reset it when one comes or goes.
+
+    Args:
+        generator (`OneDCGenerator`): whose adapters are meant.
+    """
+
+    def __init__(self, generator: OneDCGenerator) -> None:
+        self._generator = generator
+        self._names = set(getattr(generator.unet, "peft_config", {}))
+        self._layers = {
+            layer: (list(layer.active_adapters), dict(layer.scaling), layer.disable_adapters)
+            for layer in _lora_layers(generator)
+        }
+        self._learning = [parameter for parameter in generator.parameters() if parameter.requires_grad]
+
+    @property
+    def own(self) -> bool:
+        """Whether the adapter that the model owns is among those that act, wherever it could."""
+        return all(OWN_ADAPTER in active for active, scaling, _ in self._layers.values() if OWN_ADAPTER in scaling)
+
+    def restore(self) -> None:
+        """Makes it so again for the adapters that are still there; those that came since act, too.
+
+        Where adapters are switched off altogether (`unet.disable_adapters()`), new ones are as well, in all layers.
+        """
+        there = getattr(self._generator.unet, "peft_config", {})
+        new = [name for name in there if name not in self._names]
+        others = next((active for active, _, _ in self._layers.values()), [])
+        all_off = bool(self._layers) and all(off for _, _, off in self._layers.values())
+        for layer in _lora_layers(self._generator):
+            active, scaling, off = self._layers.get(layer, (others, {}, all_off))
+            layer.set_adapter([name for name in active if name in there] + new)
+            layer.enable_adapters(not off)
+            layer.scaling.update({name: value for name, value in scaling.items() if name in layer.scaling})
+        # peft lets adapters learn and nothing else: what learned goes on learning, what is only loaded does not
+        self._generator.requires_grad_(False)
+        for parameter in self._learning:
+            parameter.requires_grad_(True)
+
+
+def _lora_layers(generator: OneDCGenerator) -> list[Any]:
+    """Layers that an adapter acts on; none where peft is not installed."""
+    if not getattr(generator.unet, "peft_config", None):
+        return []
+    from peft.tuners.lora import LoraLayer
+
+    return [layer for layer in generator.unet.modules() if isinstance(layer, LoraLayer)]
+
+
 def part_names(generator: OneDCGenerator, part: str) -> list[str]:
     """Names, in the generator's state dict, of the tensors of one of `PARTS`."""
     return [name for name, _ in generator.named_parameters() if name.startswith(PARTS[part])]
@@ -100,7 +154,7 @@ def load_adapter(
     generator: OneDCGenerator,
     source: str | os.PathLike[str],
     weight_name: str | None = None,
-    adapter_name: str = "default",
+    adapter_name: str | None = None,
     pipeline: Any = None,
     **hub: Any,
 ) -> None:
@@ -110,7 +164,8 @@ def load_adapter(
         generator (`OneDCGenerator`): changed in place.
         source (`str` or `os.PathLike`): folder, file, or repository id.
         weight_name (`str`, *optional*): the file's name, if it is not `pytorch_lora_weights.safetensors`.
-        adapter_name (`str`): what to call it.
+        adapter_name (`str`, *optional*): what to call it; by default `"default"`, or `"beside"` where the model owns an
+            adapter of that name.
         pipeline (`OneDCPipeline`, *optional*): whose hooks (CPU offload) diffusers takes off and puts on again.
         hub: `subfolder`, `revision`, `token` and other arguments of `hf_hub_download`.
 
@@ -118,7 +173,9 @@ def load_adapter(
         ModelError: if there is no such file, it is no adapter, or it does not fit; the generator is then as it was.
     """
     config_of_none = make_lora_config()  # without peft nothing is downloaded
-    _check_name(generator, adapter_name)
+    if adapter_name is None:  # a file does not say beside what it goes, nor do the command line or a model's card
+        adapter_name = OWN_ADAPTER if generator.config.lora is None else BESIDE_ADAPTER
+    _check_free(generator, adapter_name)
     _check_at_hand(generator)
     path = fetch_weights(os.fspath(source), weight_name or WEIGHTS_NAME, **hub)
     tensors, settings = _read(path)
@@ -128,8 +185,7 @@ def load_adapter(
     if settings is not None:
         warn_of_another_base(settings.get(BASE_FIELD), generator, path)
         settings = _known_settings(settings, config_of_none.to_dict(), layers, path)
-    learning = [parameter for parameter in generator.parameters() if parameter.requires_grad]
-    unet, others = generator.unet, list(getattr(generator.unet, "peft_config", {}))
+    unet, acting = generator.unet, Acting(generator)
     try:
         with beside_others():
             unet.load_lora_adapter(
@@ -140,29 +196,27 @@ def load_adapter(
                 _pipeline=pipeline,
             )
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
-        if adapter_name in getattr(unet, "peft_config", {}):
-            unet.delete_adapters(adapter_name)
-        if others:
-            unet.set_adapters(others)
+        _delete(generator, adapter_name)
         _unwrap(generator)
         said = str(error.__context__ or error).strip().splitlines()  # diffusers' own clean-up may fail, too
         raise ModelError(f"{path}: peft cannot put this adapter onto the model: {' '.join(said[:2])}") from error
-    else:
-        unet.set_adapters([*others, adapter_name])
-    finally:  # peft lets adapters learn and nothing else: what learned goes on learning, what is only loaded does not
-        generator.requires_grad_(False)
-        for parameter in learning:
-            parameter.requires_grad_(True)
+    finally:
+        acting.restore()
     settle(generator, (p for name, p in unet.named_parameters() if f".{adapter_name}." in name))
     state = generator.state_dict()
     replaced = {name: state[name].detach().clone() for name in parts}
     _set(generator, parts)
-    generator.adapters[adapter_name] = Adapter(_digest(tensors), replaced)
+    generator.adapters[adapter_name] = Adapter(_digest(tensors), replaced, acting.own)
 
 
-def _check_name(generator: OneDCGenerator, name: str) -> None:
+def check_name(name: str) -> None:
+    """Raises `ModelError` if an adapter cannot be called that."""
     if name in "lora_" or "." in name:  # peft finds an adapter's tensors by their names
         raise ModelError(f"`adapter_name` must be a word without dots, other than parts of 'lora_'; got {name!r}.")
+
+
+def _check_free(generator: OneDCGenerator, name: str) -> None:
+    check_name(name)
     if name in getattr(generator.unet, "peft_config", {}):
         if generator.config.lora is not None and name == OWN_ADAPTER:
             raise ModelError(
@@ -217,6 +271,11 @@ def _check_fit(generator: OneDCGenerator, layers: dict[str, Tensor], parts: dict
             problems.append(f"the model has no layer {name}")
         elif a.shape[1:] != inside[name][1:] or b.shape[:2] != (inside[name][0], a.shape[0]):
             problems.append(f"{name} is {list(inside[name])}, its adapter {list(a.shape)} and {list(b.shape)}")
+        if any(part.startswith(f"{name}.") for part in parts):  # which would have another name once it is wrapped
+            problems.append(f"{name} has an adapter and is replaced whole")
+        for other, adapter in added_adapters(generator).items():
+            if any(part.startswith(f"{name}.") for part in adapter.replaced):
+                problems.append(f"{name} was replaced by the adapter {other!r} already")
     state = generator.state_dict()
     for name, tensor in parts.items():
         if name not in state:
@@ -308,18 +367,31 @@ def _set(generator: OneDCGenerator, values: dict[str, Tensor]) -> None:
 
 
 def unload_adapters(generator: OneDCGenerator) -> None:
-    """Takes every added adapter off and restores what they replaced: the generator is then what it was, bit for bit."""
+    """Takes every added adapter off and restores what they replaced: the generator is then what it was, bit for bit.
+
+    An adapter that the model owns keeps its strength; one that was silenced only since then acts again.
+    """
     if not (added := added_adapters(generator)):
         return
     _check_at_hand(generator)
+    acting = Acting(generator)
+    own_acted = next(iter(added.values())).own_acted
     for name, adapter in added.items():
-        others = [other for other in generator.unet.peft_config if other != name]
-        if others:
-            generator.unet.set_adapters(others)
-        generator.unet.delete_adapters(name)
+        _delete(generator, name)
         _set(generator, adapter.replaced)
         generator.adapters.pop(name, None)
     _unwrap(generator)
+    acting.restore()
+    if own_acted and not acting.own:
+        for layer in _lora_layers(generator):
+            layer.set_adapter([OWN_ADAPTER], inference_mode=True)
+
+
+def _delete(generator: OneDCGenerator, name: str) -> None:
+    """Takes an adapter out of the U-Net, and out of layers that know of it where it was put on only in part."""
+    for layer in _lora_layers(generator):  # silent first: peft would let another one act in its place, and warn of it
+        layer.set_adapter([other for other in layer.active_adapters if other != name])
+    generator.unet.delete_adapters(name)
 
 
 def _unwrap(generator: OneDCGenerator) -> None:
@@ -358,7 +430,7 @@ def save_adapter(generator: OneDCGenerator, folder: str | os.PathLike[str], adap
         `Path`: of the file.
 
     Raises:
-        ModelError: if there is no such adapter, or several and no name.
+        ModelError: if there is no such adapter, or several and no name, or a file where the folder is to be.
     """
     added = added_adapters(generator)
     if adapter_name is None and len(added) == 1:
@@ -366,22 +438,21 @@ def save_adapter(generator: OneDCGenerator, folder: str | os.PathLike[str], adap
     if adapter_name not in added:
         there = ", ".join(map(repr, added)) or "none"
         raise ModelError(f"There is no adapter {adapter_name!r} to save; this generator carries: {there}.")
-    from diffusers.loaders.lora_base import LoraBaseMixin
-
     # Sets become sorted lists: what is written must not depend on the order of hashes.
     settings = json.loads(json.dumps(generator.unet.peft_config[adapter_name].to_dict(), default=sorted))
     settings[BASE_FIELD] = name_base(generator)
+    settings = {f"{_UNET}{name}": value for name, value in settings.items()}
     tensors = _tensors(generator, adapter_name)
-    LoraBaseMixin.write_lora_layers(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        os.fspath(folder),
-        is_main_process=True,
-        weight_name=WEIGHTS_NAME,
-        save_function=None,  # type: ignore[arg-type]  # None: diffusers' own
-        safe_serialization=True,
-        lora_adapter_metadata={f"{_UNET}{name}": value for name, value in settings.items()},
+    make_folder(folder)
+    path = Path(folder, WEIGHTS_NAME)
+    write_atomically(  # as diffusers writes it, which would leave half a file where the disk is full
+        path,
+        to_safetensors(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            {"format": "pt", _METADATA_KEY: json.dumps(settings, indent=2, sort_keys=True)},
+        ),
     )
-    return Path(folder, WEIGHTS_NAME)
+    return path
 
 
 def _tensors(generator: OneDCGenerator, adapter_name: str) -> dict[str, Tensor]:
@@ -440,7 +511,7 @@ class LoraMixin:
         self,
         pretrained_model_name_or_path: str | os.PathLike[str],
         weight_name: str | None = None,
-        adapter_name: str = "default",
+        adapter_name: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Loads a LoRA adapter of the generator; adapters that are loaded already stay and add up.
@@ -451,7 +522,8 @@ class LoraMixin:
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`): folder, `.safetensors` file, or repository id.
             weight_name (`str`, *optional*): the file's name, if it is not `pytorch_lora_weights.safetensors`.
-            adapter_name (`str`): what to call it.
+            adapter_name (`str`, *optional*): what to call it; by default `"default"`, or `"beside"` where the model
+                owns an adapter of that name.
             kwargs: `subfolder`, `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`.
 
         Raises:
@@ -471,7 +543,7 @@ class LoraMixin:
             adapter_name (`str`, *optional*): which one, where there are several.
 
         Raises:
-            ModelError: if there is no such adapter.
+            ModelError: if there is no such adapter, or a file where the folder is to be.
         """
         save_adapter(self.generator, save_directory, adapter_name)
 

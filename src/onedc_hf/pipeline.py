@@ -51,7 +51,7 @@ from .pictures import PictureInput, from_tensor, is_open_file, open_picture, pad
 from .precision import default_dtype
 from .provenance import provenance_info
 from .rate_search import check_rate
-from .saving import forget_origin
+from .saving import forget_origin, make_folder
 from .tiling import POSITION, Canvas, Tiling, assemble, part_of, spans
 
 __all__ = ["OneDCPipeline", "OneDCPipelineOutput"]
@@ -178,11 +178,12 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         its card, to `repo_id` (by default the folder's name).
 
         Raises:
-            ModelError: if an adapter is loaded, which is no part of the model.
+            ModelError: if an adapter is loaded, which is no part of the model, or for a file where the folder is to be.
         """
         from .hub.inherited import carry_licences
 
         refuse_adapters(self.generator)
+        make_folder(save_directory)
         push = kwargs.pop("push_to_hub", False)
         hub = {name: kwargs.pop(name) for name in _HUB_OPTIONS if name in kwargs}
         super().save_pretrained(save_directory, *args, **kwargs)

@@ -13,9 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import OneDCError
+from .errors import ModelError, OneDCError
 
-__all__ = ["forget_origin", "staged_folder", "write_atomically"]
+__all__ = ["forget_origin", "make_folder", "staged_folder", "write_atomically"]
 
 _CONFIGS = ("config.json", "scheduler_config.json")
 
@@ -37,6 +37,21 @@ def forget_origin(folder: str | os.PathLike[str]) -> None:
 def _read(path: Path) -> dict[str, Any]:
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return config
+
+
+def make_folder(folder: str | os.PathLike[str]) -> None:
+    """Makes a folder to save into, if it is not there: for a file in its place diffusers says so in its log alone.
+
+    Raises:
+        ModelError: if there is a file of that name, or of that of a folder above.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ModelError(
+            f"{os.fspath(folder)} is, or lies in, a file, and nothing was saved: give a folder, which is made if it "
+            "does not exist."
+        ) from error
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
-from onedc_hf import OneDCGenerator, OneDCGeneratorConfig
+from onedc_hf import ModelError, OneDCGenerator, OneDCGeneratorConfig
 from onedc_hf.training.components import make_model
 from onedc_hf.training.lora import TARGETS, add_adapter, continue_adapter, load_adapter, save_adapter
 from tests.conftest import TINY_MODEL
@@ -102,6 +102,9 @@ def test_what_cannot_be_is_said(generator: OneDCGenerator) -> None:
         add_adapter(generator, train_also="conv_in")
     with pytest.raises(ValueError, match="one of both"):
         add_adapter(generator, targets=["conv_in"], train_also=["conv_in"])
+    for name in ("", "a", "a.b"):  # `load_adapter` would not take it, either
+        with pytest.raises(ModelError, match="`adapter_name` must be a word"):
+            add_adapter(generator, adapter_name=name)
     with pytest.raises(ValueError, match="no adapter 'default'"):
         continue_adapter(generator)
     assert not wrapped(generator) and all(p.requires_grad for p in generator.parameters())

@@ -16,10 +16,13 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from .generator import OneDCGenerator
 
-__all__ = ["OWN_ADAPTER", "PARTS", "Adapter", "added_adapters", "base_state", "wrappable_layers"]
+__all__ = ["BESIDE_ADAPTER", "OWN_ADAPTER", "PARTS", "Adapter", "added_adapters", "base_state", "wrappable_layers"]
 
 OWN_ADAPTER = "default"
 """Name of the adapter that a generator with `config.lora` owns."""
+
+BESIDE_ADAPTER = "beside"
+"""Name of one that is put onto such a generator without a name of its own."""
 
 PARTS = {"conv_in": "unet.conv_in.", "vae_reduction": "vae_reduction."}
 """Parts that may be trained whole beside an adapter, and their prefixes in the generator's state dict."""
@@ -34,10 +37,12 @@ class Adapter:
     Args:
         weights_digest (`str`, *optional*): SHA-256 of its weights as they lay in its file; `None` while it learns.
         replaced (`dict`): the former values of the parts that it brought whole, by their names in the state dict.
+        own_acted (`bool`): whether the adapter that the model owns acted when this one came.
     """
 
     weights_digest: str | None = None
     replaced: dict[str, Tensor] = field(default_factory=dict)
+    own_acted: bool = True
 
 
 def added_adapters(generator: OneDCGenerator) -> dict[str, Adapter]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..errors import ModelError
 from ..models import OneDCAutoencoder, OneDCCodec, OneDCCodecConfig, OneDCGenerator, OneDCGeneratorConfig
-from ..models.adapters import OWN_ADAPTER
+from ..models.adapters import BESIDE_ADAPTER, OWN_ADAPTER
 from ..models.patch_attention import attend_in_patches
 from ..pipeline import OneDCPipeline
 from .config import TrainConfig, model_settings
@@ -37,8 +37,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-_BESIDE = "beside"  # name of an adapter that learns on a model with one of its own
 
 
 def make_model(name: str, rate_estimate: str = "straight_through") -> TrainableOneDC:
@@ -185,7 +183,7 @@ def choose_what_learns(model: TrainableOneDC, config: TrainConfig) -> list[nn.Pa
     if not trainable:
         raise ValueError("Everything is frozen: nothing would learn. Look at `freeze`.")
     alone = all(name.startswith("generator.") for name in trainable)
-    if (config.init_lora or _BESIDE in model.generator.adapters) and not alone:
+    if (config.init_lora or BESIDE_ADAPTER in model.generator.adapters) and not alone:
         raise ValueError(
             "An adapter that goes on (`init_lora`), or learns beside the model's own, is saved alone, so nothing else "
             "may learn: `--freeze codec gain_anchors vae`."
@@ -205,7 +203,7 @@ def _prepare_adapter(generator: OneDCGenerator, config: TrainConfig) -> None:
     from .lora import add_adapter, continue_adapter, load_adapter  # peft is needed for nothing else
 
     own, also = generator.config.lora, config.lora_train_also
-    name = OWN_ADAPTER if own is None else _BESIDE
+    name = OWN_ADAPTER if own is None else BESIDE_ADAPTER
     if config.init_lora:
         load_adapter(generator, config.init_lora, adapter_name=name)
         continue_adapter(generator, name, train_also=also)
@@ -243,7 +241,7 @@ def save_result(model: TrainableOneDC, output: Path, config: TrainConfig) -> Pat
     Returns:
         `Path`: the folder that `from_pretrained` or `load_lora_weights` reads.
     """
-    if config.train_lora and (model.generator.config.lora is None or _BESIDE in model.generator.adapters):
+    if config.train_lora and (model.generator.config.lora is None or BESIDE_ADAPTER in model.generator.adapters):
         from .lora import save_adapter
 
         save_adapter(model.generator, output)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..lora import beside_others, load_adapter, make_lora_config, part_names, save_adapter
+from ..lora import Acting, beside_others, check_name, load_adapter, make_lora_config, part_names, save_adapter
 from ..models import OneDCGenerator
 from ..models.adapters import OWN_ADAPTER, PARTS, Adapter, wrappable_layers
 
@@ -55,11 +55,11 @@ def add_adapter(
             those of `TARGETS` that the U-Net has.
         train_also (sequence of `str`): `"conv_in"`, `"vae_reduction"`: parts that learn whole, and are saved with the
             adapter. The paper trains both.
-        adapter_name (`str`): what to call it.
+        adapter_name (`str`): what to call it, as for `load_adapter`.
 
     Raises:
         ValueError: if a target matches no layer, for a part that nobody knows, or for a name that is taken.
-        ModelError: if peft is not installed.
+        ModelError: if peft is not installed, or for a name that no adapter can have.
     """
     names = [name for name, _ in wrappable_layers(generator.unet)]
     found = {t: [n for n in names if n == t or n.endswith(f".{t}")] for t in (TARGETS if targets is None else targets)}
@@ -73,6 +73,7 @@ def add_adapter(
         )
     if not found:
         raise ValueError("`targets` names no layer: an adapter must act somewhere.")
+    check_name(adapter_name)
     if adapter_name in getattr(generator.unet, "peft_config", {}):
         own = generator.config.lora is not None and adapter_name == OWN_ADAPTER
         raise ValueError(
@@ -83,10 +84,11 @@ def add_adapter(
         if hit := [n for matches in found.values() for n in matches if f"unet.{n}.".startswith(PARTS[part])]:
             raise ValueError(f"`targets` covers {hit[0]!r}, which `train_also` trains whole: name it in one of both.")
     config = make_lora_config(r=rank, lora_alpha=alpha, target_modules=sorted(found))
-    there = list(getattr(generator.unet, "peft_config", {}))
+    acting = Acting(generator)
     with beside_others():
         generator.unet.add_adapter(config, adapter_name)
-    generator.unet.set_adapters([*there, adapter_name])  # alone, `add_adapter` would silence the others
+    acting.restore()  # alone, `add_adapter` would silence the others
+    generator.adapters.setdefault(adapter_name, Adapter()).own_acted = acting.own
     continue_adapter(generator, adapter_name, train_also=train_also)
 
 
