@@ -9,6 +9,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 
 from onedc_hf import OneDCPipeline
@@ -65,6 +66,52 @@ def test_a_second_load_asks_for_no_file(hub, client, tiny_folder, photo):
     client(LOAD, home="reader", photo=photo)
     assert len(hub.requests) <= 3
     assert not [path for method, path in hub.requests if "/resolve/" in path and method == "GET"]
+
+
+LEFT = """
+from huggingface_hub import CommitOperationAdd, HfApi
+api = HfApi()
+api.create_repo("alice/tiny")
+api.create_commit("alice/tiny", [CommitOperationAdd(name, b"old") for name in left.split()], commit_message="Earlier")
+"""
+
+
+def test_weights_of_an_earlier_upload_do_not_hide_the_new_ones(hub, client, tiny_folder, photo):
+    codec, vae = "codec/model", "vae/diffusion_pytorch_model"
+    old = {
+        f"{codec}-00001-of-00002.safetensors", f"{codec}-00002-of-00002.safetensors",
+        f"{codec}.safetensors.index.json", f"{vae}-00001-of-00001.safetensors", f"{vae}.safetensors.index.json",
+    }  # fmt: skip
+    others = {
+        f"{codec}.fp16.safetensors", f"{codec}.safetensors.index.fp16.json", f"{vae}.fp16-00001-of-00002.safetensors",
+        f"{vae}-00001-of-00002.fp16.safetensors", "model.safetensors", "teacher/model.safetensors", "codec/notes.txt",
+    }  # fmt: skip
+    client(LEFT + PUSH, folder=tiny_folder, left=" ".join(old | others))
+    files = hub.files("alice/tiny")
+    assert not old & set(files) and others <= set(files)
+    assert files[f"{codec}.safetensors"] != b"old"
+    client(LOAD, home="reader", photo=photo)
+
+
+def test_a_whole_file_makes_way_for_shards_of_its_variant_alone(tiny_folder):
+    def replaced(variant):
+        names = [
+            f"{part}{middle}{end}"
+            for part in ("codec/model", "generator/diffusion_pytorch_model")
+            for middle in ("", ".fp16", ".bf16")
+            for end in (".safetensors", "-00001-of-00002.safetensors")
+        ]
+        names.append("vae/diffusion_pytorch_model-00001-of-00002.fp16.safetensors")
+        return set(filter_repo_objects(names, allow_patterns=push.replaced_weights(tiny_folder, variant)))
+
+    for variant, label in ((None, ""), ("fp16", ".fp16")):
+        wanted = {
+            f"{part}{label}{end}"
+            for part in ("codec/model", "generator/diffusion_pytorch_model")
+            for end in (".safetensors", "-00001-of-00002.safetensors")
+        }
+        earlier = {"vae/diffusion_pytorch_model-00001-of-00002.fp16.safetensors"} if variant else set()
+        assert replaced(variant) == wanted | earlier
 
 
 def test_a_card_that_is_there_is_kept(hub, client, tiny_folder):
