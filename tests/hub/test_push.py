@@ -126,6 +126,16 @@ def test_a_card_that_is_there_is_kept(hub, client, tiny_folder):
     assert (card.data.license, card.data.library_name) == ("mit", "onedc_hf")
 
 
+def test_what_a_save_is_told_counts_for_its_push_too(tiny_folder, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(OneDCPipeline, "push_to_hub", lambda _, repo_id, **options: told.append((repo_id, options)))
+    pipe, card = OneDCPipeline.from_pretrained(tiny_folder), ModelCard("# Mine")
+    options = {"license": "mit", "card": card, "private": True}
+    pipe.save_pretrained(tmp_path / "kept", variant="fp16", push_to_hub=True, repo_id="alice/tiny", **options)
+    pipe.save_pretrained(tmp_path / "mine", True, "fp16", push_to_hub=True)
+    assert told == [("alice/tiny", options | {"variant": "fp16"}), ("mine", {"variant": "fp16"})]
+
+
 def test_a_card_that_cannot_be_asked_for_stops_the_push(tiny_folder, monkeypatch):
     def unreachable(*_, **__):
         raise LocalEntryNotFoundError("check your connection")
@@ -161,8 +171,11 @@ pipe = OneDCPipeline.from_pretrained(folder, dtype=torch.float32)
 pipe.push_to_hub("alice/tiny")
 pull = pipe.push_to_hub("alice/tiny", variant="fp16", create_pr=True)
 print(pull.pr_revision)
+pipe.push_to_hub("alice/half", variant="fp16")
 """
     assert client(code, folder=tiny_folder) == "refs/pr/1"
+    card = hub.files("alice/half")["README.md"].decode()
+    assert 'from_pretrained("alice/half", variant="fp16")' in card
     code = """
 import onedc_hf, torch
 from diffusers import DiffusionPipeline

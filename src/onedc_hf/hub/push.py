@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub import CommitInfo, ModelCard, create_repo, hf_hub_download, upload_folder
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from .card import build_card, is_box
+from .card import build_card, is_box, load_argument
 from .inherited import inherited_licence
 
 if TYPE_CHECKING:
@@ -65,8 +65,9 @@ def push_pipeline(
         pipeline.save_pretrained(folder, variant=variant)
         if not subfolder:
             write_root_config(pipeline, folder)
-            card = card or _present_card(repo_id, token) or card_of_box(pipeline, repo_id)
-            card = card or build_card(pipeline, repo_id=repo_id, **inherited_licence(Path(folder), license))
+            card = card or _present_card(repo_id, token) or card_of_box(pipeline, repo_id, variant)
+            stated = inherited_licence(Path(folder), license)
+            card = card or build_card(pipeline, repo_id=repo_id, variant=variant, **stated)
             if card.data.get("library_name") is None:
                 card.data["library_name"] = "onedc_hf"
             card.save(Path(folder) / "README.md")
@@ -126,7 +127,7 @@ def write_root_config(pipeline: "DiffusionPipeline", folder: str | PathLike[str]
     Path(folder, "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def card_of_box(pipeline: "DiffusionPipeline", repo_id: str) -> ModelCard | None:
+def card_of_box(pipeline: "DiffusionPipeline", repo_id: str, variant: str | None = None) -> ModelCard | None:
     """Return the written card of the model in the box, made to load from `repo_id`; `None` for any other model."""
     if not is_box(pipeline):
         return None
@@ -134,7 +135,8 @@ def card_of_box(pipeline: "DiffusionPipeline", repo_id: str) -> ModelCard | None
     if not written.is_file():
         return None
     text = written.read_text(encoding="utf-8")
-    return ModelCard(text.replace("OneDCPipeline.from_pretrained()", f'OneDCPipeline.from_pretrained("{repo_id}")'))
+    load = f"OneDCPipeline.from_pretrained({load_argument(repo_id, variant)})"
+    return ModelCard(text.replace("OneDCPipeline.from_pretrained()", load))
 
 
 def _present_card(repo_id: str, token: str | None) -> ModelCard | None:
