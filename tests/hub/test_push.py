@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -134,6 +135,42 @@ def test_what_a_save_is_told_counts_for_its_push_too(tiny_folder, tmp_path, monk
     pipe.save_pretrained(tmp_path / "kept", variant="fp16", push_to_hub=True, repo_id="alice/tiny", **options)
     pipe.save_pretrained(tmp_path / "mine", True, "fp16", push_to_hub=True)
     assert told == [("alice/tiny", options | {"variant": "fp16"}), ("mine", {"variant": "fp16"})]
+
+
+def test_a_card_that_is_there_states_the_licences_of_what_is_pushed(tiny_folder, tmp_path, monkeypatch, recwarn):
+    source, readme, pushed = tmp_path / "source", tmp_path / "README.md", []
+    shutil.copytree(tiny_folder, source)
+    pipe = OneDCPipeline.from_pretrained(source)
+
+    def keep(folder_path, **_):
+        pushed.append(ModelCard.load(Path(folder_path) / "README.md"))
+
+    monkeypatch.setattr(push, "create_repo", lambda repo_id, **_: SimpleNamespace(repo_id=repo_id))
+    monkeypatch.setattr(push, "hf_hub_download", lambda *_, **__: str(readme))
+    monkeypatch.setattr(push, "upload_folder", keep)
+    readme.write_text("---\nlicense: mit\n---\n# Written by hand\n")
+    pipe.push_to_hub("alice/tiny")
+    pipe.push_to_hub("alice/tiny", license="mit")
+    assert [card.data.license for card in pushed] == ["mit", "mit"] and not recwarn
+    with pytest.warns(UserWarning, match=r"'alice/tiny' stated the licence 'mit'; .* 'cc-by-4.0'"):
+        pipe.push_to_hub("alice/tiny", license="cc-by-4.0")
+    assert pushed[-1].data.license == "cc-by-4.0"
+    (source / "licences").mkdir()
+    (source / "licences" / "CC-BY-NC-SA-4.0.txt").write_text("no commercial use")
+    with pytest.warns(UserWarning, match="'other cc-by-nc-sa-4.0 licences/CC-BY-NC-SA-4.0.txt'"):
+        pipe.push_to_hub("alice/tiny")
+    card = pushed[-1]
+    assert "# Written by hand" in card.text
+    assert (card.data.license, card.data["license_name"]) == ("other", "cc-by-nc-sa-4.0")
+    recwarn.clear()
+    for text in (str(card), "# No metadata\n"):  # what was set before, and what stated nothing
+        readme.write_text(text)
+        pipe.push_to_hub("alice/tiny")
+        assert pushed[-1].data["license_name"] == "cc-by-nc-sa-4.0" and not recwarn
+    readme.write_text("---\nlicense: other\nlicense_name: own\n---\n")
+    shutil.rmtree(source / "licences")
+    pipe.push_to_hub("alice/tiny", license="other")
+    assert pushed[-1].data["license_name"] == "own" and not recwarn
 
 
 def test_a_card_that_cannot_be_asked_for_stops_the_push(tiny_folder, monkeypatch):

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import CommitInfo, ModelCard, create_repo, hf_hub_download, upload_folder
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+from ..user_warning import warn_user
 from .card import build_card, is_box, load_argument
 from .inherited import inherited_licence
 
@@ -46,8 +47,9 @@ def push_pipeline(
         pipeline (`OneDCPipeline`): what to push.
         repo_id (`str`): where to; created if it does not exist.
         card (`ModelCard`, *optional*): the card to write. Defaults to the one the repository already has, then to the
-            written card of the model in the box if that is what is pushed, then to a new one by `build_card`.
-        license (`str`, *optional*): licence of the weights, for a new card (see `build_card`).
+            written card of the model in the box if that is what is pushed, then to a new one by `build_card`. One that
+            the repository has keeps its text; its metadata is made to state `license`, or what the model inherits.
+        license (`str`, *optional*): licence of the weights, as the Hub writes it (see `build_card`).
         commit_message (`str`, *optional*): defaults to "Upload OneDCPipeline".
         private (`bool`, *optional*): whether a new repository is private.
         token (`str`, *optional*): access token; defaults to the stored one.
@@ -65,8 +67,10 @@ def push_pipeline(
         pipeline.save_pretrained(folder, variant=variant)
         if not subfolder:
             write_root_config(pipeline, folder)
-            card = card or _present_card(repo_id, token) or card_of_box(pipeline, repo_id, variant)
             stated = inherited_licence(Path(folder), license)
+            if card is None and (card := _present_card(repo_id, token)) is not None:
+                _state_licence(card, stated, repo_id)
+            card = card or card_of_box(pipeline, repo_id, variant)
             card = card or build_card(pipeline, repo_id=repo_id, variant=variant, **stated)
             if card.data.get("library_name") is None:
                 card.data["library_name"] = "onedc_hf"
@@ -148,3 +152,27 @@ def _present_card(repo_id: str, token: str | None) -> ModelCard | None:
     except EntryNotFoundError:
         return None
     return ModelCard.load(path)
+
+
+def _state_licence(card: ModelCard, stated: Mapping[str, Any], repo_id: str) -> None:
+    """Make a card's metadata state the licence of what is pushed, where one is known; the text is its writer's.
+
+    Args:
+        card (`ModelCard`): the one that the repository has; changed in place.
+        stated (`Mapping[str, Any]`): from `inherited_licence`.
+        repo_id (`str`): the repository, for the warning.
+    """
+    if not stated.get("license"):
+        return
+    if stated["license"] == card.data.get("license") and "license_name" not in stated:
+        return  # `other`, say, whose name and link the card has
+    wanted = {name: stated.get(name) for name in ("license", "license_name", "license_link")}
+    before = {name: card.data.get(name) for name in wanted}
+    for name, value in wanted.items():
+        card.data[name] = value
+    if before != wanted and before["license"] is not None:
+        old, new = (" ".join(str(value) for value in some.values() if value) for some in (before, wanted))
+        warn_user(
+            f"The card of {repo_id!r} stated the licence {old!r}; its metadata now states {new!r}, which holds for "
+            "what is pushed. The card's text was kept: look whether it still says otherwise."
+        )
