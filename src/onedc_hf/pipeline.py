@@ -60,7 +60,8 @@ logger = logging.getLogger(__name__)
 
 _DEFAULT_QUALITY = 50
 _COMPONENTS = ("vae", "codec", "generator", "scheduler")
-_HUB_OPTIONS = ("repo_id", "commit_message", "private", "token", "create_pr")  # of `save_pretrained(push_to_hub=True)`
+# Of `save_pretrained(push_to_hub=True)`.
+_HUB_OPTIONS = ("repo_id", "card", "license", "commit_message", "private", "token", "create_pr")
 _LATENT_PER_POSITION = POSITION // 8  # the VAE's grid
 
 DataInput = bytes | bytearray | memoryview | str | os.PathLike[str] | IO[bytes]
@@ -175,7 +176,8 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
 
         Texts in the folder `licences` of the folder that it was loaded from go along; those of a repository on the Hub
         are not fetched, and are yours to pass on. With `push_to_hub=True` it is also pushed, by `push_to_hub` and with
-        its card, to `repo_id` (by default the folder's name).
+        its card, to `repo_id` (by default the folder's name); `variant` counts for both, and `card`, `license`,
+        `commit_message`, `private`, `token` and `create_pr` are those of `push_to_hub`.
 
         Raises:
             ModelError: if an adapter is loaded, which is no part of the model, or for a file where the folder is to be.
@@ -191,6 +193,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         carry_licences((), str(origin.parent) if origin.is_file() else "", Path(save_directory))
         forget_origin(save_directory)
         if push:
+            hub["variant"] = kwargs.get("variant", args[1] if len(args) > 1 else None)
             self.push_to_hub(hub.pop("repo_id", None) or Path(save_directory).resolve().name, **hub)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:  # type: ignore[override]

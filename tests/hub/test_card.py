@@ -27,6 +27,11 @@ def test_card_of_a_pushed_model(tiny_pipeline):
         assert left_over not in card.text
 
 
+def test_the_snippet_asks_for_the_variant_that_was_pushed(tiny_pipeline):
+    card = build_card(tiny_pipeline, repo_id="alice/tiny", variant="fp16")
+    assert 'OneDCPipeline.from_pretrained("alice/tiny", variant="fp16")' in card.text
+
+
 def test_what_a_person_says_is_in_the_card(tiny_pipeline):
     rows = [{"bpp": 0.0123, "psnr": 21.5}, {"bpp": 0.05, "psnr": 24.0}]
     results = evaluation_results(rows, {"psnr": "PSNR (dB)"}, dataset_name="Kodak", dataset_type="kodak")
@@ -68,6 +73,8 @@ def test_card_of_the_model_in_the_box_is_written_down_and_goes_along_when_it_is_
     assert pushed is not None
     assert 'OneDCPipeline.from_pretrained("alice/box")' in pushed.text
     assert pushed.text.count("from_pretrained()") == 0
+    half = card_of_box(pipe, "alice/box", "fp16")
+    assert half is not None and 'from_pretrained("alice/box", variant="fp16")' in half.text
     assert build_card(pipe).data.license == "apache-2.0"
     bias = next(pipe.codec.enc.parameters())
     bias.data += 0.01  # trained on: another model, of which these results do not hold

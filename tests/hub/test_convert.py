@@ -9,6 +9,11 @@ from safetensors.torch import load_file
 
 REFERENCE = Path(__file__).parents[1] / "fixtures" / "reference"
 CONVERT = """
+from huggingface_hub import CommitOperationAdd, HfApi
+api = HfApi()
+api.create_repo("alice/onedc")
+old = [CommitOperationAdd(f"codec/model{end}", b"old") for end in ("-00001-of-00001.safetensors", ".fp16.safetensors")]
+api.create_commit("alice/onedc", old, commit_message="Earlier")
 from onedc_hf.cli.main import main
 weights = reference + "/weights/"
 assert main([
@@ -29,6 +34,7 @@ def test_a_converted_model_is_pushed_with_its_licences_and_loads_by_id(hub, clie
     vae.save_pretrained(tmp_path / "vae")
     said = client(CONVERT, reference=REFERENCE, vae=tmp_path / "vae")
     files = hub.files("alice/onedc")
+    assert "codec/model-00001-of-00001.safetensors" not in files and "codec/model.fp16.safetensors" in files
     assert sum(name.startswith("licences/") for name in files) == 3
     card = ModelCard(files["README.md"].decode())
     assert card.data.license == "other" and len(card.data.base_model) == 2

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 
 from onedc_hf import OneDCPipeline
@@ -67,6 +69,52 @@ def test_a_second_load_asks_for_no_file(hub, client, tiny_folder, photo):
     assert not [path for method, path in hub.requests if "/resolve/" in path and method == "GET"]
 
 
+LEFT = """
+from huggingface_hub import CommitOperationAdd, HfApi
+api = HfApi()
+api.create_repo("alice/tiny")
+api.create_commit("alice/tiny", [CommitOperationAdd(name, b"old") for name in left.split()], commit_message="Earlier")
+"""
+
+
+def test_weights_of_an_earlier_upload_do_not_hide_the_new_ones(hub, client, tiny_folder, photo):
+    codec, vae = "codec/model", "vae/diffusion_pytorch_model"
+    old = {
+        f"{codec}-00001-of-00002.safetensors", f"{codec}-00002-of-00002.safetensors",
+        f"{codec}.safetensors.index.json", f"{vae}-00001-of-00001.safetensors", f"{vae}.safetensors.index.json",
+    }  # fmt: skip
+    others = {
+        f"{codec}.fp16.safetensors", f"{codec}.safetensors.index.fp16.json", f"{vae}.fp16-00001-of-00002.safetensors",
+        f"{vae}-00001-of-00002.fp16.safetensors", "model.safetensors", "teacher/model.safetensors", "codec/notes.txt",
+    }  # fmt: skip
+    client(LEFT + PUSH, folder=tiny_folder, left=" ".join(old | others))
+    files = hub.files("alice/tiny")
+    assert not old & set(files) and others <= set(files)
+    assert files[f"{codec}.safetensors"] != b"old"
+    client(LOAD, home="reader", photo=photo)
+
+
+def test_a_whole_file_makes_way_for_shards_of_its_variant_alone(tiny_folder):
+    def replaced(variant):
+        names = [
+            f"{part}{middle}{end}"
+            for part in ("codec/model", "generator/diffusion_pytorch_model")
+            for middle in ("", ".fp16", ".bf16")
+            for end in (".safetensors", "-00001-of-00002.safetensors")
+        ]
+        names.append("vae/diffusion_pytorch_model-00001-of-00002.fp16.safetensors")
+        return set(filter_repo_objects(names, allow_patterns=push.replaced_weights(tiny_folder, variant)))
+
+    for variant, label in ((None, ""), ("fp16", ".fp16")):
+        wanted = {
+            f"{part}{label}{end}"
+            for part in ("codec/model", "generator/diffusion_pytorch_model")
+            for end in (".safetensors", "-00001-of-00002.safetensors")
+        }
+        earlier = {"vae/diffusion_pytorch_model-00001-of-00002.fp16.safetensors"} if variant else set()
+        assert replaced(variant) == wanted | earlier
+
+
 def test_a_card_that_is_there_is_kept(hub, client, tiny_folder):
     client(
         'from huggingface_hub import HfApi\napi = HfApi()\napi.create_repo("alice/tiny")\n'
@@ -77,6 +125,52 @@ def test_a_card_that_is_there_is_kept(hub, client, tiny_folder):
     card = ModelCard(hub.files("alice/tiny")["README.md"].decode())
     assert "# Written by hand" in card.text
     assert (card.data.license, card.data.library_name) == ("mit", "onedc_hf")
+
+
+def test_what_a_save_is_told_counts_for_its_push_too(tiny_folder, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(OneDCPipeline, "push_to_hub", lambda _, repo_id, **options: told.append((repo_id, options)))
+    pipe, card = OneDCPipeline.from_pretrained(tiny_folder), ModelCard("# Mine")
+    options = {"license": "mit", "card": card, "private": True}
+    pipe.save_pretrained(tmp_path / "kept", variant="fp16", push_to_hub=True, repo_id="alice/tiny", **options)
+    pipe.save_pretrained(tmp_path / "mine", True, "fp16", push_to_hub=True)
+    assert told == [("alice/tiny", options | {"variant": "fp16"}), ("mine", {"variant": "fp16"})]
+
+
+def test_a_card_that_is_there_states_the_licences_of_what_is_pushed(tiny_folder, tmp_path, monkeypatch, recwarn):
+    source, readme, pushed = tmp_path / "source", tmp_path / "README.md", []
+    shutil.copytree(tiny_folder, source)
+    pipe = OneDCPipeline.from_pretrained(source)
+
+    def keep(folder_path, **_):
+        pushed.append(ModelCard.load(Path(folder_path) / "README.md"))
+
+    monkeypatch.setattr(push, "create_repo", lambda repo_id, **_: SimpleNamespace(repo_id=repo_id))
+    monkeypatch.setattr(push, "hf_hub_download", lambda *_, **__: str(readme))
+    monkeypatch.setattr(push, "upload_folder", keep)
+    readme.write_text("---\nlicense: mit\n---\n# Written by hand\n")
+    pipe.push_to_hub("alice/tiny")
+    pipe.push_to_hub("alice/tiny", license="mit")
+    assert [card.data.license for card in pushed] == ["mit", "mit"] and not recwarn
+    with pytest.warns(UserWarning, match=r"'alice/tiny' stated the licence 'mit'; .* 'cc-by-4.0'"):
+        pipe.push_to_hub("alice/tiny", license="cc-by-4.0")
+    assert pushed[-1].data.license == "cc-by-4.0"
+    (source / "licences").mkdir()
+    (source / "licences" / "CC-BY-NC-SA-4.0.txt").write_text("no commercial use")
+    with pytest.warns(UserWarning, match="'other cc-by-nc-sa-4.0 licences/CC-BY-NC-SA-4.0.txt'"):
+        pipe.push_to_hub("alice/tiny")
+    card = pushed[-1]
+    assert "# Written by hand" in card.text
+    assert (card.data.license, card.data["license_name"]) == ("other", "cc-by-nc-sa-4.0")
+    recwarn.clear()
+    for text in (str(card), "# No metadata\n"):  # what was set before, and what stated nothing
+        readme.write_text(text)
+        pipe.push_to_hub("alice/tiny")
+        assert pushed[-1].data["license_name"] == "cc-by-nc-sa-4.0" and not recwarn
+    readme.write_text("---\nlicense: other\nlicense_name: own\n---\n")
+    shutil.rmtree(source / "licences")
+    pipe.push_to_hub("alice/tiny", license="other")
+    assert pushed[-1].data["license_name"] == "own" and not recwarn
 
 
 def test_a_card_that_cannot_be_asked_for_stops_the_push(tiny_folder, monkeypatch):
@@ -114,8 +208,11 @@ pipe = OneDCPipeline.from_pretrained(folder, dtype=torch.float32)
 pipe.push_to_hub("alice/tiny")
 pull = pipe.push_to_hub("alice/tiny", variant="fp16", create_pr=True)
 print(pull.pr_revision)
+pipe.push_to_hub("alice/half", variant="fp16")
 """
     assert client(code, folder=tiny_folder) == "refs/pr/1"
+    card = hub.files("alice/half")["README.md"].decode()
+    assert 'from_pretrained("alice/half", variant="fp16")' in card
     code = """
 import onedc_hf, torch
 from diffusers import DiffusionPipeline

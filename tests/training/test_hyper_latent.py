@@ -17,6 +17,7 @@ from onedc_hf.training.components import load_model
 from onedc_hf.training.config import TrainConfig
 from onedc_hf.training.hyper_latent import analyse, main, thumbnails, train_hyper_latent
 from onedc_hf.training.model import TrainableOneDC
+from onedc_hf.training.publish import ORIGINS, origins
 from onedc_hf.training.steps import TrainingError
 
 Make = Callable[..., TrainConfig]
@@ -141,7 +142,12 @@ def test_the_command_writes_a_pipeline_that_codes(
     config: Make, command: Callable[..., int], picture: Callable[..., np.ndarray], tmp_path: Path
 ) -> None:
     start = stage1.train(config(max_train_steps=1))
+    (start.parent / ORIGINS).write_text('["org/base"]')
+    (start / "licences").mkdir()
+    (start / "licences" / "Base.txt").write_text("use it well")
     assert command(model=start) == 0
+    assert (tmp_path / "hyper" / "pipeline" / "licences" / "Base.txt").read_text() == "use it well"
+    assert origins({"init_from": str(tmp_path / "hyper" / "pipeline")}) == ["org/base"]
     (line,) = map(json.loads, (tmp_path / "hyper" / "log.jsonl").read_text().splitlines())
     assert line["step"] == 2 and line["bpp"] > 0
     pipe = OneDCPipeline.from_pretrained(tmp_path / "hyper" / "pipeline")

@@ -11,6 +11,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from onedc_hf.hub.inherited import carry_licences, inherited_licence, licence_files, use_restrictions
+from onedc_hf.training import publish
 from onedc_hf.training.config import TrainConfig, load_config
 from onedc_hf.training.publish import ORIGINS, adapter_card, origins, public_settings, training_text
 from tests.hub.conftest import client, hub
@@ -116,6 +117,17 @@ def test_a_run_becomes_one_commit_with_a_filled_card(
     assert again.data.license == "mit" and "| Steps | 1,235 |" in again.text
 
 
+def test_a_card_that_the_hub_refuses_does_not_hide_where_the_run_is(
+    output: Path, settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("Invalid metadata in README.md.")
+
+    monkeypatch.setattr(publish, "push_pipeline", refuse)
+    with pytest.raises(publish.PublishError, match=r"Invalid metadata(.|\n)*my-run(.|\n)*latest"):
+        publish.publish(output, "alice/my-run", settings, 5)
+
+
 def test_strangers_see_no_paths_and_no_token(tmp_path: Path) -> None:
     (tmp_path / "base").mkdir()
     shown = public_settings(
@@ -133,6 +145,17 @@ def test_strangers_see_no_paths_and_no_token(tmp_path: Path) -> None:
         "train_data_dir": "pictures", "init_from": "base", "teacher": "org/teacher",
         "discriminators": "discriminators.safetensors", "validation_images": ["a.png", "c.png"], "seed": 3,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["/home/anna/clients/acme", "clients/anna/acme", "clients/acme", r"C:\clients\acme"])
+def test_a_folder_as_data_set_stays_private(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clients" / "acme").mkdir(parents=True)
+    settings = {"dataset_name": name, "stage": 2}
+    assert public_settings(settings)["dataset_name"] == "acme"
+    card = adapter_card("me/lora", settings, 5)
+    assert "clients" not in card and ModelCard(card).data.datasets is None and "| Pictures | `acme` |" in card
+    assert ModelCard(adapter_card("me/lora", settings | {"dataset_name": "org/acme"}, 5)).data.datasets == ["org/acme"]
 
 
 def test_the_card_says_what_was_trained_on() -> None:
@@ -192,6 +215,39 @@ def test_licences_travel_with_what_was_made_from_a_work(tmp_path: Path) -> None:
     assert card.data.license == "other" and use_restrictions() in card.text
     carry_licences(["org/mine"], "org/mine", tmp_path / "third")
     assert inherited_licence(tmp_path / "third", "mit") == {"license": "mit"}
+
+
+def test_only_texts_of_the_model_itself_go_along(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model, secret = tmp_path / "model", tmp_path / "secret.txt"
+    secret.write_text("password")
+    (model / "licences" / "folder.txt").mkdir(parents=True)
+    (model / "licences" / "Mine.txt").write_text("by me")
+    (model / "licences" / "link.txt").symlink_to(secret)
+    (model / "licences" / "gone.txt").symlink_to(tmp_path / "nowhere")
+    (model / "licences" / "large.txt").write_bytes(b"x" * (2**20 + 1))
+    carry_licences([], str(model), tmp_path / "copy")
+    assert [path.name for path in (tmp_path / "copy" / "licences").iterdir()] == ["Mine.txt"]
+    assert list(licence_files(model)) == ["licences/Mine.txt"] and "link.txt does not go along" in caplog.text
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "licences").symlink_to(model / "licences")
+    assert not licence_files(tmp_path / "other")
+
+
+def test_licences_of_a_model_in_the_hubs_cache_go_along(tmp_path: Path) -> None:
+    blobs, texts = (
+        tmp_path / "models--org--it" / "blobs",
+        tmp_path / "models--org--it" / "snapshots" / "a1" / "licences",
+    )
+    blobs.mkdir(parents=True)
+    texts.mkdir(parents=True)
+    (blobs / "b2").write_text("use it well")
+    (texts / "It.txt").symlink_to("../../../blobs/b2")
+    (tmp_path / "models--org--other" / "blobs").mkdir(parents=True)
+    (tmp_path / "models--org--other" / "blobs" / "c3").write_text("private")
+    (texts / "Other.txt").symlink_to("../../../../models--org--other/blobs/c3")
+    carry_licences([], str(texts.parent), tmp_path / "copy")
+    (text,) = (tmp_path / "copy" / "licences").iterdir()
+    assert text.name == "It.txt" and text.read_text() == "use it well"
 
 
 def test_an_adapters_card_loads_the_revision_that_it_was_trained_on() -> None:

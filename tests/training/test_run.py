@@ -201,6 +201,7 @@ def test_a_folder_of_another_run_is_left_alone(config: Make, tmp_path: Path) -> 
         ({"streaming": True}, "dataset_name"),
         ({"mixed_precision": "bf8"}, "mixed_precision"),
         ({"optimizer": "sgd"}, "adafactor"),
+        ({"hub_license": "Apache 2.0"}, "apache-2.0"),
         ({"freeze": ["codec", "generator", "vae", "gain_anchors"]}, "frozen"),
     ],
 )

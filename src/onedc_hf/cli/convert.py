@@ -72,7 +72,15 @@ def run(arguments: argparse.Namespace) -> int:
     if repo is not None:
         from huggingface_hub import upload_folder
 
+        from ..hub.push import replaced_weights
+
         readme = Path(arguments.out, "README.md")
         readme.write_text(readme.read_text(encoding="utf-8").replace("THIS/REPOSITORY", repo), encoding="utf-8")
-        say(upload_folder(repo_id=repo, folder_path=arguments.out, commit_message="Convert OneDC").commit_url)
+        commit = upload_folder(
+            repo_id=repo,
+            folder_path=arguments.out,
+            commit_message="Convert OneDC",
+            delete_patterns=replaced_weights(arguments.out),
+        )
+        say(commit.commit_url)
     return 0

@@ -6,6 +6,7 @@ is passed in, and where nobody passes it the card says so instead of guessing.
 """
 
 import csv
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
@@ -32,6 +33,7 @@ def build_card(
     pipeline: "DiffusionPipeline",
     *,
     repo_id: str | None = None,
+    variant: str | None = None,
     name: str | None = None,
     license: str | None = None,
     license_name: str | None = None,
@@ -51,6 +53,7 @@ def build_card(
         pipeline (`OneDCPipeline`): the model the card is about.
         repo_id (`str`, *optional*): where it will be; the snippet loads it from there. Without it the snippet loads the
             model in the box.
+        variant (`str`, *optional*): of the weight files there; the snippet asks for it.
         name (`str`, *optional*): heading of the card, defaults to the last part of `repo_id`, or "OneDC, the model in
             the box".
         license (`str`, *optional*): licence of the weights as the Hub writes it, such as `"apache-2.0"` or `"other"`.
@@ -91,7 +94,7 @@ def build_card(
         data,
         template_str=(files("onedc_hf.hub") / "templates" / "model_card.md").read_text(encoding="utf-8"),
         name=name,
-        load_argument=f'"{repo_id}"' if repo_id else "",
+        load_argument=load_argument(repo_id, variant) if repo_id else "",
         description=description,
         facts=model_facts(pipeline),
         limits=limits,
@@ -99,6 +102,11 @@ def build_card(
         results=results,
         licence_text=licence_text,
     )
+
+
+def load_argument(repo_id: str, variant: str | None = None) -> str:
+    """What `from_pretrained` is given in a card's snippet."""
+    return json.dumps(repo_id) + (f", variant={json.dumps(variant)}" if variant else "")
 
 
 def is_box(pipeline: "DiffusionPipeline") -> bool:

@@ -5,6 +5,7 @@ Their texts lie in the folder `licences` of a model, from where the next one mad
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Sequence
 from importlib.resources import files
@@ -14,6 +15,9 @@ from typing import Any
 __all__ = ["FOLDER", "carry_licences", "inherited_licence", "licence_files", "use_restrictions"]
 
 FOLDER = "licences"
+logger = logging.getLogger(__name__)
+
+_MOST_BYTES = 1 << 20  # of a licence text
 _TEXTS = Path(str(files("onedc_hf") / "conversion" / FOLDER))
 _RAIL = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "CreativeML-OpenRAIL-M.txt",
@@ -47,7 +51,7 @@ def carry_licences(origins: Sequence[str], start: str, folder: Path) -> None:
     """
     texts = [_TEXTS / _RAIL[repository] for repository in origins if repository in _RAIL]
     if start:
-        texts += sorted(Path(start).expanduser().glob(f"{FOLDER}/*.txt"))
+        texts += _texts(Path(start).expanduser())
     for text in texts:
         target = folder / FOLDER / text.name
         if target.resolve() != text.resolve():  # a model that is saved over itself
@@ -57,7 +61,34 @@ def carry_licences(origins: Sequence[str], start: str, folder: Path) -> None:
 
 def licence_files(folder: Path) -> dict[str, Path]:
     """Texts that `carry_licences` put into a model's folder, by their names in a repository."""
-    return {f"{FOLDER}/{path.name}": path for path in sorted(folder.glob(f"{FOLDER}/*.txt"))}
+    return {f"{FOLDER}/{path.name}": path for path in _texts(folder)}
+
+
+def _texts(folder: Path) -> list[Path]:
+    """Licence texts in a model's folder; what else is found in their place is left out, and said.
+
+    They are published unread: a link in a folder of unknown origin could lead to anything on this machine.
+    """
+    found = sorted(folder.glob(f"{FOLDER}/*.txt"))
+    texts = [path for path in found if _is_text_of(folder, path)]
+    for path in sorted({*found} - {*texts}):
+        logger.warning(
+            "%s does not go along with the model: it is no file of at most 1 MiB in the model's own folder. If it is a "
+            "licence, put a copy of it there.",
+            path,
+        )
+    return texts
+
+
+def _is_text_of(folder: Path, path: Path) -> bool:
+    if not path.is_file() or path.stat().st_size > _MOST_BYTES:
+        return False
+    home, target = folder.resolve(), path.resolve()
+    if target == home / FOLDER / path.name:  # no link on the way
+        return True
+    # In the Hub's cache files of a repository, `<repository>/snapshots/<revision>/...`, are links to its `blobs`.
+    snapshot = next((one for one in (home, *home.parents) if one.parent.name == "snapshots"), None)
+    return snapshot is not None and target.parent == snapshot.parent.parent / "blobs"
 
 
 def inherited_licence(folder: Path, license: str | None = None) -> dict[str, Any]:

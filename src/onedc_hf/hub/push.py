@@ -4,22 +4,27 @@
 `OneDCPipeline.from_pretrained(repo_id)` without trusting anybody's code.
 """
 
+import glob
 import json
 import shutil
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import CommitInfo, ModelCard, create_repo, hf_hub_download, upload_folder
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from .card import build_card, is_box
+from ..user_warning import warn_user
+from .card import build_card, is_box, load_argument
 from .inherited import inherited_licence
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+
+_STEMS = ("model", "diffusion_pytorch_model")  # of weight files, as transformers and diffusers name them
+_SHARD = f"{'[0-9]' * 5}-of-{'[0-9]' * 5}"
 
 
 def push_pipeline(
@@ -42,8 +47,9 @@ def push_pipeline(
         pipeline (`OneDCPipeline`): what to push.
         repo_id (`str`): where to; created if it does not exist.
         card (`ModelCard`, *optional*): the card to write. Defaults to the one the repository already has, then to the
-            written card of the model in the box if that is what is pushed, then to a new one by `build_card`.
-        license (`str`, *optional*): licence of the weights, for a new card (see `build_card`).
+            written card of the model in the box if that is what is pushed, then to a new one by `build_card`. One that
+            the repository has keeps its text; its metadata is made to state `license`, or what the model inherits.
+        license (`str`, *optional*): licence of the weights, as the Hub writes it (see `build_card`).
         commit_message (`str`, *optional*): defaults to "Upload OneDCPipeline".
         private (`bool`, *optional*): whether a new repository is private.
         token (`str`, *optional*): access token; defaults to the stored one.
@@ -61,8 +67,11 @@ def push_pipeline(
         pipeline.save_pretrained(folder, variant=variant)
         if not subfolder:
             write_root_config(pipeline, folder)
-            card = card or _present_card(repo_id, token) or card_of_box(pipeline, repo_id)
-            card = card or build_card(pipeline, repo_id=repo_id, **inherited_licence(Path(folder), license))
+            stated = inherited_licence(Path(folder), license)
+            if card is None and (card := _present_card(repo_id, token)) is not None:
+                _state_licence(card, stated, repo_id)
+            card = card or card_of_box(pipeline, repo_id, variant)
+            card = card or build_card(pipeline, repo_id=repo_id, variant=variant, **stated)
             if card.data.get("library_name") is None:
                 card.data["library_name"] = "onedc_hf"
             card.save(Path(folder) / "README.md")
@@ -77,7 +86,35 @@ def push_pipeline(
             commit_message=commit_message or f"Upload {type(pipeline).__name__}",
             token=token,
             create_pr=create_pr,
+            delete_patterns=replaced_weights(folder, variant),
         )
+
+
+def replaced_weights(folder: str | PathLike[str], variant: str | None = None) -> list[str]:
+    """Patterns of the weight files in a repository that those of a model folder take the place of.
+
+    Loaders prefer a whole file to shards: one that an earlier upload left would hide the shards of this one.
+
+    Args:
+        folder (`str` or `os.PathLike`): the model's, as it is uploaded.
+        variant (`str`, *optional*): of its weight files; those of other variants match no pattern.
+
+    Returns:
+        `list[str]`: for `delete_patterns` of `upload_folder`, which keeps what it uploads.
+    """
+    label = f".{glob.escape(variant)}" if variant else ""
+    names = [
+        name
+        for stem in _STEMS
+        for name in (
+            f"{stem}{label}.safetensors",
+            f"{stem}{label}-{_SHARD}.safetensors",
+            f"{stem}.safetensors.index{label}.json",
+            *((f"{stem}-{_SHARD}{label}.safetensors",) if label else ()),  # of earlier versions of diffusers
+        )
+    ]
+    parts = sorted(path.parent.name for path in Path(folder).glob("*/config.json"))
+    return [f"{glob.escape(part)}/{name}" for part in parts for name in names]
 
 
 def write_root_config(pipeline: "DiffusionPipeline", folder: str | PathLike[str]) -> None:
@@ -94,7 +131,7 @@ def write_root_config(pipeline: "DiffusionPipeline", folder: str | PathLike[str]
     Path(folder, "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def card_of_box(pipeline: "DiffusionPipeline", repo_id: str) -> ModelCard | None:
+def card_of_box(pipeline: "DiffusionPipeline", repo_id: str, variant: str | None = None) -> ModelCard | None:
     """Return the written card of the model in the box, made to load from `repo_id`; `None` for any other model."""
     if not is_box(pipeline):
         return None
@@ -102,7 +139,8 @@ def card_of_box(pipeline: "DiffusionPipeline", repo_id: str) -> ModelCard | None
     if not written.is_file():
         return None
     text = written.read_text(encoding="utf-8")
-    return ModelCard(text.replace("OneDCPipeline.from_pretrained()", f'OneDCPipeline.from_pretrained("{repo_id}")'))
+    load = f"OneDCPipeline.from_pretrained({load_argument(repo_id, variant)})"
+    return ModelCard(text.replace("OneDCPipeline.from_pretrained()", load))
 
 
 def _present_card(repo_id: str, token: str | None) -> ModelCard | None:
@@ -114,3 +152,27 @@ def _present_card(repo_id: str, token: str | None) -> ModelCard | None:
     except EntryNotFoundError:
         return None
     return ModelCard.load(path)
+
+
+def _state_licence(card: ModelCard, stated: Mapping[str, Any], repo_id: str) -> None:
+    """Make a card's metadata state the licence of what is pushed, where one is known; the text is its writer's.
+
+    Args:
+        card (`ModelCard`): the one that the repository has; changed in place.
+        stated (`Mapping[str, Any]`): from `inherited_licence`.
+        repo_id (`str`): the repository, for the warning.
+    """
+    if not stated.get("license"):
+        return
+    if stated["license"] == card.data.get("license") and "license_name" not in stated:
+        return  # `other`, say, whose name and link the card has
+    wanted = {name: stated.get(name) for name in ("license", "license_name", "license_link")}
+    before = {name: card.data.get(name) for name in wanted}
+    for name, value in wanted.items():
+        card.data[name] = value
+    if before != wanted and before["license"] is not None:
+        old, new = (" ".join(str(value) for value in some.values() if value) for some in (before, wanted))
+        warn_user(
+            f"The card of {repo_id!r} stated the licence {old!r}; its metadata now states {new!r}, which holds for "
+            "what is pushed. The card's text was kept: look whether it still says otherwise."
+        )

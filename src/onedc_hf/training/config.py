@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,6 +19,7 @@ __all__ = ["ALIASES", "TrainConfig", "load_config", "model_settings", "package_f
 ALIASES = {"init_from": "pretrained_model_name_or_path"}
 _MIXED_PRECISIONS = ("", "no", "fp16", "bf16")
 _OPTIMIZERS = ("adamw", "adafactor")
+_LICENCE_ID = re.compile(r"[a-z0-9.+-]+")  # `openrail++` is one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,6 +279,11 @@ class TrainConfig:
         if self.mixed_precision not in _MIXED_PRECISIONS:
             raise ValueError(
                 f"`mixed_precision` is one of {', '.join(_MIXED_PRECISIONS[1:])}; got {self.mixed_precision}."
+            )
+        if self.hub_license and not _LICENCE_ID.fullmatch(self.hub_license):  # the Hub says so only after the last step
+            raise ValueError(
+                "`hub_license` is an id as the Hub writes it, such as apache-2.0 or cc-by-4.0 (`other` for a licence "
+                f"without one); got {self.hub_license!r}."
             )
         if self.predictor_weights and not self.distillation_weight:
             raise ValueError("`predictor_weights` is for the distillation, which `distillation_weight` 0 switches off.")

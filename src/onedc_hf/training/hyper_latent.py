@@ -31,11 +31,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import OneDCError
+from ..hub.inherited import carry_licences
 from .components import load_model, save_pipeline
 from .config import TrainConfig
 from .data import Crops, Share, crop_batches
 from .losses import OPPONENTS
 from .model import TrainableOneDC, z_excess
+from .publish import ORIGINS, origins
 from .stage1 import geometric
 from .standalone import picture_arguments, stop_on_signals
 from .steps import FiniteSteps
@@ -245,7 +247,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains as the arguments say, on the CPU; SIGTERM and Ctrl-C end it with everything saved.
 
-    Writes `log.jsonl` and `pipeline` (for `--init_from`) to the output folder.
+    Writes `log.jsonl`, `pipeline` (for `--init_from`), and for the card of the next run `made_from.json` to the output
+    folder.
 
     Returns:
         `int`: the exit code.
@@ -261,6 +264,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         output.mkdir(parents=True, exist_ok=True)
         model = load_model(asked.model)
+        made_from = origins({"init_from": asked.model, "stage": 2})  # none is the model in the box, as there
+        (output / ORIGINS).write_text(json.dumps(made_from) + "\n", encoding="utf-8")
         model.gain_anchors.requires_grad_(False)  # so that the gain rows are saved as they are
         with stop_on_signals() as stop, (output / "log.jsonl").open("w", encoding="utf-8") as file:
 
@@ -284,6 +289,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 stop=stop,
             )
             save_pipeline(model, output / "pipeline")
+            carry_licences(made_from, asked.model, output / "pipeline")
     except (OneDCError, OSError, ValueError) as error:
         print(f"hyper_latent: {error}", file=sys.stderr)
         return 1

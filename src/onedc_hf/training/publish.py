@@ -44,6 +44,7 @@ __all__ = [
 # Settings that say where something lies on the machine of the run.
 _PATHS = (
     "cache_dir",
+    "dataset_name",
     "discriminators",
     "exclude",
     "init_from",
@@ -147,13 +148,13 @@ def publish(
     if pipe.codec.config.entropy_path == "float":
         pipe.quantize_entropy()  # files of a published model decode everywhere
     shown = public_settings(settings)
-    data, base = shown.get("dataset_name"), _noted_origins(output, settings)
+    base = _noted_origins(output, settings)
     card = build_card(
         pipe,
         repo_id=repo_id,
         **inherited_licence(output / "pipeline", license),
         base_model=_one_or_all(base),
-        datasets=[data] if data else None,
+        datasets=_datasets(settings),
         training=training_text(shown, step, of, base),
         results=None if validation is None else _results(validation),
     )
@@ -183,7 +184,7 @@ def _explained(repo_id: str, output: Path) -> Iterator[None]:
     """Says where everything is if an upload fails."""
     try:
         yield
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:  # ValueError: metadata that the Hub refuses
         raise PublishError(
             f"The run is done, but could not be pushed to {repo_id!r}: {error} Everything is in {str(output)!r}: "
             "run the same command once more with `--resume_from_checkpoint latest` to push it."
@@ -245,7 +246,7 @@ def adapter_card(
         **stated,
         base_model=_one_or_all(on_hub),
         tags=["onedc", "lora", "image-compression"],
-        datasets=[shown["dataset_name"]] if shown.get("dataset_name") else None,
+        datasets=_datasets(settings),
     )
     start = shown.get("init_from") or ""
     asked = [repr(start)] if start else []
@@ -300,6 +301,12 @@ def _noted_origins(output: Path, settings: Mapping[str, Any]) -> list[str]:
     return read_origins(output) if (output / ORIGINS).is_file() else origins(settings)
 
 
+def _datasets(settings: Mapping[str, Any]) -> list[str] | None:
+    """The data set on the Hub that a run learned from; none of a folder, which strangers cannot look up."""
+    name = settings.get("dataset_name")
+    return [name] if name and not _is_local(name) else None
+
+
 def _one_or_all(origins: list[str]) -> str | list[str] | None:
     return origins[0] if len(origins) == 1 else origins or None
 
@@ -321,8 +328,11 @@ def _without_folders(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_folders(one) for one in value]
     text = str(value)
-    local = text.startswith(("/", ".", "~", "\\")) or Path(text).exists() or "\\" in text
-    return PurePath(text.replace("\\", "/")).name if local else value
+    return PurePath(text.replace("\\", "/")).name if _is_local(text) else value
+
+
+def _is_local(text: str) -> bool:
+    return looks_like_path(text) or "\\" in text
 
 
 def training_text(settings: Mapping[str, Any], step: int, of: int | None = None, base: Sequence[str] = ()) -> str:
