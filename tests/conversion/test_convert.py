@@ -208,6 +208,18 @@ def test_a_wrong_generator_file_is_one_clear_error(vae: Path, tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["generator.safetensors"]
 
 
+def test_a_generator_without_a_lora_is_not_said_to_have_one(converted: Path, vae: Path, tmp_path: Path) -> None:
+    card = (converted / "README.md").read_text()
+    assert "The LoRA of the generator was merged into its weights." in card
+    assert "renamed, the LoRA merged into its weights, the entropy model" in card
+    tensors = {n.replace(".base_layer.", "."): t for n, t in load_file(GENERATOR).items() if ".lora_" not in n}
+    save_file(tensors, tmp_path / "generator.safetensors")
+    record = convert_checkpoint(CODEC, tmp_path / "generator.safetensors", vae, tmp_path / "out")
+    assert record["lora"] == "none" and record["lora_alpha"] is None
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "The generator's file holds no LoRA." in card and "renamed, the entropy model" in card
+
+
 def test_lora_halves_that_do_not_fit_are_one_clear_error(vae: Path, tmp_path: Path) -> None:
     tensors = load_file(GENERATOR)
     name = next(name for name in tensors if name.endswith("lora_B.default.weight"))

@@ -11,7 +11,7 @@ from PIL import Image
 from onedc_hf.cli.main import main
 from onedc_hf.errors import PictureError
 from onedc_hf.evaluation import benchmarks as module
-from onedc_hf.evaluation.benchmark_repo import make_benchmark_repo
+from onedc_hf.evaluation.benchmark_repo import _card_data, make_benchmark_repo
 from onedc_hf.evaluation.benchmarks import benchmarks, check_pictures
 from onedc_hf.evaluation.model_page import TASKS
 from onedc_hf.evaluation.originals import Original, open_source
@@ -96,12 +96,27 @@ def test_a_repository_is_ready_to_push(four, folder, tmp_path, capsys):
     assert [task["id"] for task in tasks["tasks"]] == list(TASKS) and {"name", "evaluation_framework"} <= tasks.keys()
     card = yaml.safe_load((out / "README.md").read_text().split("---")[1])
     assert card["configs"][0]["data_files"][0]["split"] == "test" and card["pretty_name"] == "Four"
+    assert card["license"] == "other" and card["license_name"] == "released-by-kodak-for-unrestricted-use"
     source = open_source(str(out))  # as it will be read from the Hub
     assert [o.name for o in source.pictures] == [f"p{i}.png" for i in range(4)]
     for original in source.pictures:
         assert original.read() == (folder / original.name).read_bytes()
         assert np.array_equal(original.pixels(), np.asarray(Image.open(folder / original.name)))
     check_pictures(four, source.pictures)
+
+
+def test_a_set_of_ones_own_has_a_valid_card_that_claims_no_licence(folder, tmp_path):
+    make_benchmark_repo("birds: test", folder, tmp_path / "repo")
+    card = yaml.safe_load((tmp_path / "repo" / "README.md").read_text().split("---")[1])
+    assert card["pretty_name"] == "birds: test" and not {"license", "license_name"} & card.keys()
+    assert card["size_categories"] == ["n<1K"] and card["task_categories"] == ["image-to-image"]
+
+
+@pytest.mark.parametrize(
+    ("pictures", "size"), [(999, "n<1K"), (1_000, "1K<n<10K"), (10_000, "10K<n<100K"), (100_000, "100K<n<1M")]
+)
+def test_the_card_has_the_size_class_of_the_hub(pictures, size):
+    assert _card_data("Some", None, pictures).size_categories == [size]
 
 
 def test_a_repository_is_made_of_what_it_should_be_or_not_at_all(four, folder, tmp_path, capsys):

@@ -41,3 +41,19 @@ def test_a_converted_model_is_pushed_with_its_licences_and_loads_by_id(hub, clie
     assert 'OneDCPipeline.from_pretrained("alice/onedc")' in card.text
     model_id, size = client(LOAD, home="reader", reference=REFERENCE).split(" ", 1)
     assert model_id in said and size == "(150, 101)"
+
+
+def test_a_repository_that_one_can_only_read_is_refused_before_the_work(hub, client, tmp_path):
+    client("from huggingface_hub import create_repo; create_repo('alice/theirs')")
+    said = client(
+        """
+import sys
+from onedc_hf.cli.main import main
+sys.stderr = sys.stdout
+files = ["--codec", "none", "--generator", "none", "--vae", "none"]
+print(main(["convert", *files, "--out", "out", "--push-to-hub", "alice/theirs"]))
+""",
+        home="bob",
+        token="hf_bob",
+    )
+    assert "'alice/theirs' cannot be written to" in said and said.endswith("1")

@@ -6,8 +6,12 @@ docs/convert.md says where the weights are found and under which licences.
 """
 
 import argparse
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from ..errors import OneDCError
 from .files import UsageError, complain, find_inputs, is_picture, say
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -46,9 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise UsageError("--calibrate names no picture")
     repo = None
     if arguments.push_to_hub:  # whoever may not write there should know before the work, not after it
-        from huggingface_hub import create_repo
-
-        repo = create_repo(arguments.push_to_hub, private=arguments.private or None, exist_ok=True).repo_id
+        repo = _open_repository(arguments.push_to_hub, arguments.private)
     import torch
 
     from ..conversion import convert_checkpoint
@@ -69,7 +71,9 @@ def run(arguments: argparse.Namespace) -> int:
         origin = f"  ({source['repository']} at {source['revision']})" if "repository" in source else ""
         say(f"{source['part']}: {source['file']}  {source['sha256']}{origin}")
     say(f"{arguments.out}  model id {record['model_id']}")
-    if repo is not None:
+    if repo is None:
+        return 0
+    with _explained(repo, arguments.out):
         from huggingface_hub import upload_folder
 
         from ..hub.push import replaced_weights
@@ -84,3 +88,38 @@ def run(arguments: argparse.Namespace) -> int:
         )
         say(commit.commit_url)
     return 0
+
+
+def _open_repository(wanted: str, private: bool) -> str:
+    """Creates the repository if there is none, makes sure that it can be written to, and returns its full id."""
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import httpx
+
+    api = HfApi()
+    try:
+        repo: str = api.create_repo(wanted, private=private or None, exist_ok=True).repo_id
+        # Whoever may read an existing repository "creates" it without an error. Asking how a file would have to be
+        # uploaded needs the right to write, and uploads nothing.
+        api.preupload_lfs_files(repo, additions=[CommitOperationAdd("conversion.json", b"{}")])
+    except (HFValidationError, httpx.HTTPError, OSError) as error:
+        raise OneDCError(
+            f"Nothing was converted, as {wanted!r} cannot be written to: {error} Check the id (`org/name`) and the "
+            "network, log in with `hf auth login` (or set HF_TOKEN) with a token that may write there, or leave out "
+            "--push-to-hub."
+        ) from error
+    return repo
+
+
+@contextmanager
+def _explained(repo: str, out: str) -> Iterator[None]:
+    """Says what is there, and how to go on, if an upload fails."""
+    from huggingface_hub.utils import httpx
+
+    try:
+        yield
+    except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:
+        raise OneDCError(
+            f"{out} is converted and complete, but could not be uploaded to {repo!r}: {error} To upload it, without "
+            f"converting it again: hf upload {shlex.quote(repo)} {shlex.quote(out)}"
+        ) from error

@@ -20,9 +20,9 @@ BASE_MODELS = {
 """Where the works that the parts derive from are found on the Hub; the codec has no repository there."""
 
 _DESCRIPTION = """The weights are those of the authors of the paper, converted by `onedc convert`; this package
-did not train them. `conversion.json` has the SHA-256 of every file they were read from. The LoRA of the generator was
-{lora}. The entropy model was made exact, so that files decode to the same symbols on every device; its float original
-lies beside it, to open `.bin` files of the authors' program.
+did not train them. `conversion.json` has the SHA-256 of every file they were read from. {lora} The entropy model was
+made exact, so that files decode to the same symbols on every device; its float original lies beside it, to open `.bin`
+files of the authors' program.
 """
 _TRAINING = "By the authors, as the paper describes; nothing was trained for this conversion."
 _LICENCE = """The folder holds three works, and using it means keeping to all three licences. Their texts are in
@@ -39,9 +39,10 @@ Both RAIL licences bind you, and everybody you pass the model on to, to these us
 
 {restrictions}
 
-The weights were changed: renamed, {lora}, the entropy model turned into integers.
+The weights were changed: renamed, {lora}the entropy model turned into integers.
 """
 _LORA = {"merge": "merged into its weights", "keep": "kept as an adapter beside its weights"}
+_NO_LORA = "The generator's file holds no LoRA."
 
 
 def write_card(pipe: OneDCPipeline, folder: Path, record: dict[str, Any]) -> None:
@@ -52,7 +53,7 @@ def write_card(pipe: OneDCPipeline, folder: Path, record: dict[str, Any]) -> Non
         folder (`Path`): where to.
         record (`dict`): from `convert_checkpoint`.
     """
-    lora = _LORA[record["lora"]]
+    lora = _LORA.get(record["lora"])
     with as_file(files("onedc_hf.conversion") / "licences") as texts:
         shutil.copytree(texts, folder / "licences", ignore=shutil.ignore_patterns("__pycache__"))
     card = build_card(
@@ -61,9 +62,9 @@ def write_card(pipe: OneDCPipeline, folder: Path, record: dict[str, Any]) -> Non
         license="other",
         license_name="cc-by-nc-sa-4.0-and-creativeml-openrail-m",
         license_link="LICENCES.md",
-        licence_text=_LICENCE.format(restrictions=use_restrictions(), lora=lora),
+        licence_text=_LICENCE.format(restrictions=use_restrictions(), lora=f"the LoRA {lora}, " if lora else ""),
         base_model=list(BASE_MODELS.values()),
-        description=_DESCRIPTION.format(lora=lora),
+        description=_DESCRIPTION.format(lora=f"The LoRA of the generator was {lora}." if lora else _NO_LORA),
         training=_TRAINING,
     )
     card.text = card.text.replace("OneDCPipeline.from_pretrained()", 'OneDCPipeline.from_pretrained("THIS/REPOSITORY")')

@@ -97,12 +97,13 @@ def convert_checkpoint(
     check(empty, generator_recipes(generator_file, lora=lora, lora_alpha=lora_alpha), generator_file)
     pipe = OneDCPipeline(parts[1], parts[0], empty, DDPMScheduler(**_SCHEDULE))
     pipe.quantize_entropy(calibrate, keep_float=True)
+    has_lora = any(".lora_A." in name for name in generator_file.shapes)
     with staged_folder(out) as staged:
         record = {
             "made_by": f"onedc-hf {__version__}",
             "model_id": pipe.model_id,
-            "lora": lora,
-            "lora_alpha": lora_alpha,
+            "lora": lora if has_lora else "none",
+            "lora_alpha": lora_alpha if has_lora else None,
             "dtype": str(dtype).removeprefix("torch."),
             "z_only": z_only,
             "calibration": "pictures of the package" if calibrate is None else f"{len(calibrate)} other pictures",

@@ -5,10 +5,13 @@ whether what arrives is what was put in. `eval.yaml` names the tasks that models
 model's values): all of them are better when higher, which is what leaderboards expect.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+from huggingface_hub import DatasetCardData
 
 from ..errors import OneDCError
 from ..saving import staged_folder
@@ -19,19 +22,7 @@ from .originals import Original, find_pictures
 __all__ = ["make_benchmark_repo"]
 
 _CARD = """---
-pretty_name: {title}
-license: {licence}
-task_categories:
-- image-to-image
-tags:
-- image-compression
-size_categories:
-- {size}
-configs:
-- config_name: default
-  data_files:
-  - split: test
-    path: data/test-*
+{data}
 ---
 
 # {title}
@@ -47,6 +38,13 @@ onedc evaluate --dataset ORG/{name} --out runs/{name}
 
 `onedc evaluate` checks every hash. The values that `eval.yaml` asks for come from `onedc report --benchmark`.
 """
+_SIZES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+)  # of the Hub's classes, those that a folder can have
 
 
 def make_benchmark_repo(name: str, folder: Path, out: Path) -> list[Path]:
@@ -97,8 +95,7 @@ def make_benchmark_repo(name: str, folder: Path, out: Path) -> list[Path]:
     card = _CARD.format(
         name=name,
         title=title,
-        licence="other",
-        size="n<1K" if len(pictures) < 1000 else "1K<n<10K",
+        data=_card_data(title, record.licence if record else None, len(pictures)).to_yaml(),
         count=len(pictures),
         provenance=provenance,
     )
@@ -122,3 +119,18 @@ def make_benchmark_repo(name: str, folder: Path, out: Path) -> list[Path]:
         written = yaml.safe_dump(described, sort_keys=False, width=120)
         (staged / "eval.yaml").write_text(written, encoding="utf-8")
     return [out / name for name in (table, "README.md", "eval.yaml")]
+
+
+def _card_data(title: str, licence: str | None, pictures: int) -> DatasetCardData:
+    """The card's front matter; without a licence where none is known, which is for the one who pushes to say."""
+    stated: dict[str, Any] = {}
+    if licence is not None:
+        stated = {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-")}
+    return DatasetCardData(
+        pretty_name=title,
+        **stated,
+        task_categories=["image-to-image"],
+        tags=["image-compression"],
+        size_categories=[next((size for limit, size in _SIZES if pictures < limit), "10M<n<100M")],
+        configs=[{"config_name": "default", "data_files": [{"split": "test", "path": "data/test-*"}]}],
+    )
