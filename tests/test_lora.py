@@ -547,7 +547,7 @@ def test_a_layer_is_adapted_or_replaced_and_not_both(
     (tmp_path / "layer").mkdir()
     save_file(tensors, tmp_path / "layer" / NAME)
     for end in ("weight", "bias"):
-        whole = {f"unet.conv_in.{end}": pipe.generator.unet.conv_in.get_parameter(end).detach().clone()}
+        whole = {f"unet.conv_in.{end}": pipe.generator.unet.conv_in.get_parameter(end).detach().contiguous()}
         save_file(tensors | whole, tmp_path / NAME)
         with pytest.raises(ModelError, match=r"unet\.conv_in has an adapter and is replaced whole"):
             pipe.load_lora_weights(tmp_path)

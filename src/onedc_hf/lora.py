@@ -86,9 +86,10 @@ def make_lora_config(**options: Any) -> LoraConfig:
 
 @contextmanager
 def beside_others() -> Iterator[None]:
-    """Several adapters at once are meant; peft warns of the second one."""
+    """Several adapters at once are meant; peft warns of the second one, and where diffusers takes it off again."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
+        warnings.filterwarnings("ignore", "Adapter .* was active which is now deleted", UserWarning)
         yield
 
 
@@ -130,7 +131,8 @@ class Acting:
         # peft lets adapters learn and nothing else: what learned goes on learning, what is only loaded does not
         self._generator.requires_grad_(False)
         for parameter in self._learning:
-            parameter.requires_grad_(True)
+            if not parameter.is_inference():  # offloading moved it in inference mode: it cannot learn any more
+                parameter.requires_grad_(True)
 
 
 def _lora_layers(generator: OneDCGenerator) -> list[Any]:
