@@ -193,7 +193,8 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         carry_licences((), str(origin.parent) if origin.is_file() else "", Path(save_directory))
         forget_origin(save_directory)
         if push:
-            hub["variant"] = kwargs.get("variant", args[1] if len(args) > 1 else None)
+            if (variant := kwargs.get("variant", args[1] if len(args) > 1 else None)) is not None:
+                hub["variant"] = variant
             self.push_to_hub(hub.pop("repo_id", None) or Path(save_directory).resolve().name, **hub)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:  # type: ignore[override]
