@@ -18,7 +18,7 @@ from .files import (
     find_inputs,
     is_named_odc,
     is_picture,
-    plan,
+    plan_as_asked,
     refuse_output_among,
     report,
     run_all,
@@ -52,14 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     for problem in problems:
         complain(problem)
     sources.sort(key=lambda path: path.suffix.lower() in CAMERA_SUFFIXES)  # a JPEG beside a raw file has the name first
-    jobs = plan(
-        sources,
-        arguments.output,
-        ".odc",
-        inputs=arguments.inputs,
-        force=arguments.force,
-        resume=arguments.resume,
-    )
+    jobs = plan_as_asked(arguments, sources, ".odc")
     pipeline = load_pipeline(arguments) if any(not job.problem for job in jobs) else None
     beside = ("keep_metadata", "name_decoder")
     options = rate_options(arguments) | {name: True for name in beside if getattr(arguments, name)}

@@ -16,7 +16,7 @@ from .files import (
     complain,
     find_inputs,
     is_odc,
-    plan,
+    plan_as_asked,
     read,
     refuse_output_among,
     run_all,
@@ -46,14 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     sources, problems = find_inputs(arguments.inputs, is_odc)
     for problem in problems:
         complain(problem)
-    jobs = plan(
-        sources,
-        arguments.output,
-        ".png",
-        inputs=arguments.inputs,
-        force=arguments.force,
-        resume=arguments.resume,
-    )
+    jobs = plan_as_asked(arguments, sources, ".png")
     for job in jobs:
         try:
             picture_format(job.target)  # a suffix that nobody knows is found out before the work is done

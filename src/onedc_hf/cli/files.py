@@ -32,6 +32,7 @@ __all__ = [
     "leave_stdout",
     "missing",
     "plan",
+    "plan_as_asked",
     "read",
     "refuse_output_among",
     "report",
@@ -226,6 +227,18 @@ def plan(
     if left_out:
         report(f"{count(left_out, 'file')} there already")
     return jobs
+
+
+def plan_as_asked(arguments: argparse.Namespace, sources: Sequence[Path], suffix: str) -> list[Job]:
+    """`plan` as the arguments of `add_output_arguments`, and the command's `inputs`, say."""
+    return plan(
+        sources,
+        arguments.output,
+        suffix,
+        inputs=arguments.inputs,
+        force=arguments.force,
+        resume=arguments.resume,
+    )
 
 
 def _standing(job: Job, other: Path | None, suffix: str) -> Literal["absent", "cut", "done", "twice"]:

@@ -11,7 +11,7 @@ from .files import (
     complain,
     find_inputs,
     is_named_odc,
-    plan,
+    plan_as_asked,
     read,
     refuse_output_among,
     run_all,
@@ -33,14 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     sources, problems = find_inputs(arguments.inputs, lambda path: path.suffix.lower() == ".bin")
     for problem in problems:
         complain(problem)
-    jobs = plan(
-        sources,
-        arguments.output,
-        ".odc",
-        inputs=arguments.inputs,
-        force=arguments.force,
-        resume=arguments.resume,
-    )
+    jobs = plan_as_asked(arguments, sources, ".odc")
     pipeline = load_pipeline(arguments) if any(not job.problem for job in jobs) else None
 
     def work(job: Job) -> str:
