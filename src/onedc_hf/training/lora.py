@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..lora import Acting, beside_others, check_name, load_adapter, make_lora_config, part_names, save_adapter
+from ..lora import check_name, load_adapter, make_lora_config, part_names, save_adapter
+from ..lora_acting import Acting, beside_others
 from ..models import OneDCGenerator
 from ..models.adapters import OWN_ADAPTER, PARTS, Adapter, wrappable_layers
 

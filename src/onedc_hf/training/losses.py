@@ -166,7 +166,10 @@ def _repeated_share(detail: Tensor, cell: int) -> Tensor:
     of their energy, which is taken off.
     """
     with torch.no_grad():
-        deviation = F.avg_pool2d(detail.square(), 15, 1, 7, count_include_pad=False).mean(1, keepdim=True).sqrt()
+        # Along columns, then along rows: on a CPU the square in one go is a fifth of a training step.
+        energy = detail.square().mean(1, keepdim=True)
+        energy = F.avg_pool2d(energy, (15, 1), 1, (7, 0), count_include_pad=False)
+        deviation = F.avg_pool2d(energy, (1, 15), 1, (0, 7), count_include_pad=False).sqrt()
     detail = detail / (deviation + _LEVEL)
     rows, columns = detail.shape[-2] // cell, detail.shape[-1] // cell
     cells = detail.unflatten(-1, (columns, cell)).unflatten(-3, (rows, cell))  # [B, 3, rows, cell, columns, cell]

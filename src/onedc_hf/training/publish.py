@@ -22,7 +22,7 @@ from ..errors import OneDCError
 from ..hub.card import build_card
 from ..hub.inherited import inherited_licence, licence_files
 from ..hub.push import push_pipeline
-from ..lora import WEIGHTS_NAME
+from ..lora_file import WEIGHTS_NAME
 from ..pipeline import OneDCPipeline
 from ..sources import looks_like_path
 from .config import model_settings

@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..hub.inherited import carry_licences
-from ..lora import WEIGHTS_NAME
+from ..lora_file import WEIGHTS_NAME
 from .config import TrainConfig
 from .data import Crops, Share, check_folder, crop_batches, excluded_names, open_split, steps_of_epochs
 from .model import TrainableOneDC
