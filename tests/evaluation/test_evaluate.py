@@ -124,6 +124,22 @@ def test_a_known_file_of_another_codec_is_not_measured_again(fake_pipeline, fold
     assert 12.5 not in {row["psnr"] for row in again["rows"] if row["codec"] != "jpeg"}
 
 
+def test_a_known_set_of_files_of_another_codec_is_not_measured_again(fake_pipeline, folder, out, tmp_path):
+    _, results = run(folder, out, "--metrics", "psnr", "frechet_lite0")
+    for record in results["sets"]:
+        if record["codec"] == "jpeg":
+            record["frechet_lite0"] = 12.5  # recognisable
+    results["rows"].reverse()
+    earlier = tmp_path / "earlier.json"
+    earlier.write_text(json.dumps(results))
+    options = ("--metrics", "psnr", "frechet_lite0", "--reuse", str(earlier))
+    _, again = run(folder, tmp_path / "anew", *options)
+    assert {record["frechet_lite0"] for record in again["sets"] if record["codec"] == "jpeg"} == {12.5}
+    assert 12.5 not in {record["frechet_lite0"] for record in again["sets"] if record["codec"] != "jpeg"}
+    _, part = run(folder, tmp_path / "part", "--limit", "2", *options)  # another set
+    assert 12.5 not in {record["frechet_lite0"] for record in part["sets"]}
+
+
 def test_a_broken_picture_is_reported_skipped_and_counted(fake_pipeline, folder, out, capsys):
     (folder / "p1.png").write_bytes(b"\x89PNG broken")
     code, results = run(folder, out)

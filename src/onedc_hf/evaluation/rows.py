@@ -60,6 +60,7 @@ class RowStore:
         self._rows: dict[tuple[str, str, str, str], Row] = {}
         self._failures: dict[str, str] = {}
         self._borrowed: list[Row] = []
+        self._borrowed_sets: dict[tuple[tuple[str, str], ...], Row] = {}
         folder.mkdir(parents=True, exist_ok=True)
         self.reload()
 
@@ -85,8 +86,17 @@ class RowStore:
             self._take(row)
 
     def borrow(self, results: dict[str, Any]) -> None:
-        """Let rows of other codecs in an earlier result file stand for files that are the same again."""
-        self._borrowed += [row for row in results.get("rows", ()) if row.get("codec") != "onedc"]
+        """Let what an earlier result file says of other codecs stand for files, and sets of them, that are the same."""
+        rows = [row for row in results.get("rows", ()) if row.get("codec") != "onedc"]
+        self._borrowed += rows
+        for record in results.get("sets", ()):
+            members = [row for row in rows if all(row[key] == record[key] for key in ("setting", "codec"))]
+            if members:
+                self._borrowed_sets.setdefault(_files(members), {}).update(record)
+
+    def borrowed_set(self, members: Sequence[Row]) -> Row:
+        """What a borrowed result says of the set of these rows' files; empty: nothing."""
+        return self._borrowed_sets.get(_files(members), {})
 
     def _take(self, row: Row) -> None:
         if "error" in row:
@@ -151,6 +161,11 @@ class RowStore:
     def reason(self, picture: str) -> str:
         """Why a picture could not be measured, as far as anybody noted it."""
         return self._failures.get(picture, "it was not measured; run the same command again")
+
+
+def _files(members: Sequence[Row]) -> tuple[tuple[str, str], ...]:
+    """A set of files and what they are of, in whatever order they were measured."""
+    return tuple(sorted((row["sha256"], row["file_sha256"]) for row in members))
 
 
 def _cut_off(line: str) -> bool:

@@ -370,7 +370,7 @@ def collect(
         "settings": settings,
         "codecs": codecs,
         "rows": [{key: row[key] for key in kept if key in row} for row in rows],
-        "sets": _sets(rows, measured, plan, store.folder, progress),
+        "sets": _sets(rows, measured, plan, store, progress),
         "failed": failed,
     }
 
@@ -379,7 +379,7 @@ def _sets(
     rows: Sequence[Row],
     originals: Mapping[str, Original],
     plan: Plan,
-    folder: Path,
+    store: RowStore,
     progress: Callable[[str], None],
 ) -> list[Row]:
     if not plan.set_metrics:
@@ -392,16 +392,18 @@ def _sets(
     for (setting, codec), members in groups.items():
         digests = tuple(row["file_sha256"] for row in members)
         if digests not in known:
-            meters = {name: SET_METRICS[name].make() for name in plan.set_metrics}
-            for row in members:
-                original, rebuilt = originals[row["picture"]].pixels(), rebuilt_picture(folder, row)
+            earlier = store.borrowed_set(members)
+            found = {name: earlier[name] for name in plan.set_metrics if earlier.get(name) is not None}
+            meters = {name: SET_METRICS[name].make() for name in plan.set_metrics if name not in found}
+            for row in members if meters else ():
+                original, rebuilt = originals[row["picture"]].pixels(), rebuilt_picture(store.folder, row)
                 for name, meter in list(meters.items()):
                     try:
                         meter.add(original, rebuilt)
                     except PictureError as error:  # without one picture it would be the value of another set
                         progress(f"no {name}: {row['picture']}: {error}")
                         del meters[name]
-            found = {name: _or_none(meter.compute) for name, meter in meters.items()}
+            found |= {name: _or_none(meter.compute) for name, meter in meters.items()}
             known[digests] = {name: found.get(name) for name in plan.set_metrics}
             progress(f"set metrics: {codec} {setting}")
         records.append({"setting": setting, "codec": codec, "pictures": len(members), **known[digests]})

@@ -55,6 +55,8 @@ class OneDCAutoencoder(WholeWeights, ModelMixin, ConfigMixin):
         expansion (`int`, *optional*, defaults to 3): inner width of the blocks.
         scaling_factor (`float`, *optional*, defaults to 1.0): latents are multiplied by it outside, as in diffusers.
         noise_channels (`int`, *optional*, defaults to 0): channels of noise beside the latent, for texture (noise.py).
+        noise_before (`int`, *optional*): the decoder's block at 1/8, counted from 1, in front of which the noise comes
+            in; by default the last.
     """
 
     _supports_gradient_checkpointing = False
@@ -72,8 +74,11 @@ class OneDCAutoencoder(WholeWeights, ModelMixin, ConfigMixin):
         expansion: int = 3,
         scaling_factor: float = 1.0,
         noise_channels: int = 0,
+        noise_before: int | None = None,
     ):
         super().__init__()
+        if noise_before is not None and not 1 <= noise_before <= decoder_layers:
+            raise ValueError(f"`noise_before` names one of {decoder_layers} `decoder_layers`; got {noise_before}.")
         self.encoder = nn.Sequential(
             nn.Conv2d(3, encoder_channels, 8, stride=8),
             *[LiteBlock(encoder_channels, expansion) for _ in range(encoder_layers)],
@@ -111,6 +116,10 @@ class OneDCAutoencoder(WholeWeights, ModelMixin, ConfigMixin):
         nn.Module.to(loaded[0] if isinstance(loaded, tuple) else loaded, dtype)
         return loaded
 
+    @property
+    def _noise_before(self) -> int:
+        return self.config.noise_before or max(1, self.config.decoder_layers)
+
     def with_noise(self, channels: int) -> OneDCAutoencoder:
         """This autoencoder with noise beside the latent; itself if it has that already.
 
@@ -127,9 +136,44 @@ class OneDCAutoencoder(WholeWeights, ModelMixin, ConfigMixin):
                 f"The autoencoder has {has} channels of noise and cannot get {channels}: set `noise_channels` to "
                 f"{has}, or to 0, which keeps what there is."
             )
-        settings = {key: value for key, value in self.config.items() if not key.startswith("_")}
-        copy = type(self)(**(settings | {"noise_channels": channels}))
-        copy.load_state_dict(copy.state_dict() | self.state_dict())
+        return self._grown(self.state_dict(), noise_channels=channels)
+
+    def with_decoder_layers(self, count: int) -> OneDCAutoencoder:
+        """This autoencoder with so many blocks at 1/8 in its decoder; itself if it has as many.
+
+        New blocks stand behind those that are there, and do nothing yet: pictures stay what they
+        are, and training starts from there.
+
+        Raises:
+            ModelError: if this one has more.
+        """
+        has = self.config.decoder_layers
+        if has == count:
+            return self
+        if has > count:
+            raise ModelError(
+                f"The autoencoder's decoder has {has} blocks and cannot get {count}: set `decoder_layers` to {has} or "
+                "more, or to 0, which keeps what there is."
+            )
+        first = 1 + has  # of what follows the blocks
+        moved = {}
+        for name, tensor in self.state_dict().items():
+            part, _, rest = name.partition(".")
+            index, _, leaf = rest.partition(".")
+            if part == "decoder" and int(index) >= first:
+                name = f"decoder.{int(index) + count - has}.{leaf}"
+            moved[name] = tensor
+        deeper = self._grown(moved, decoder_layers=count, noise_before=self._noise_before)
+        for block in deeper.decoder[first : 1 + count]:
+            nn.init.zeros_(block.project.weight)
+            nn.init.zeros_(block.project.bias)
+        return deeper
+
+    def _grown(self, weights: dict[str, Tensor], **settings: Any) -> OneDCAutoencoder:
+        """One with other settings and these weights; what they do not name is new."""
+        own = {key: value for key, value in self.config.items() if not key.startswith("_")}
+        copy = type(self)(**(own | settings))
+        copy.load_state_dict(copy.state_dict() | weights)
         nn.Module.to(copy, self.device, self.dtype)
         return copy.train(self.training)
 
@@ -160,13 +204,12 @@ class OneDCAutoencoder(WholeWeights, ModelMixin, ConfigMixin):
         """
         channels = self.config.noise_channels
         if channels:
-            last = max(1, self.config.decoder_layers)  # the index of the last block at 1/8
-            hidden = self.decoder[:last](z)
+            hidden = self.decoder[: self._noise_before](z)
             if noise is None:
                 noise = position_noise(channels, z.shape[-2], z.shape[-1], origin)
             # The features say how much of it belongs here: none in a sky, a great deal in a meadow.
             hidden = hidden + self.noise_in(noise.to(z)) * self.noise_gate(hidden)
-            sample = self.decoder[last:](hidden)
+            sample = self.decoder[self._noise_before :](hidden)
         else:
             sample = self.decoder(z)
         return DecoderOutput(sample=sample) if return_dict else (sample,)

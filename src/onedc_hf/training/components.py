@@ -25,8 +25,8 @@ DECIDES_SYMBOLS = ("codec.entropy", "codec.enc", "codec.hyper_enc", "gain_anchor
 
 __all__ = [
     "DECIDES_SYMBOLS",
-    "add_noise",
     "choose_what_learns",
+    "grow_decoder",
     "in_place",
     "load_model",
     "load_start",
@@ -130,32 +130,36 @@ def load_model(
 
 
 def load_start(config: TrainConfig) -> TrainableOneDC:
-    """The model that a run's settings start from (see `load_model`), with noise for its decoder if they ask for it.
+    """The model that a run's settings start from (see `load_model`), its decoder grown as they ask.
 
     Raises:
-        ModelError: if the pipeline cannot be trained, or its VAE cannot have noise.
+        ModelError: if the pipeline cannot be trained, or its VAE cannot have what is asked for.
     """
     model = load_model(
         config.init_from, config.rate_estimate, config.freeze, revision=config.revision, variant=config.variant
     )
-    add_noise(model, config)
+    grow_decoder(model, config)
     return model
 
 
-def add_noise(model: TrainableOneDC, config: TrainConfig) -> None:
-    """Gives the VAE's decoder the noise that a run's settings ask for.
+def grow_decoder(model: TrainableOneDC, config: TrainConfig) -> None:
+    """Gives the VAE's decoder the noise and the blocks that a run's settings ask for.
 
     Raises:
-        ModelError: if this VAE cannot have it, or has it in another number of channels.
+        ModelError: if this VAE cannot have them, or has other noise or more blocks.
     """
-    if not config.noise_channels:
+    asked = [name for name in ("noise_channels", "decoder_layers") if getattr(config, name)]
+    if not asked:
         return
     if not isinstance(model.vae, OneDCAutoencoder):
         raise ModelError(
-            f"`noise_channels` is for OneDCAutoencoder, and this model's VAE is a {type(model.vae).__name__}: leave it "
-            "at 0."
+            f"`{asked[0]}` is for OneDCAutoencoder, and this model's VAE is a {type(model.vae).__name__}: leave it at "
+            "0."
         )
-    model.vae = model.vae.with_noise(config.noise_channels)
+    if config.noise_channels:
+        model.vae = model.vae.with_noise(config.noise_channels)
+    if config.decoder_layers:
+        model.vae = model.vae.with_decoder_layers(config.decoder_layers)
 
 
 def choose_what_learns(model: TrainableOneDC, config: TrainConfig) -> list[nn.Parameter]:
@@ -178,6 +182,11 @@ def choose_what_learns(model: TrainableOneDC, config: TrainConfig) -> list[nn.Pa
     if config.noise_channels and not any(name.startswith("vae.noise_") for name in trainable):
         raise ValueError(
             "`noise_channels` gives the VAE's decoder weights that have to learn, and `freeze` covers them: freeze "
+            "`vae.encoder` in place of `vae` (in stage 2 an empty `freeze` covers the whole VAE), or leave it at 0."
+        )
+    if config.decoder_layers and not any(name.startswith("vae.decoder.") for name in trainable):
+        raise ValueError(
+            "`decoder_layers` gives the VAE's decoder blocks that have to learn, and `freeze` covers them: freeze "
             "`vae.encoder` in place of `vae` (in stage 2 an empty `freeze` covers the whole VAE), or leave it at 0."
         )
     if not trainable:

@@ -37,6 +37,7 @@ class TrainConfig:
             stage 2: everything but the generator.
         noise_channels (`int`): give the decoder of an `OneDCAutoencoder` that has none so many channels of noise beside
             the latent, to make texture of (32 in the box); 0: leave it as it is.
+        decoder_layers (`int`): give it so many blocks at 1/8, the new ones behind the others; 0: leave it as it is.
         train_lora (`bool`): of the generator's U-Net only a LoRA learns (peft). Where nothing else learns but parts of
             the generator, it is saved alone, as a file that `load_lora_weights` reads; otherwise within the pipeline.
         rank, lora_alpha, lora_targets: of the adapter; no targets: those of the paper.
@@ -143,6 +144,7 @@ class TrainConfig:
     variant: str = ""
     freeze: list[str] = dataclasses.field(default_factory=list)
     noise_channels: int = 0
+    decoder_layers: int = 0
     train_lora: bool = False
     rank: int = 64
     lora_alpha: float = 8.0
@@ -297,7 +299,7 @@ class TrainConfig:
         for name in ("low_rate_detail", "high_rate_detail"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must lie in [0, 1]; got {getattr(self, name)}.")
-        for name in ("noise_channels", "picture_cache_mib"):
+        for name in ("noise_channels", "decoder_layers", "picture_cache_mib"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be below 0; got {getattr(self, name)}.")
         for name in (

@@ -76,6 +76,7 @@ _SHOWN = (
     "ema_decay",
     "freeze",
     "noise_channels",
+    "decoder_layers",
     "lambda_low",
     "lambda_high",
     "seed",

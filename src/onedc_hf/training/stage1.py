@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .components import DECIDES_SYMBOLS, add_noise, choose_what_learns, load_start, make_model, save_result
+from .components import DECIDES_SYMBOLS, choose_what_learns, grow_decoder, load_start, make_model, save_result
 from .config import TrainConfig
 from .data import Crops, Share, crop_batches
 from .distillation import make_distillation
@@ -82,7 +82,7 @@ def _starting_model(config: TrainConfig) -> TrainableOneDC:
         if model.codec.config.trunk == "lite":
             batches = islice(crop_batches(config, Share(_START_BATCH)), _START_BATCHES)
             start_as_transform_codec(model, torch.cat([Crops.of(batch).pixels for batch in batches]))
-        add_noise(model, config)
+        grow_decoder(model, config)
     model.exact_weights = config.exact_weights
     return model
 
