@@ -422,6 +422,20 @@ def test_a_saved_picture_has_all_that_came_with_it(
         save_picture(rebuilt, tmp_path / "rebuilt.odd")
 
 
+def test_what_cannot_be_saved_is_an_error_that_says_why(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (8, 8), "red")
+    with pytest.raises(TypeError, match="ndarray"):
+        save_picture(np.asarray(picture), tmp_path / "a.png")  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError, match="no folder.*nowhere"):
+        save_picture(picture, tmp_path / "nowhere" / "a.png")
+    with pytest.raises(ValueError, match="no pixels of mode 'F'"):
+        save_picture(picture.convert("F"), tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())
+    save_picture(picture.convert("P"), tmp_path / "a.jpg")
+    with Image.open(tmp_path / "a.jpg") as written:
+        assert written.mode == "RGB"
+
+
 @pytest.mark.parametrize("xmp", [KEPT.replace("a café", "x" * 70_000).encode(), KEPT.encode("utf-16")])
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_metadata_that_a_format_cannot_hold_is_no_error(tmp_path: Path, xmp: bytes, suffix: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -75,3 +77,23 @@ def test_a_damaged_file_says_so_when_its_pixels_are_asked_for(written, tmp_path:
     (tmp_path / "stub.odc").write_bytes(data[:4])
     with pytest.raises(UnidentifiedImageError):
         Image.open(tmp_path / "stub.odc")
+
+
+def test_a_picture_with_alpha_says_so_before_it_is_rebuilt(tmp_path: Path, picture) -> None:
+    alpha = np.full((70, 50), 255, np.uint8)
+    alpha[:20] = 40
+    path = tmp_path / "a.odc"
+    path.write_bytes(OneDCPipeline.from_pretrained().compress(np.dstack([picture(70, 50), alpha]), z_only=True))
+    with Image.open(path) as image:
+        assert image.mode == "RGBA"
+        assert np.asarray(image.convert("RGB")).shape == (70, 50, 3)
+
+
+@pytest.mark.parametrize("again", [lambda image: pickle.loads(pickle.dumps(image)), copy.deepcopy, copy.copy])
+@pytest.mark.parametrize("rebuilt", [False, True])
+def test_it_is_copied_and_pickled_like_any_other(written, again, rebuilt: bool) -> None:
+    path, expected = written
+    with Image.open(path) as image:
+        if rebuilt:
+            image.load()
+        assert np.array_equal(np.asarray(again(image)), np.asarray(expected))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 import zlib
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -107,7 +108,15 @@ def test_16_bit_grey_is_scaled_and_not_clipped(value, expected, form, tmp_path):
     elif form != "uint16":
         picture = tmp_path / f"deep.{form}"
         Image.fromarray(values).save(picture)
-    assert one(load_picture(picture)) == (expected,) * 3
+    with pytest.warns(UserWarning, match="nearly black") if 0 < value <= 255 else nullcontext():
+        assert one(load_picture(picture)) == (expected,) * 3
+
+
+@pytest.mark.parametrize("form", ["I", "uint16"])
+def test_8_bits_in_wider_integers_are_pointed_out(form):
+    values = np.full((4, 4), 200, np.uint16)
+    with pytest.warns(UserWarning, match="at most 200 are read as 16 bits.*pass them as uint8"):
+        assert one(load_picture(Image.fromarray(values.astype(np.int32)) if form == "I" else values)) == (1, 1, 1)
 
 
 def test_16_bit_colour_arrays_are_scaled():

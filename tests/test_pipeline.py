@@ -631,3 +631,69 @@ def test_the_layout_of_weights_is_exact_in_float32_and_quick_in_half_precision(n
     settle(module)
     assert module.weight.is_contiguous(memory_format=torch.channels_last) == last
     assert torch.equal(module.weight, before)
+
+
+def test_tensors_that_are_handed_out_can_be_worked_on_and_learned_from(
+    tiny_pipeline: OneDCPipeline, picture: Picture
+) -> None:
+    data = tiny_pipeline.compress(picture(64, 64))
+    for tensor in (tiny_pipeline.decompress(data, "pt"), tiny_pipeline(picture(64, 64), output_type="pt").images[0]):
+        tensor.mul_(2)
+        torch.nn.Conv2d(3, 1, 3)(tensor[None]).sum().backward()
+
+
+def test_limits_go_along_to_a_pipeline_of_the_same_parts(tiny_folder: Path) -> None:
+    pipe = OneDCPipeline.from_pretrained(tiny_folder, max_pixels=1000)
+    pipe.disable_tiling()
+    other = OneDCPipeline.from_pipe(pipe)
+    assert other.max_pixels == 1000 and other._tiling is None and other.codec is pipe.codec
+
+
+@pytest.mark.parametrize(
+    ("limit", "error"), [("1e9", TypeError), (1e9, TypeError), (True, TypeError), (-5, ValueError)]
+)
+def test_a_limit_that_is_none_is_refused(tiny_folder: Path, limit: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match="max_pixels"):
+        OneDCPipeline.from_pretrained(tiny_folder, max_pixels=limit)  # type: ignore[arg-type]
+
+
+def test_a_subfolder_is_not_passed_over(tiny_folder: Path) -> None:
+    with pytest.raises(ModelError, match="subfolder"):
+        OneDCPipeline.from_pretrained(tiny_folder, subfolder="codec")
+
+
+def test_addresses_are_said_not_to_be_fetched_and_home_is_known(
+    tiny_pipeline: OneDCPipeline, picture: Picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(PictureError, match="not fetched"):
+        tiny_pipeline.compress("https://example.com/a.jpg")
+    with pytest.raises(FileNotFoundError, match="not fetched"):
+        tiny_pipeline.decompress("https://example.com/a.odc")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Image.fromarray(picture(64, 64)).save(tmp_path / "a.png")
+    (tmp_path / "a.odc").write_bytes(tiny_pipeline.compress("~/a.png"))
+    assert tiny_pipeline.decompress("~/a.odc").size == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [({}, {"max_shard_size": "40KB"}), ({"max_shard_size": "40KB"}, {}), ({"variant": "fp16"}, {})],
+)
+def test_a_model_that_is_saved_over_another_takes_its_place(
+    tiny_folder: Path, tmp_path: Path, before: dict[str, str], after: dict[str, str]
+) -> None:
+    pipe = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float32)
+    (tmp_path / "notes.txt").write_text("mine")
+    pipe.save_pretrained(tmp_path, **before)
+    weights = pipe.generator.vae_reduction.weight.data
+    old = weights.clone()
+    weights.add_(1)
+    pipe.vae.decoder[0].bias.data.add_(1)
+    pipe.save_pretrained(tmp_path, **after)
+    again = OneDCPipeline.from_pretrained(tmp_path, dtype=torch.float32)
+    assert torch.equal(again.generator.vae_reduction.weight, weights)
+    assert torch.equal(again.vae.decoder[0].bias, pipe.vae.decoder[0].bias)
+    assert (tmp_path / "notes.txt").read_text() == "mine" and not list(tmp_path.glob(".*"))
+    if "variant" in before:  # of another name, and still whole
+        other = OneDCPipeline.from_pretrained(tmp_path, variant="fp16", dtype=torch.float32)
+        assert torch.equal(other.generator.vae_reduction.weight, old)

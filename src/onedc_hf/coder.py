@@ -125,7 +125,7 @@ class SymbolCoder:
         self, analysed: Analysed, row: int, write: Callable[[np.ndarray, np.ndarray], None], nearest: bool = False
     ) -> None:
         """Chooses symbols of `y` unit by unit at a quality row and hands them and scale indexes to `write`."""
-        weight = 0.0 if nearest else self.codec.rate_weight(torch.tensor(self.quality(row)))
+        weight = 0.0 if nearest else self.codec.rate_weight(torch.tensor(self.quality(row), dtype=torch.float32))
 
         def code(unit: CodingUnit) -> Tensor:
             symbols = clamp_symbols(unit.quantise(analysed.y, weight)[0].cpu().numpy())  # int32 [N/4, rows, X]

@@ -55,7 +55,9 @@ def model_source(name: str | os.PathLike[str] | None) -> str:
         return source
     folder = Path(source).expanduser()
     if not (folder / "model_index.json").is_file():
-        there = "holds no model_index.json" if folder.is_dir() else "does not exist"
+        there = "does not exist"
+        if folder.exists():
+            there = "holds no model_index.json" if folder.is_dir() else "is a file"
         raise ModelError(
             f"{source!r} {there}: give the folder that `save_pretrained` wrote, or a repository id `org/name`."
         )

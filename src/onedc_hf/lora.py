@@ -96,6 +96,8 @@ def load_adapter(
         adapter_name = OWN_ADAPTER if generator.config.lora is None else BESIDE_ADAPTER
     _check_free(generator, adapter_name)
     _check_at_hand(generator)
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(f"An adapter is loaded from a folder, a file or a repository; got {type(source).__name__}.")
     path = fetch_weights(os.fspath(source), weight_name or WEIGHTS_NAME, **hub)
     tensors, settings = read_adapter(path)
     layers = {name: tensor for name, tensor in tensors.items() if name.endswith((LORA_A, LORA_B))}

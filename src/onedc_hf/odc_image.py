@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import ImageFile
 
 from ._register import FORMAT
-from .coding.header import parse_header
+from .coding import inspect, parse_header
 from .errors import BitstreamError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class OdcImageFile(ImageFile.ImageFile):
 
     format = FORMAT
     format_description = "OneDC one-step diffusion codec"
+    _data = b""  # the file, until its picture is rebuilt; none after unpickling, which brings the pixels
 
     def _open(self) -> None:
         self._data = self.fp.read() if self.fp is not None else b""
@@ -40,7 +41,7 @@ class OdcImageFile(ImageFile.ImageFile):
             header = parse_header(self._data)
         except BitstreamError as error:
             raise SyntaxError(str(error)) from error  # what Pillow expects from a plug-in that cannot read a file
-        self._mode = "RGB"
+        self._mode = "RGBA" if _has_alpha(self._data) else "RGB"
         self._size = (header.width, header.height)
         self.info = {"onedc:ModelId": header.model_id, "onedc:BitsPerPixel": f"{header.bpp:.4f}"}
         self.tile = []
@@ -54,8 +55,16 @@ class OdcImageFile(ImageFile.ImageFile):
         if self._data:
             picture = _box().decompress(self._data)
             self.im, self.info, self._data = picture.im, self.info | picture.info, b""
-            self._mode = picture.mode  # RGBA, where the file holds alpha
+            self._mode = picture.mode
             if self.fp is not None and self._exclusive_fp:
                 self.fp.close()
             self.fp = None
         return super().load()
+
+
+def _has_alpha(data: bytes) -> bool:
+    """Whether a file holds alpha, as far as that can be seen without a model."""
+    try:
+        return any(extension["name"] == "alpha" for extension in inspect(data)["extensions"])
+    except BitstreamError:  # `load` says what is wrong
+        return False

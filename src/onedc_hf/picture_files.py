@@ -68,9 +68,14 @@ def save_picture(picture: Image.Image, path: str | os.PathLike[str], provenance:
         provenance (`bool`, *optional*): `False` leaves out the note.
 
     Raises:
-        ValueError: if no format has this suffix.
+        TypeError: if it is no PIL image.
+        ValueError: if no format has this suffix, or the format no pixels of the picture's mode.
         OSError: if the file cannot be written.
     """
+    if not isinstance(picture, Image.Image):
+        raise TypeError(f"`picture` must be a PIL image; got {type(picture).__name__}. Image.fromarray makes one.")
+    if not Path(path).parent.is_dir():
+        raise FileNotFoundError(f"{os.fspath(path)}: there is no folder {str(Path(path).parent)!r}; make it first.")
     write_atomically(Path(path), encode_picture(picture, Path(path), provenance))
 
 
@@ -84,6 +89,10 @@ def encode_picture(picture: Image.Image, path: Path, provenance: bool = True) ->
     """
     name = picture_format(path)
     picture.load()  # an .odc file that Pillow opened knows only then what came with it
+    if picture.mode in ("P", "PA"):  # not every format has palettes
+        given = picture
+        picture = given.convert("RGBA" if given.has_transparency_data else "RGB")
+        picture.info = dict(given.info)
     picture, info = _without_what_has_no_place(picture, path, name, provenance)
     options = dict(_FORMATS[name].options)
     kept = {key: info[key] for key in ("exif", "icc_profile") if key in info}
@@ -110,7 +119,12 @@ def encode_picture(picture: Image.Image, path: Path, provenance: bool = True) ->
     elif xmp is not None:
         options["xmp"] = xmp
     buffer = io.BytesIO()
-    picture.save(buffer, name, **options)
+    try:
+        picture.save(buffer, name, **options)
+    except OSError as error:
+        if "cannot write mode" not in str(error):
+            raise
+        raise ValueError(f"{path}: this format has no pixels of mode {picture.mode!r}: convert them first") from error
     return buffer.getvalue()
 
 

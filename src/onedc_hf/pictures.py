@@ -102,7 +102,8 @@ def open_picture(image: PictureInput, max_pixels: int | None = MAX_PIXELS) -> Op
             than `max_pixels`; or the array's shape, type or values are not those above.
     """
     if isinstance(image, (str, os.PathLike)):
-        return _load_file(os.fspath(image), max_pixels)
+        path = os.fspath(image)
+        return _load_file(path if os.path.exists(path) else os.path.expanduser(path), max_pixels)
     if isinstance(image, Image.Image):
         return guarded(lambda: _from_pil(image, "the PIL image", max_pixels), "the PIL image")
     if is_open_file(image):
@@ -211,6 +212,8 @@ def _load_file(path: str, max_pixels: int | None) -> OpenedPicture:
     if os.path.isdir(path):
         raise PictureError(f"{path} is a folder: name a picture in it, or pass a list of pictures")
     if not os.path.exists(path):
+        if "://" in path:
+            raise PictureError(f"{path}: addresses are not fetched; diffusers.utils.load_image gives a picture of one")
         raise PictureError(f"{path}: no such file (looked in {os.path.dirname(os.path.abspath(path))})")
 
     def read() -> OpenedPicture:
@@ -363,14 +366,19 @@ def _to_8_bits(picture: Image.Image, where: str) -> Image.Image:
         raise PictureError(
             f"{where}: integer pixels from {low} to {high}, expected 16 bits (0 to 65535); scale them to 8 bits first"
         )
-    grey = Image.fromarray(_scale_16_bits(values))
+    grey = Image.fromarray(_scale_16_bits(values, where))
     clear = picture.info.get("transparency")  # tRNS of a 16-bit grey PNG: the one value that is transparent
     if isinstance(clear, int):
         grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
     return grey
 
 
-def _scale_16_bits(values: np.ndarray) -> np.ndarray:
+def _scale_16_bits(values: np.ndarray, where: str) -> np.ndarray:
+    if 0 < (high := int(values.max())) <= 255:
+        warn_user(
+            f"{where}: integer pixels of at most {high} are read as 16 bits (0 to 65535), which is nearly black; if "
+            "they are meant to be 8 bits (0 to 255), pass them as uint8"
+        )
     return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)  # round(v / 257)
 
 
@@ -466,7 +474,7 @@ def _to_bytes(array: np.ndarray, what: str) -> np.ndarray:
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.uint16:
-        return _scale_16_bits(array)
+        return _scale_16_bits(array, what)
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * 255
     if array.dtype.kind == "f":

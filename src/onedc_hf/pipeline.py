@@ -29,7 +29,7 @@ from .beside import pack_beside, with_alpha, with_metadata
 from .calibration import calibrate, fit_tables
 from .coder import Analysed, SymbolCoder, Symbols
 from .coding import Kind, SymbolModel, Tag, parse_header
-from .coding.limits import MAX_PIXELS
+from .coding.limits import MAX_PIXELS, check_limit
 from .coding.order import Y_PER_Z
 from .earlier import EarlierReaders
 from .errors import ModelError
@@ -51,7 +51,7 @@ from .pictures import PictureInput, from_tensor, is_open_file, open_picture, pad
 from .precision import default_dtype
 from .provenance import provenance_info
 from .rate_search import check_rate
-from .saving import forget_origin, make_folder
+from .saving import forget_origin, make_folder, saved_over
 from .tiling import POSITION, Canvas, Tiling, assemble, part_of, spans
 
 __all__ = ["OneDCPipeline", "OneDCPipelineOutput"]
@@ -158,7 +158,14 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
 
         Raises:
             ModelError: if there is no OneDC pipeline at that place, or its weights are not those of its model id.
+            TypeError, ValueError: for a `max_pixels` that is no number, or below 0.
         """
+        check_limit(max_pixels)
+        if kwargs.get("subfolder"):
+            raise ModelError(
+                f"A pipeline is loaded from a folder of its own, and not from a `subfolder` ({kwargs['subfolder']!r}): "
+                "give that folder's path, on the Hub after `huggingface_hub.snapshot_download(repository)`."
+            )
         source = model_source(pretrained_model_name_or_path)
         if kwargs.get("torch_dtype") is None and kwargs.get("dtype") is None:
             kwargs["dtype"] = default_dtype()
@@ -171,9 +178,18 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         pipe.max_pixels = max_pixels
         return pipe
 
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> OneDCPipeline:
+        """As in diffusers: a pipeline of the components of another; its `max_pixels` and tiling hold here, too."""
+        pipe = super().from_pipe(pipeline, **kwargs)
+        if isinstance(pipeline, OneDCPipeline):
+            pipe.max_pixels, pipe._tiling = pipeline.max_pixels, pipeline._tiling
+        return pipe
+
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Saves the pipeline to a folder, which `from_pretrained` reads; arguments are those of `DiffusionPipeline`.
 
+        Of a model that is in the folder already the weight files are replaced, those of another `variant` kept.
         Texts in the folder `licences` of the folder that it was loaded from go along; those of a repository on the Hub
         are not fetched, and are yours to pass on. With `push_to_hub=True` it is also pushed, by `push_to_hub` and with
         its card, to `repo_id` (by default the folder's name); `variant` counts for both, and `card`, `license`,
@@ -188,12 +204,14 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         make_folder(save_directory)
         push = kwargs.pop("push_to_hub", False)
         hub = {name: kwargs.pop(name) for name in _HUB_OPTIONS if name in kwargs}
-        super().save_pretrained(save_directory, *args, **kwargs)
+        variant = kwargs.get("variant", args[1] if len(args) > 1 else None)
         origin = Path(self.config.get("_name_or_path") or "", "model_index.json")
-        carry_licences((), str(origin.parent) if origin.is_file() else "", Path(save_directory))
-        forget_origin(save_directory)
+        with saved_over(Path(save_directory), variant) as staged:
+            super().save_pretrained(staged, *args, **kwargs)
+            carry_licences((), str(origin.parent) if origin.is_file() else "", staged)
+            forget_origin(staged)
         if push:
-            if (variant := kwargs.get("variant", args[1] if len(args) > 1 else None)) is not None:
+            if variant is not None:
                 hub["variant"] = variant
             self.push_to_hub(hub.pop("repo_id", None) or Path(save_directory).resolve().name, **hub)
 
@@ -471,7 +489,8 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         # 3. What came beside it.
         pixels = with_alpha(pixels, symbols.extensions)  # [height, width, 3 or 4]
         if output_type != "pil":
-            return to_output(pixels, output_type)
+            with torch.inference_mode(False):  # a tensor that may be worked on and learned from, as of other pipelines
+                return to_output(pixels, output_type)
         result: Any = with_metadata(to_output(pixels), symbols.extensions)
         part = preview and symbols.header.kind != Kind.Z_ONLY
         result.info |= provenance_info(self.model_id, symbols.header.bpp, symbols.received, part)
@@ -624,6 +643,10 @@ def _read(data: DataInput) -> bytes | bytearray | memoryview:
         return data
     if isinstance(data, str | os.PathLike):
         path = Path(data)
+        if not path.exists():
+            if "://" in str(data):
+                raise FileNotFoundError(f"{data}: addresses are not fetched; download the file, and give its path.")
+            path = path.expanduser()
         if path.is_dir():
             raise IsADirectoryError(f"{str(path)!r} is a folder; give one `.odc` file, or a list of them.")
         return path.read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import shutil
@@ -15,9 +16,11 @@ from typing import Any
 
 from .errors import ModelError, OneDCError
 
-__all__ = ["forget_origin", "make_folder", "staged_folder", "write_atomically"]
+__all__ = ["forget_origin", "make_folder", "replaced_weights", "saved_over", "staged_folder", "write_atomically"]
 
 _CONFIGS = ("config.json", "scheduler_config.json")
+_STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")  # of weights, as transformers and diffusers name them
+_SHARD = f"{'[0-9]' * 5}-of-{'[0-9]' * 5}"
 
 
 def forget_origin(folder: str | os.PathLike[str]) -> None:
@@ -52,6 +55,56 @@ def make_folder(folder: str | os.PathLike[str]) -> None:
             f"{os.fspath(folder)} is, or lies in, a file, and nothing was saved: give a folder, which is made if it "
             "does not exist."
         ) from error
+
+
+def replaced_weights(folder: str | os.PathLike[str], variant: str | None = None) -> list[str]:
+    """Patterns of the weight files, in the place that a model is saved to, that those of its folder stand for.
+
+    Loaders prefer a whole file to shards, and safetensors to pickles: one that an earlier save left would hide those of
+    this one.
+
+    Args:
+        folder (`str` or `os.PathLike`): the model's, as it is saved or uploaded.
+        variant (`str`, *optional*): of its weight files; those of other variants match no pattern.
+
+    Returns:
+        `list[str]`: such as `delete_patterns` of `upload_folder`, which keeps what it uploads.
+    """
+    label = f".{glob.escape(variant)}" if variant else ""
+    names = [
+        name
+        for stem in _STEMS
+        for kind in ("safetensors", "bin")
+        for name in (
+            f"{stem}{label}.{kind}",
+            f"{stem}{label}-{_SHARD}.{kind}",
+            f"{stem}.{kind}.index{label}.json",
+            *((f"{stem}-{_SHARD}{label}.{kind}",) if label else ()),  # of earlier versions of diffusers
+        )
+    ]
+    parts = sorted(path.parent.name for path in Path(folder).glob("*/config.json"))
+    return [f"{glob.escape(part)}/{name}" for part in parts for name in names]
+
+
+@contextmanager
+def saved_over(folder: Path, variant: str | None = None) -> Iterator[Path]:
+    """A place to save a model in, whose files are moved to a folder in the end, over those of an earlier model there.
+
+    Args:
+        folder (`Path`): exists; what else is in it stays.
+        variant (`str`, *optional*): of the model's weight files.
+    """
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".onedc-", ignore_cleanup_errors=True) as temporary:
+        staged = Path(temporary)
+        yield staged
+        written = [path.relative_to(staged) for path in sorted(staged.rglob("*")) if path.is_file()]
+        for name in written:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (staged / name).replace(folder / name)
+    for pattern in replaced_weights(folder, variant):
+        for path in folder.glob(pattern):
+            if path.relative_to(folder) not in written:
+                path.unlink()
 
 
 @contextmanager

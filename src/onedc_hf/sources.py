@@ -15,7 +15,8 @@ __all__ = ["fetch_weights", "looks_like_path"]
 
 def looks_like_path(source: str) -> bool:
     """Whether somebody meant a folder: `org/name` is a repository unless such a folder exists."""
-    return Path(source).exists() or source.startswith((".", "/", "~", "\\")) or source.count("/") > 1
+    local = source.startswith((".", "/", "~", "\\")) or source.endswith("/") or source.count("/") > 1
+    return local or Path(source).exists()
 
 
 def fetch_weights(source: str, name: str, **hub: Any) -> Path:

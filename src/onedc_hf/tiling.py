@@ -121,7 +121,7 @@ def _lay(whole: Tensor, part: Tensor, dimension: int, start: int, done: int) -> 
     if overlap > 0:
         shape = [1] * whole.dim()
         shape[dimension] = overlap
-        position = (torch.arange(overlap, device=whole.device) + 0.5) / overlap  # 0 to 1
+        position = (torch.arange(overlap, dtype=torch.float32, device=whole.device) + 0.5) / overlap  # 0 to 1
         share = (2 * position - 0.5).clamp(0, 1).reshape(shape)
         old = whole.narrow(dimension, start, overlap)
         faded = torch.lerp(old.float(), part.narrow(dimension, 0, overlap).float(), share)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from onedc_hf import OneDCPipeline
 from onedc_hf.hub import push
+from onedc_hf.saving import replaced_weights
 
 PUSH = """
 from onedc_hf import OneDCPipeline
@@ -103,7 +104,7 @@ def test_a_whole_file_makes_way_for_shards_of_its_variant_alone(tiny_folder):
             for end in (".safetensors", "-00001-of-00002.safetensors")
         ]
         names.append("vae/diffusion_pytorch_model-00001-of-00002.fp16.safetensors")
-        return set(filter_repo_objects(names, allow_patterns=push.replaced_weights(tiny_folder, variant)))
+        return set(filter_repo_objects(names, allow_patterns=replaced_weights(tiny_folder, variant)))
 
     for variant, label in ((None, ""), ("fp16", ".fp16")):
         wanted = {

@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     with _explained(repo, arguments.out):
         from huggingface_hub import upload_folder
 
-        from ..hub.push import replaced_weights
+        from ..saving import replaced_weights
 
         readme = Path(arguments.out, "README.md")
         readme.write_text(readme.read_text(encoding="utf-8").replace("THIS/REPOSITORY", repo), encoding="utf-8")

@@ -5,6 +5,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ..coding.limits import check_limit
 from ..errors import ModelError, OneDCError
 from .files import UsageError
 
@@ -59,6 +60,7 @@ def load_pipeline(arguments: argparse.Namespace) -> "OneDCPipeline":
         if getattr(arguments, "lora", None) is not None:
             pipeline.load_lora_weights(arguments.lora)
         if arguments.max_pixels is not None:
+            check_limit(arguments.max_pixels)
             pipeline.max_pixels = arguments.max_pixels or None
         _set_tiling(pipeline, arguments.tile_size)
         return pipeline if arguments.device == "cpu" else pipeline.to(arguments.device)

@@ -4,7 +4,6 @@
 `OneDCPipeline.from_pretrained(repo_id)` without trusting anybody's code.
 """
 
-import glob
 import json
 import shutil
 from collections.abc import Mapping
@@ -16,15 +15,13 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import CommitInfo, ModelCard, create_repo, hf_hub_download, upload_folder
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+from ..saving import replaced_weights
 from ..user_warning import warn_user
 from .card import build_card, is_box, load_argument
 from .inherited import inherited_licence
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
-
-_STEMS = ("model", "diffusion_pytorch_model")  # of weight files, as transformers and diffusers name them
-_SHARD = f"{'[0-9]' * 5}-of-{'[0-9]' * 5}"
 
 
 def push_pipeline(
@@ -88,33 +85,6 @@ def push_pipeline(
             create_pr=create_pr,
             delete_patterns=replaced_weights(folder, variant),
         )
-
-
-def replaced_weights(folder: str | PathLike[str], variant: str | None = None) -> list[str]:
-    """Patterns of the weight files in a repository that those of a model folder take the place of.
-
-    Loaders prefer a whole file to shards: one that an earlier upload left would hide the shards of this one.
-
-    Args:
-        folder (`str` or `os.PathLike`): the model's, as it is uploaded.
-        variant (`str`, *optional*): of its weight files; those of other variants match no pattern.
-
-    Returns:
-        `list[str]`: for `delete_patterns` of `upload_folder`, which keeps what it uploads.
-    """
-    label = f".{glob.escape(variant)}" if variant else ""
-    names = [
-        name
-        for stem in _STEMS
-        for name in (
-            f"{stem}{label}.safetensors",
-            f"{stem}{label}-{_SHARD}.safetensors",
-            f"{stem}.safetensors.index{label}.json",
-            *((f"{stem}-{_SHARD}{label}.safetensors",) if label else ()),  # of earlier versions of diffusers
-        )
-    ]
-    parts = sorted(path.parent.name for path in Path(folder).glob("*/config.json"))
-    return [f"{glob.escape(part)}/{name}" for part in parts for name in names]
 
 
 def write_root_config(pipeline: "DiffusionPipeline", folder: str | PathLike[str]) -> None:

@@ -448,7 +448,7 @@ class OneDCCodec(WholeWeights, PreTrainedModel):
         codes = self.hyper_analyse(y, semantic)
         y = y.to(self.entropy.dtype)
         share = quality_row / max(1, self.entropy.quality_rows - 1)
-        weight = self.rate_weight(torch.tensor(100.0 * share))
+        weight = self.rate_weight(torch.tensor(100.0 * share, dtype=torch.float32))
         hyper: ExactHyper | HyperParameters
         if isinstance(self.entropy, ExactEntropyModel):
             hyper = exact = self.entropy.hyper_synthesis(codes)

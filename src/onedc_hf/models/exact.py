@@ -214,7 +214,8 @@ class ExactEntropyModel(EntropyBase):
         batch, _, z_rows, z_columns = codes.shape
         n = self.gain_steps.shape[1]
         shape = (batch, n, z_rows * Y_PER_Z, z_columns * Y_PER_Z)
-        scales = torch.empty(batch, n // 4, *shape[2:], device=codes.device)
+        # With its dtype: torch's default one is the whole program's, and loading another model changes it for a while.
+        scales = torch.empty(batch, n // 4, *shape[2:], dtype=torch.float32, device=codes.device)
         means, reduced = torch.empty_like(scales), torch.empty(shape, dtype=torch.int16, device=codes.device)
         with torch.autocast(device_type=codes.device.type, enabled=False):
             seed = leaky(self.feat_in(digits.permute(0, 2, 3, 1), kernel), self.slopes[0])
@@ -280,10 +281,10 @@ class ExactEntropyModel(EntropyBase):
                 factor, inverse, steps = (fold(g.expand(-1, -1, *scales.shape[2:]), index) for g in gain)
                 real = means.double() * math.ldexp(1.0, -wide_bits)
                 symbols = code_unit(CodingUnit(index, rows, real, self.scale_index(scales, steps), factor))
-                values = means.double()
+                values = means.double()  # which may be `means` itself
                 if symbols is not None:
-                    values += (symbols.double() * inverse * share + 0.5).floor_()
-                coded[:, :, rows] = values.clamp_(-_Y_HAT_LIMIT, _Y_HAT_LIMIT)
+                    values = values + (symbols.double() * inverse * share + 0.5).floor_()
+                coded[:, :, rows] = values.clamp(-_Y_HAT_LIMIT, _Y_HAT_LIMIT)
             unfold_into(y_hat, coded, index)  # after the pass: its own values are no context, wherever a unit ends
         result = y_hat.view(torch.float32)  # in place: of a large picture, a second copy would be much of the memory
         for rows in units:
