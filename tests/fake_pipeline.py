@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from onedc_hf.coding.header import Kind, pack_header, parse_sections
+from onedc_hf.coding.limits import MAX_PIXELS
 from onedc_hf.errors import TargetError
 from onedc_hf.pictures import load_picture, to_output
 
@@ -26,6 +27,7 @@ class FakePipeline:
     components: dict[str, Any] = {}
     smallest = 0
     adapter_id: str | None = None
+    max_pixels: int | None = MAX_PIXELS
 
     @classmethod
     def from_pretrained(cls, pretrained: Any = None, **options: Any) -> FakePipeline:

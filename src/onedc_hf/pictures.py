@@ -135,13 +135,13 @@ def load_picture(image: PictureInput, max_pixels: int | None = MAX_PIXELS) -> np
     return _on_white(opened, os.fspath(image) if isinstance(image, (str, os.PathLike)) else _kind_of(image))
 
 
-def load_picture_bytes(data: bytes, name: str) -> np.ndarray:
+def load_picture_bytes(data: bytes, name: str, max_pixels: int | None = MAX_PIXELS) -> np.ndarray:
     """Reads the bytes of a picture's file as `load_picture` does; errors and warnings name it `name`.
 
     Raises:
-        PictureError: if they are no picture, or a damaged one.
+        PictureError: if they are no picture, a damaged one, or one of more than `max_pixels`.
     """
-    opened = _read(io.BytesIO(data), name, MAX_PIXELS)
+    opened = _read(io.BytesIO(data), name, max_pixels)
     return opened.rgb if opened.alpha is None else _on_white(opened, name)
 
 

@@ -188,6 +188,24 @@ def test_names_from_a_table_are_names(tmp_path, folder):
     assert [o.name for o in table_of(tmp_path, rows)] == ["passwd.png", "00001-p.png", "00002-p.png"]
 
 
+def test_names_from_a_table_do_nothing_to_a_terminal(tmp_path, folder):
+    data = (folder / "p0.png").read_bytes()
+    rows = [{"bytes": data, "path": "a\x1b[2Jb.png"}, {"bytes": data, "path": "c\u202egnp.exe"}]
+    assert [o.name for o in table_of(tmp_path, rows)] == ["a\ufffd[2Jb.png", "c\ufffdgnp.exe"]
+
+
+def test_no_two_names_from_a_table_are_the_same(tmp_path, folder):
+    data = (folder / "p0.png").read_bytes()
+    rows = [{"bytes": data, "path": name} for name in ("a.png", "a.png", "00000-a.png")]
+    assert [o.name for o in table_of(tmp_path, rows)] == ["00000-00000-a.png", "00001-a.png", "00000-a.png"]
+
+
+def test_a_folder_with_the_name_of_a_benchmark_is_not_that_benchmark(four, folder):
+    called = folder.rename(folder.with_name("four"))
+    assert open_source(str(called)).benchmark is None and open_source(str(called)).name == "four"
+    assert open_source("four", data_dir=str(called), limit=2).benchmark == "four"
+
+
 def test_a_column_that_holds_no_pictures_is_an_error(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from onedc_hf.errors import PictureError
 from onedc_hf.evaluation import classical
@@ -75,3 +76,11 @@ def test_bytes_that_are_no_picture_are_an_error():
 def test_decode_gives_rgb_even_for_grey_files(picture):
     grey = np.repeat(picture(16, 16)[..., :1], 3, axis=2)
     assert decode(Ladder(grey, "webp").nearest(100).data).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("codec", CODEC_NAMES)
+def test_pillows_own_limit_plays_no_part(codec, picture, monkeypatch):
+    original = picture(48, 64)
+    data = Ladder(original, codec).at(50)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # more than twice as many are an error
+    assert decode(data, (64, 48)).shape == original.shape

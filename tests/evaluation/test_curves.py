@@ -3,6 +3,8 @@
 import json
 import re
 import xml.etree.ElementTree as ET
+from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -16,8 +18,8 @@ from onedc_hf.evaluation import page, plots
 from onedc_hf.evaluation.classical import CODECS
 from onedc_hf.evaluation.curves import Curve, bd_rate, bd_rate_interval, curve_of
 from onedc_hf.evaluation.model_page import TASKS, model_index, task_values, write_eval_results
-from onedc_hf.evaluation.published import published_curves, published_source
-from onedc_hf.evaluation.run import rebuilt_picture
+from onedc_hf.evaluation.published import comparable_curves, published_curves, published_source
+from onedc_hf.evaluation.run import load_results, rebuilt_picture
 from onedc_hf.evaluation.tables import BEGIN, END
 
 SETTINGS = ("z-only", "0.03", "0.1", "0.3")
@@ -85,6 +87,18 @@ def run_folder(tmp_path):
     (folder / "results.json").write_text(json.dumps(make_results()))
     Image.new("RGB", (20, 10)).save(folder / "crops.webp")
     return folder
+
+
+@pytest.fixture
+def page_of(tmp_path, monkeypatch):
+    """Writes a page without its BD-rates, which take long, and gives its text."""
+    monkeypatch.setattr(page, "_bd_rates", lambda results: "")
+
+    def write(results, contact=()):
+        page.write_page(tmp_path, results, tmp_path / "p.md", None, contact)
+        return (tmp_path / "p.md").read_text()
+
+    return write
 
 
 # --- BD-rate ----------------------------------------------------------------------------------------------------------
@@ -203,6 +217,12 @@ def test_published_points_come_with_their_sources():
         assert published_source(curve.source)
 
 
+def test_the_shipped_results_keep_their_published_points():
+    shipped = load_results(Path(__file__).parents[2] / "docs" / "results" / "kodak-box.json")
+    for dataset in ({"name": "kodak"}, shipped["dataset"]):  # records of before say no benchmark
+        assert comparable_curves(dataset, "ms_ssim") == published_curves("kodak", "ms_ssim")
+
+
 # --- plots ------------------------------------------------------------------------------------------------------------
 
 
@@ -230,6 +250,39 @@ def test_a_plot_of_what_is_not_there_is_an_error(tmp_path, run_folder, capsys):
     assert "ssimulacra2" in capsys.readouterr().err and not (tmp_path / "a.svg").exists()
     assert main(["plot", path, "-o", str(tmp_path / "a.bmp")]) == 1
     assert ".svg" in capsys.readouterr().err
+
+
+def test_results_of_different_pictures_are_not_drawn_in_one_panel(tmp_path, run_folder, capsys):
+    other = make_results(name="mine")
+    (tmp_path / "mine.json").write_text(json.dumps(other))
+    command = ["plot", str(run_folder / "results.json"), str(tmp_path / "mine.json"), "-o", str(tmp_path / "a.svg")]
+    assert main(command) == 0
+    (tmp_path / "a.svg").unlink()
+    for row in other["rows"]:
+        row["sha256"] += "x"
+    (tmp_path / "mine.json").write_text(json.dumps(other))
+    assert main(command) == 1
+    assert "different pictures" in capsys.readouterr().err and not (tmp_path / "a.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        ({"limited": True, "limit": 2, "benchmark": "kodak"}, "of the whole set"),
+        ({"benchmark": None}, "only called so; measure with --dataset kodak --data-dir FOLDER"),
+        ({"benchmark": None, "name": "mine"}, "nobody published points of OneDC for mine"),
+    ],
+)
+def test_published_points_are_those_of_a_whole_benchmark_that_was_checked(
+    run_folder, capsys, page_of, dataset, message
+):
+    results = make_results()
+    results["dataset"] |= dataset
+    (run_folder / "results.json").write_text(json.dumps(results))
+    command = ["plot", str(run_folder / "results.json"), "-o", str(run_folder / "a.svg"), "--published", "OneDC"]
+    assert main(command) == 1
+    assert message in capsys.readouterr().err
+    assert "published" not in page_of(results)
 
 
 # --- pages ------------------------------------------------------------------------------------------------------------
@@ -297,6 +350,44 @@ def test_a_page_without_crops_or_costs_leaves_them_out(tmp_path):
     text = (tmp_path / "mine.md").read_text()
     assert text.startswith("# org/mine on Kodak") and "Seconds" not in text and "equal bytes" not in text
     assert "--model org/mine" in text
+
+
+def test_a_page_shows_published_points_in_the_metrics_that_every_picture_has(page_of, monkeypatch):
+    results = make_results()
+    results["dataset"] |= {"name": "clic2020", "benchmark": "clic2020"}
+    results["set_metrics"].append("fid")
+    for record in results["sets"]:
+        record["fid"] = 10.0
+    results["rows"][0]["ms_ssim"] = None
+    drawn = []
+    monkeypatch.setattr(page, "rate_plot", lambda *_, metrics=(), **__: drawn.append(list(metrics)) or [])
+    page_of(results)
+    assert "fid" in drawn[1] and "ms_ssim" not in drawn[1]
+
+
+def test_the_command_on_a_page_measures_the_same_pictures_at_the_same_rates(page_of):
+    results = make_results() | {"settings": ["z-only", "1e-05", "0.03", "10"]}
+    results["dataset"]["benchmark"] = None
+    assert "--dataset ./kodak --rates 1e-05 0.03 10 " in page_of(results)  # a folder called so
+    results["dataset"]["benchmark"] = "kodak"
+    assert "--dataset kodak --rates" in page_of(results)
+
+
+def test_links_of_a_page_lead_to_its_figures_whatever_the_folder_is_called(tmp_path, page_of):
+    results = make_results()
+    results["dataset"] |= {"name": "my photos (2)"}
+    (link,) = re.findall(r"\]\((figures/[^)]+)\)", page_of(results))
+    assert " " not in link and (tmp_path / unquote(link)).is_file()
+
+
+def test_a_models_own_rate_is_not_called_bpp(page_of, monkeypatch):
+    monkeypatch.setattr(page, "contact_sheet", lambda *_: Image.new("RGB", (8, 8)))
+    results = json.loads(json.dumps(make_results()).replace('"0.1"', '"own rate"'))
+    results |= {"settings": ["z-only", "own rate"]}
+    results["rows"] = [row for row in results["rows"] if row["setting"] in results["settings"]]
+    results["sets"] = [record for record in results["sets"] if record["setting"] in results["settings"]]
+    text = page_of(results, ["own rate"])
+    assert "[own rate](figures/kodak-p-all-own-rate.webp)" in text and "--rates" not in text
 
 
 def test_the_readme_gets_a_part_of_the_table(tmp_path, run_folder):
@@ -404,6 +495,41 @@ def test_results_without_any_task_are_refused(tmp_path):
     results["dataset"]["limited"] = True
     with pytest.raises(OneDCError, match="part of the pictures"):
         write_eval_results(results, "org/kodak", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "benchmark", "is_it"),
+    [
+        ({"name": "kodak", "benchmark": "kodak"}, "org/kodak", True),
+        ({"name": "org/kodak", "benchmark": None}, "org/kodak", True),
+        ({"name": "kodak", "benchmark": None}, "org/kodak", False),  # a folder called so
+        ({"name": "holiday", "benchmark": None}, "org/kodak", False),
+        ({"name": "other/kodak", "benchmark": None}, "org/kodak", False),
+        ({"name": "kodak", "benchmark": "kodak"}, "org/clic2020", False),
+    ],
+)
+def test_a_benchmarks_entries_are_of_its_pictures(tmp_path, dataset, benchmark, is_it):
+    results = make_results()
+    results["dataset"] |= dataset
+    if is_it:
+        assert write_eval_results(results, benchmark, tmp_path).is_file()
+        return
+    with pytest.raises(OneDCError, match=f"not known to be {benchmark}: measure with .* --dataset {benchmark}"):
+        write_eval_results(results, benchmark, tmp_path)
+    assert not (tmp_path / ".eval_results").exists()
+
+
+def test_what_a_benchmark_refuses_leaves_the_card_as_it_was(tmp_path, run_folder, capsys):
+    results = make_results() | {"failed": {"c.png": "damaged"}}
+    (run_folder / "results.json").write_text(json.dumps(results))
+    ModelCard("---\nlicense: mit\n---\n# Mine\n").save(tmp_path / "README.md")
+    before = (tmp_path / "README.md").read_text()
+    command = ["report", str(run_folder), "--model-folder", str(tmp_path)]
+    assert main([*command, "--benchmark", "org/kodak"]) == 1
+    assert "part of the pictures" in capsys.readouterr().err and (tmp_path / "README.md").read_text() == before
+    assert main(command) == 0
+    found = ModelCard.load(tmp_path / "README.md").data.eval_results
+    assert {result.dataset_name for result in found} == {"Kodak, 2 of 3 pictures"}
 
 
 def test_the_model_index_survives_the_round_trip(tmp_path):

@@ -9,7 +9,11 @@ from PIL import Image
 
 from onedc_hf.cli.main import main
 from onedc_hf.evaluation.classical import Ladder, decode
-from onedc_hf.evaluation.metrics import psnr
+from onedc_hf.evaluation.metrics import fid, psnr
+from onedc_hf.evaluation.rows import RowStore
+from onedc_hf.evaluation.run import weights_digest
+
+from .test_network_metrics import Inception
 
 OPTIONS = ["--rates", "0.5", "0.2", "--metrics", "psnr", "--codecs", "jpeg", "webp"]
 
@@ -112,6 +116,19 @@ def test_other_weights_are_measured_anew(fake_pipeline, folder, out):
     assert third["rows"] == first["rows"] and len(fake_pipeline.asked) == 6
 
 
+def test_a_picture_in_other_tiles_is_measured_anew(tiny_folder):
+    from onedc_hf import OneDCPipeline
+
+    pipe = OneDCPipeline.from_pretrained(tiny_folder)
+    found = {weights_digest(pipe)}
+    for set_tiling in (lambda: pipe.enable_tiling(512, 128), pipe.enable_tiling, pipe.disable_tiling):
+        set_tiling()
+        found.add(weights_digest(pipe))
+    assert len(found) == 4
+    del pipe._tiling  # as in versions that knew no tiles, whose rows are still good
+    assert weights_digest(pipe) == weights_digest(OneDCPipeline.from_pretrained(tiny_folder))
+
+
 def test_a_known_file_of_another_codec_is_not_measured_again(fake_pipeline, folder, out, tmp_path):
     _, results = run(folder, out, "--limit", "1")
     for row in results["rows"]:
@@ -122,6 +139,26 @@ def test_a_known_file_of_another_codec_is_not_measured_again(fake_pipeline, fold
     _, again = run(folder, tmp_path / "anew", "--limit", "1", "--reuse", str(earlier))
     assert {row["psnr"] for row in again["rows"] if row["codec"] == "jpeg"} == {12.5}
     assert 12.5 not in {row["psnr"] for row in again["rows"] if row["codec"] != "jpeg"}
+
+
+def test_what_has_every_measure_is_not_looked_up(fake_pipeline, folder, out, monkeypatch):
+    _, first = run(folder, out, "--limit", "1")
+    monkeypatch.setattr(RowStore, "find_measured", lambda *_: pytest.fail("looked up"))
+    assert run(folder, out, "--limit", "1") == (0, first)
+
+
+def test_of_what_is_known_of_a_file_the_newest_counts_and_ours_before_an_earlier_result(tmp_path):
+    store = RowStore(tmp_path, "weights")
+    facts = {"picture": "a.png", "sha256": "a", "codec": "jpeg", "file_sha256": "f"}
+    store.add({**facts, "setting": "0.1", "psnr": 1.0})
+    store.borrow({"rows": [{**facts, "setting": "0.1", "psnr": 2.0, "ms_ssim": 0.5}]})
+    assert store.find_measured("a", "jpeg", "f").items() >= {"psnr": 1.0, "ms_ssim": 0.5}.items()
+    store.add({**facts, "setting": "0.2", "psnr": 3.0})
+    assert store.find_measured("a", "jpeg", "f")["psnr"] == 3.0
+    store.add({**facts, "setting": "0.2", "psnr": 4.0, "file_sha256": "other"})
+    again = RowStore(tmp_path, "weights")
+    assert again.find_measured("a", "jpeg", "f")["psnr"] == 3.0  # also where another file has its place
+    assert again.find_measured("a", "webp", "f") == again.find_measured("b", "jpeg", "f") == {}
 
 
 def test_a_known_set_of_files_of_another_codec_is_not_measured_again(fake_pipeline, folder, out, tmp_path):
@@ -182,6 +219,69 @@ def test_whichever_process_wrote_a_row_the_newest_counts(fake_pipeline, folder, 
     code, results = run(folder, out, "--metrics", "psnr", "ms_ssim")
     assert code == 0 and results["failed"] == {} and len(results["rows"]) == 4 * 9
     assert all("ms_ssim" in row for row in results["rows"])
+
+
+def test_a_failure_counts_until_the_picture_was_measured_once_more(fake_pipeline, folder, out, capsys):
+    _, first = run(folder, out)
+    row = next(r for r in first["rows"] if (r["picture"], r["setting"], r["codec"]) == ("p1.png", "0.2", "onedc"))
+    (out / row["file"]).unlink()
+    fake_pipeline.smallest = 300  # it is not made again
+    code, results = run(folder, out)
+    assert code == 1 and "300 bytes" in results["failed"]["p1.png"]
+    assert {row["picture"] for row in results["rows"]} == {"p0.png", "p2.png"}
+    fake_pipeline.smallest = 0
+    code, results = run(folder, out)
+    assert code == 0 and results["failed"] == {} and len(results["rows"]) == 27
+
+
+def test_a_picture_that_came_back_is_not_measured_again(fake_pipeline, folder, out):
+    _, first = run(folder, out)
+    whole, asked = (folder / "p1.png").read_bytes(), len(fake_pipeline.asked)
+    (folder / "p1.png").write_bytes(b"broken")
+    assert run(folder, out)[0] == 1
+    (folder / "p1.png").write_bytes(whole)
+    assert run(folder, out) == (0, first) and len(fake_pipeline.asked) == asked
+    assert run(folder, out) == (0, first)
+
+
+def test_rows_of_another_device_do_not_stand_for_pictures_that_failed_on_this_one(fake_pipeline, folder, out):
+    run(folder, out, "--limit", "1")
+    fake_pipeline.device = "mps:0"
+    fake_pipeline.smallest = 300
+    code, results = run(folder, out, "--limit", "1")
+    assert code == 1 and results["rows"] == [] and "300 bytes" in results["failed"]["p0.png"]
+    store = RowStore(out, results["model"]["weights"])
+    (noted,) = store._failures["p0.png"].values()
+    noted["at"] = 0.0  # as if nobody had noted one
+    original = next(row for row in store._rows.values())
+    wanted = (original["picture"], original["sha256"], ["z-only", "0.2"], ["onedc"], ["psnr"])
+    assert store.rows(*wanted, "mps") is None and len(store.rows(*wanted[:2], ["0.2"], *wanted[3:], "cpu")) == 1
+
+
+def test_more_pixels_than_are_asked_for_are_refused(fake_pipeline, folder, out, capsys):
+    code, results = run(folder, out, "--limit", "1", "--max-pixels", "1000")
+    assert code == 1 and results["rows"] == [] and "limit of 1,000" in results["failed"]["p0.png"]
+
+
+def test_a_name_that_is_no_utf_8_is_written_as_text(fake_pipeline, folder, tmp_path, picture):
+    odd = tmp_path / "odd\udce9"  # as Python has a byte that is no UTF-8
+    odd.mkdir()
+    (odd / "caf\udce9.png").write_bytes((folder / "p0.png").read_bytes())
+    code, results = run(odd, tmp_path / "run")
+    assert code == 0 and {row["picture"] for row in results["rows"]} == {r"caf\xe9.png"}
+    assert results["dataset"]["name"] == r"odd\xe9"
+
+
+def test_what_looks_like_a_picture_and_cannot_be_read_is_reported(fake_pipeline, folder, out, capsys):
+    (folder / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(50))
+    (folder / "raw.dng").write_bytes(b"II*\0" + bytes(50))
+    (folder / "unsuffixed").write_bytes((folder / "p0.png").read_bytes())
+    for name in ("clip.mpg", "table.h5", "logo.eps", "notes"):
+        (folder / name).write_bytes(b"something else")
+    code, results = run(folder, out)
+    assert code == 1 and results["failed"].keys() == {"IMG_1.HEIC", "raw.dng"}
+    assert {row["picture"] for row in results["rows"]} == {"p0.png", "p1.png", "p2.png", "unsuffixed"}
+    assert "save it as JPEG or PNG" in capsys.readouterr().err
 
 
 def test_odd_pictures_fail_alone(fake_pipeline, folder, out, capsys, monkeypatch):
@@ -248,6 +348,20 @@ def test_a_picture_too_small_for_a_set_metric_costs_that_metric_alone(fake_pipel
     assert all(one["frechet_lite0"] is None for one in results["sets"])
     assert all(row["psnr"] is not None for row in results["rows"])
     assert "no frechet_lite0: icon.png" in capsys.readouterr().err
+
+
+def test_a_picture_without_a_patch_costs_fid_alone(fake_pipeline, folder, out, picture, capsys, monkeypatch):
+    monkeypatch.setattr(fid, "_inception", Inception)
+    (tall := folder.parent / "tall").mkdir()
+    for index in range(2):
+        Image.fromarray(picture(512, 256, seed=index)).save(tall / f"p{index}.png")
+    options = ("--metrics", "psnr", "fid", "--codecs")
+    assert all(one["fid"] is not None for one in run(tall, out, *options)[1]["sets"])
+    Image.fromarray(picture(512, 255)).save(tall / "narrow.png")
+    code, results = run(tall, out, *options)
+    assert code == 0 and results["dataset"]["pictures"] == 3
+    assert all(one["fid"] is None for one in results["sets"])
+    assert "no fid: narrow.png: fid needs 256 pixels a side" in capsys.readouterr().err
 
 
 def test_rows_matched_to_files_of_other_weights_do_not_count(fake_pipeline, folder, out, monkeypatch, capsys):

@@ -56,7 +56,7 @@ def test_a_data_set_on_the_hub_gives_the_rows_of_the_folder(folder, tmp_path, ti
     assert facts(remote) == facts(local)
     assert remote["dataset"] == {
         "name": "alice/photographs", "title": "alice/photographs", "split": "test", "pictures": 3,
-        "limited": False, "limit": None,
+        "limited": False, "limit": None, "benchmark": None,
         "revision": hub.repos["datasets", "alice/photographs"].at("main").sha,
     }  # fmt: skip
 

@@ -104,7 +104,8 @@ def test_a_package_that_is_not_there_or_lacks_torchvision_names_the_extra(monkey
 
 
 @pytest.mark.parametrize("name", ["fid", "kid"])
-def test_without_torch_fidelity_the_extra_is_named(name):
+def test_without_torch_fidelity_the_extra_is_named(monkeypatch, name):
+    monkeypatch.setattr(f"torchmetrics.image.{name}._TORCH_FIDELITY_AVAILABLE", False)
     with pytest.raises(ModuleNotFoundError, match=r"torch-fidelity.*onedc-hf\[eval-full\]"):
         SET_METRICS[name].make()
 
@@ -147,7 +148,9 @@ def test_a_set_is_no_distance_from_itself_and_far_from_a_changed_one(monkeypatch
 def test_pictures_smaller_than_a_patch_are_an_error(monkeypatch, picture, name):
     monkeypatch.setattr(fid, "_inception", Inception)
     meter = SET_METRICS[name].make()
-    meter.add(picture(100, 100), picture(100, 100))
+    with pytest.raises(PictureError, match=f"{name} needs 256 pixels a side, the picture is 300x255"):
+        meter.add(picture(255, 300), picture(255, 300))
+    meter.add(picture(256, 256), picture(256, 256))
     with pytest.raises(PictureError, match="two patches of 256"):
         meter.compute()
 

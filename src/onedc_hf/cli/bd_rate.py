@@ -10,7 +10,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..errors import OneDCError
 from .files import say
 
 
@@ -23,12 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the BD-rate and the range it holds for; where there is none, say why and return 1."""
-    from ..evaluation.curves import bd_rate, curve_of
+    from ..evaluation.curves import bd_rate, check_same_pictures, curve_of
     from ..evaluation.metrics import ALL_METRICS
 
     sides = [read_results(text) for text in (arguments.anchor, arguments.tested)]
-    if len({frozenset(row["sha256"] for row in results["rows"]) for results, _ in sides}) > 1:
-        raise OneDCError("A and B were measured on different pictures; compare results of one data set")
+    check_same_pictures([results for results, _ in sides])
     anchor, tested = (curve_of(results, arguments.metric, codec) for results, codec in sides)
     found = bd_rate(anchor, tested)
     say(

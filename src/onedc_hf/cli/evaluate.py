@@ -156,7 +156,9 @@ def _name(model: str | None) -> str:
 
 
 def _without_path(source: str) -> str:
-    return Path(source).resolve().name if Path(source).exists() else source
+    from ..evaluation.originals import file_name
+
+    return file_name(Path(source).resolve()) if Path(source).exists() else source
 
 
 def _options(arguments: argparse.Namespace) -> list[str]:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from .._register import MAGIC
-from ..camera_files import CAMERA_SUFFIXES, is_heif, is_raw_start
 from ..errors import BitstreamError, NotOneDC, OneDCError, PictureError, UnsupportedVersion
+from ..picture_kinds import first_bytes, is_picture, says_picture
 from ..saving import write_atomically
 from .text import count
 
@@ -41,17 +41,6 @@ __all__ = [
     "write_output",
 ]
 
-# fmt: off
-_PICTURE_SUFFIXES = frozenset({
-    ".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpeg", ".jpg", ".jxl", ".pbm", ".pgm", ".png", ".pnm", ".ppm",
-    ".psd", ".qoi", ".tga", ".tif", ".tiff", ".webp",
-})
-_PICTURE_STARTS = (  # JPEG, PNG, GIF, TIFF, JPEG XL, JPEG 2000, QOI
-    b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\xff\x0a",
-    b"\0\0\0\x0cJXL ", b"\0\0\0\x0cjP  ", b"qoif",
-)
-# fmt: on
-
 
 class UsageError(Exception):
     """The command line asks for something that makes no sense; ends with exit code 2."""
@@ -74,18 +63,6 @@ class Job:
     existing: Literal["refuse", "replace", "leave"] = "refuse"
 
 
-def is_picture(path: Path) -> bool:
-    """Whether a file in a folder is meant: by its suffix, or by its first bytes where it has another or none.
-
-    What a camera writes and we cannot read is meant, too: whoever reads it says so, and nobody misses it years later.
-    """
-    if _says_picture(path):
-        return True
-    head = _head(path, 16)
-    known = head.startswith(_PICTURE_STARTS) or (head[:4], head[8:12]) == (b"RIFF", b"WEBP")
-    return known or head[4:12] == b"ftypavif" or is_heif(head) or is_raw_start(head)
-
-
 def is_named_odc(path: Path) -> bool:
     """Whether a file, which need not exist, has the suffix of an `.odc` file."""
     return path.suffix.lower() == ".odc"
@@ -93,15 +70,7 @@ def is_named_odc(path: Path) -> bool:
 
 def is_odc(path: Path) -> bool:
     """Whether a file in a folder is meant: by its suffix, or by its first bytes."""
-    return is_named_odc(path) or _head(path, 2) == MAGIC
-
-
-def _head(path: Path, size: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(size)
-    except OSError:
-        return b""
+    return is_named_odc(path) or first_bytes(path, 2) == MAGIC
 
 
 def find_inputs(patterns: Sequence[str], is_meant: Callable[[Path], bool]) -> tuple[list[Path], list[str]]:
@@ -199,7 +168,7 @@ def plan(
         raise UsageError(f"-o {output} names one file, but {several} can be several; for a folder: -o {output}/")
     elif output is not None and not os.path.isdir(Path(output).parent):
         raise UsageError(f"-o {output}: there is no folder {Path(output).parent}")
-    elif output is not None and suffix == ".odc" and _says_picture(Path(output)):
+    elif output is not None and suffix == ".odc" and says_picture(Path(output)):
         raise UsageError(
             f"-o {output}: what is written is no picture but an .odc file; name it {Path(output).with_suffix(suffix)}"
         )
@@ -321,10 +290,6 @@ def _picture_size(path: Path) -> tuple[int, int] | None:
             return guarded(lambda: open_plain(file, str(path)), str(path)).size
     except (OSError, PictureError):
         return None  # whoever reads it says what is wrong with it
-
-
-def _says_picture(path: Path) -> bool:
-    return path.suffix.lower() in _PICTURE_SUFFIXES | CAMERA_SUFFIXES
 
 
 def refuse_output_among(inputs: Sequence[str], output: str | None, *, is_output: Callable[[Path], bool]) -> None:

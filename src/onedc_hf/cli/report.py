@@ -51,12 +51,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.contact_sheets and arguments.page is None:
         raise UsageError("--contact-sheets needs --page")
     from ..evaluation.cost import measure_cost
-    from ..evaluation.model_page import task_values, write_eval_results, write_model_index
+    from ..evaluation.model_page import eval_results, task_values, write_eval_results, write_model_index
     from ..evaluation.page import write_page
     from ..evaluation.run import load_results
     from ..evaluation.tables import insert, markdown
 
     results = load_results(arguments.run_folder / "results.json")
+    if arguments.benchmark is not None:
+        eval_results(results, arguments.benchmark, arguments.model_folder)  # refuses before anything is written
     if arguments.page is not None:
         cost = None
         if arguments.cost:

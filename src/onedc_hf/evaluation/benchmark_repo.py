@@ -70,7 +70,7 @@ def make_benchmark_repo(name: str, folder: Path, out: Path) -> list[Path]:
         from datasets import Dataset, Features, Image, Value, disable_progress_bars
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("Parquet needs `datasets`: pip install 'onedc-hf[eval]'", name=error.name) from error
-    pictures = [Original(path.name, path.read_bytes) for path in find_pictures(folder)]
+    pictures = [Original.of_file(path) for path in find_pictures(folder)]
     record = benchmarks().get(name)
     if record is not None:
         check_pictures(record, pictures)

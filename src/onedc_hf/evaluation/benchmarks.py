@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import PictureError
 
 if TYPE_CHECKING:
     from .originals import Original
 
-__all__ = ["Benchmark", "benchmarks", "check_pictures"]
+__all__ = ["Benchmark", "benchmarks", "check_pictures", "checked_benchmark"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,14 @@ def check_pictures(benchmark: Benchmark, pictures: Sequence["Original"]) -> None
         raise PictureError(
             f"this is not {benchmark.name}: expected {benchmark.pictures} pictures, found {len(pictures)}; {where}"
         )
+
+
+def checked_benchmark(dataset: Mapping[str, Any]) -> str | None:
+    """The benchmark whose pictures the `dataset` of a result file was found to be; None where it is none.
+
+    Records of earlier versions do not say it; there, the name has to do.
+    """
+    return dataset["benchmark"] if "benchmark" in dataset else dataset["name"]
 
 
 def _some(names: Sequence[str], shown: int = 3) -> str:

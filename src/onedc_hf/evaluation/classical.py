@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, features
 
 from ..errors import PictureError
+from ..opening import open_plain
 
 __all__ = ["CODECS", "Codec", "Encoded", "Ladder", "available_codecs", "decode"]
 
@@ -139,7 +140,7 @@ def decode(data: bytes, size: tuple[int, int] | None = None) -> np.ndarray:
     """
     available_codecs()  # JPEG XL registers itself on import
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with open_plain(io.BytesIO(data)) as picture:  # Pillow's own limit plays no part: the original was let in
             rebuilt = picture.convert("RGB")
             if size is not None and rebuilt.size != size:
                 rebuilt = rebuilt.resize(size, Image.Resampling.LANCZOS)

@@ -42,7 +42,7 @@ def crop_sheet(
         rows = {row["codec"]: row for row in results["rows"] if (row["picture"], row["setting"]) == (name, setting)}
         if name not in by_name or rows.keys() != set(codecs):
             raise OneDCError(f"the run has no {setting} of {name} by every codec")
-        original = by_name[name].pixels()
+        original = by_name[name].pixels(max_pixels=None)  # it was let in when it was measured
         cells = [(original, "original", name)]
         for codec in codecs:
             row = rows[codec]

@@ -1,6 +1,7 @@
 """Rate curves of a result file, and the BD-rate between two of them (by the package `bjontegaard`)."""
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean
@@ -12,7 +13,7 @@ from ..errors import OneDCError
 from .metrics import ALL_METRICS
 from .tables import codec_title, summarise
 
-__all__ = ["BDRate", "Curve", "bd_rate", "bd_rate_interval", "curve_of"]
+__all__ = ["BDRate", "Curve", "bd_rate", "bd_rate_interval", "check_same_pictures", "curve_of"]
 
 _DRAWS = 200  # of pictures, for an interval
 _SURE = 0.9  # share of the draws that must have a BD-rate
@@ -47,6 +48,16 @@ class BDRate:
     low: float
     high: float
     overlap: float
+
+
+def check_same_pictures(records: Sequence[dict[str, Any]]) -> None:
+    """Refuse to compare results of different pictures.
+
+    Raises:
+        `OneDCError`: they are of different pictures.
+    """
+    if len({frozenset(row["sha256"] for row in results["rows"]) for results in records}) > 1:
+        raise OneDCError("the results were measured on different pictures; compare results of one data set")
 
 
 def curve_of(results: dict[str, Any], metric: str, codec: str = "onedc") -> Curve:

@@ -14,11 +14,12 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, eval_result_
 
 from ..errors import OneDCError
 from ..hub.card import evaluation_results
+from .benchmarks import checked_benchmark
 from .curves import bd_rate, curve_of
 from .metrics import ALL_METRICS
 from .tables import summarise
 
-__all__ = ["TASKS", "Task", "model_index", "task_values", "write_eval_results", "write_model_index"]
+__all__ = ["TASKS", "Task", "eval_results", "model_index", "task_values", "write_eval_results", "write_model_index"]
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,10 @@ def task_values(results: dict[str, Any]) -> tuple[dict[str, float], dict[str, st
     return values, missing
 
 
-def write_eval_results(results: dict[str, Any], benchmark: str, folder: Path, date: str | None = None) -> Path:
-    """Write `.eval_results/<benchmark>.yaml` into a model's folder.
+def eval_results(
+    results: dict[str, Any], benchmark: str, folder: Path, date: str | None = None
+) -> list[EvalResultEntry]:
+    """The value of every task of a benchmark, as entries for a model's page.
 
     Args:
         results (`dict`): the record of `run.collect`.
@@ -88,13 +91,11 @@ def write_eval_results(results: dict[str, Any], benchmark: str, folder: Path, da
         date (`str`, *optional*): of the run, ISO 8601; the Hub takes the commit's otherwise.
 
     Raises:
-        `OneDCError`: the results are of a part of the pictures or of another model, or no task has a value; the message
-            says why.
+        `OneDCError`: the results are of another data set, of a part of the pictures or of another model, or no task has
+            a value; the message says why.
     """
-    import yaml
-
     _check_model(results, folder)
-
+    _check_benchmark(results["dataset"], benchmark)
     if results["dataset"]["limited"] or results["failed"]:
         raise OneDCError("these results are of a part of the pictures; a benchmark's entries take all of them")
     values, missing = task_values(results)
@@ -105,7 +106,7 @@ def write_eval_results(results: dict[str, Any], benchmark: str, folder: Path, da
         f"{dataset['pictures']} pictures, real files really decoded; model id {results['model']['model_id'][:8]}, "
         f"weights {results['model']['weights']}; {machine['device']}, torch {machine['torch']}"
     )
-    entries = [
+    return [
         EvalResultEntry(
             dataset_id=benchmark,
             task_id=task,
@@ -116,6 +117,17 @@ def write_eval_results(results: dict[str, Any], benchmark: str, folder: Path, da
         )
         for task, value in values.items()
     ]
+
+
+def write_eval_results(results: dict[str, Any], benchmark: str, folder: Path, date: str | None = None) -> Path:
+    """Write `.eval_results/<benchmark>.yaml` into a model's folder; the arguments are those of `eval_results`.
+
+    Raises:
+        `OneDCError`: as `eval_results`.
+    """
+    import yaml
+
+    entries = eval_results(results, benchmark, folder, date)
     path = folder / ".eval_results" / f"{benchmark.rpartition('/')[2]}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False), encoding="utf-8")
@@ -123,21 +135,31 @@ def write_eval_results(results: dict[str, Any], benchmark: str, folder: Path, da
 
 
 def model_index(results: dict[str, Any]) -> list[EvalResult]:
-    """Every mean of OneDC's rows as entries of a card's `model-index`."""
+    """Every mean of OneDC's rows as entries of a card's `model-index`; says of how many pictures, if some failed."""
     lines = [line for line in summarise(results) if line["codec"] == "onedc"]
     names = [*results["metrics"], *results.get("set_metrics", ())]
     rows = [
         {"bpp": round(line["bpp"], 5)} | {name: round(line[name], 5) for name in names if line.get(name) is not None}
         for line in lines
     ]
-    dataset = results["dataset"]
+    dataset, failed = results["dataset"], len(results["failed"])
+    part = f", {dataset['pictures']} of {dataset['pictures'] + failed} pictures" if failed else ""
     return evaluation_results(
         rows,
         {name: ALL_METRICS[name].title for name in names},
-        dataset_name=dataset["title"],
+        dataset_name=dataset["title"] + part,
         dataset_type=dataset["name"],
         dataset_split=dataset["split"] or "test",
     )
+
+
+def _check_benchmark(dataset: Mapping[str, Any], benchmark: str) -> None:
+    """Refuses the results of another data set: leaderboards would show them as this one's."""
+    if dataset["name"] != benchmark and checked_benchmark(dataset) != benchmark.rpartition("/")[2]:
+        raise OneDCError(
+            f"these results are of {dataset['name']}, which is not known to be {benchmark}: measure with `onedc "
+            f"evaluate --dataset {benchmark}`, or a named benchmark with --dataset NAME --data-dir FOLDER"
+        )
 
 
 def _check_model(results: dict[str, Any], folder: Path) -> None:

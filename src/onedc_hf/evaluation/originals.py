@@ -6,6 +6,7 @@ in this package (EXIF rotation, ICC profiles).
 
 import dataclasses
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from .._register import FORMAT
+from ..coding.limits import MAX_PIXELS
 from ..errors import PictureError
+from ..picture_kinds import is_picture
 from ..pictures import load_picture_bytes
 from .benchmarks import Benchmark, benchmarks, check_pictures
 from .classical import available_codecs
 
-__all__ = ["Original", "Source", "find_pictures", "open_source"]
+__all__ = ["Original", "Source", "file_name", "find_pictures", "open_source"]
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,21 @@ class Original:
         """Hash of the file."""
         return hashlib.sha256(self.read()).hexdigest()
 
-    def pixels(self) -> np.ndarray:
+    @classmethod
+    def of_file(cls, path: Path) -> "Original":
+        """That of a file in a folder."""
+        return cls(file_name(path), path.read_bytes)
+
+    def pixels(self, max_pixels: int | None = MAX_PIXELS) -> np.ndarray:
         """The picture as `uint8` `[H, W, 3]`.
 
+        Args:
+            max_pixels (`int`, *optional*): larger pictures are refused; None or 0: no limit.
+
         Raises:
-            `PictureError`: the file is no picture, or a damaged one.
+            `PictureError`: the file is no picture, a damaged one, or too large.
         """
-        return load_picture_bytes(self.read(), self.name)
+        return load_picture_bytes(self.read(), self.name, max_pixels)
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,8 @@ class Source:
         split (`str`, *optional*): of a Hub data set.
         pictures (`Sequence[Original]`): in a fixed order.
         limit (`int`, *optional*): these are the first so many, and not all of them.
+        benchmark (`str`, *optional*): the benchmark that these were found to be. A name alone says nothing: any folder
+            can be called `kodak`.
     """
 
     name: str
@@ -70,6 +81,7 @@ class Source:
     split: str | None
     pictures: Sequence[Original]
     limit: int | None = None
+    benchmark: str | None = None
 
     def first(self, limit: int | None) -> "Source":
         """The same with only the first so many pictures."""
@@ -108,6 +120,7 @@ def open_source(
     if record is not None:
         source = _benchmark(record, data_dir, split, image_column, revision)
         check_pictures(record, source.pictures)
+        source = dataclasses.replace(source, benchmark=record.name)
     elif Path(dataset).is_dir():
         source = _folder(Path(dataset) / (data_dir or ""), image_column or "image")
     elif "/" not in dataset or dataset.startswith((".", "/", "~")):
@@ -121,19 +134,19 @@ def open_source(
 
 
 def _folder(folder: Path, image_column: str) -> Source:
-    name = folder.resolve().name
+    name = file_name(folder.resolve())
     if any((folder / "data").glob("*.parquet")):  # a repository of benchmark_repo.py, not yet pushed
         # Named by its files: of a folder, `datasets` would hand out what it once cached for another of that name.
         files = str(folder / "data" / "*.parquet")
         return Source(name, name, None, None, _load(name, image_column, "parquet", data_files=files, split="train"))
-    return Source(name, name, None, None, [Original(path.name, path.read_bytes) for path in find_pictures(folder)])
+    return Source(name, name, None, None, [Original.of_file(path) for path in find_pictures(folder)])
 
 
 def _benchmark(
     record: Benchmark, data_dir: str | None, split: str | None, image_column: str | None, revision: str | None
 ) -> Source:
     if data_dir is not None:
-        pictures = [Original(path.name, path.read_bytes) for path in find_pictures(Path(data_dir))]
+        pictures = [Original.of_file(path) for path in find_pictures(Path(data_dir))]
         return Source(record.name, record.title, None, None, pictures)
     if record.hub_id is None:
         raise PictureError(
@@ -156,7 +169,9 @@ def _commit(repo: str, revision: str | None) -> str | None:
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """Return the pictures directly in a folder, sorted by name, by their suffixes.
+    """Return the pictures directly in a folder, sorted by name: those that `onedc compress` would take.
+
+    Some of them may turn out not to be readable: whoever reads them says so, and nobody misses them in the table.
 
     Raises:
         `PictureError`: it is no folder, or holds none.
@@ -164,17 +179,20 @@ def find_pictures(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise PictureError(f"{folder}: no such folder")
     available_codecs()  # JPEG XL registers itself on import
-    # Not .odc files, which Pillow opens by our grace: they stand beside the pictures that they were made from.
-    known = Image.registered_extensions().items()
-    suffixes = {suffix for suffix, name in known if name in Image.OPEN and name != FORMAT}
-    found = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in suffixes and path.name[0] != "." and not path.is_dir()
-    )
+    found = sorted(path for path in folder.iterdir() if path.name[0] != "." and _is_file(path) and is_picture(path))
     if not found:
         raise PictureError(f"{folder}: no pictures in this folder")
     return found
+
+
+def _is_file(path: Path) -> bool:
+    """Not a folder or a pipe; a link to nowhere is one that cannot be read."""
+    return path.is_file() or not path.exists()
+
+
+def file_name(path: Path) -> str:
+    """A file's or folder's own name as text, which can be written also where the name is no UTF-8."""
+    return os.fsencode(path.name).decode("utf-8", "backslashreplace")
 
 
 def _from_hub(repo: str, data_dir: str | None, split: str, column: str, revision: str | None) -> list[Original]:
@@ -207,15 +225,27 @@ def _load(shown: str, column: str, *source: str, **options: Any) -> list[Origina
 
 
 def _rows(data: Any, column: str) -> Iterator[Original]:
-    names = [_name(row, number) for number, row in enumerate(data[column])]
-    seen = Counter(names)
+    names = _unique([_name(row, number) for number, row in enumerate(data[column])])
     for number, name in enumerate(names):
-        unique = name if seen[name] == 1 else f"{number:05d}-{name}"
-        yield Original(unique, lambda number=number, name=unique: _bytes_of(data[number][column], name))
+        yield Original(name, lambda number=number, name=name: _bytes_of(data[number][column], name))
 
 
 def _name(row: dict[str, Any] | None, number: int) -> str:
-    return Path(((row or {}).get("path") or "").replace("\0", "")).name or f"{number:05d}"
+    name = Path(((row or {}).get("path") or "").replace("\0", "")).name
+    # A stranger's name reaches terminals, where control characters do things.
+    return "".join(one if one.isprintable() else "\ufffd" for one in name) or f"{number:05d}"
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Names that are there several times get their number before them, again where another has that name."""
+    seen, taken, unique = Counter(names), set(names), []
+    for number, name in enumerate(names):
+        if seen[name] > 1:
+            while name in taken:
+                name = f"{number:05d}-{name}"
+            taken.add(name)
+        unique.append(name)
+    return unique
 
 
 def _bytes_of(row: dict[str, Any] | None, name: str) -> bytes:

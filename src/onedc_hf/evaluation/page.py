@@ -6,13 +6,16 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ..errors import OneDCError
+from .benchmarks import benchmarks, checked_benchmark
 from .contact import contact_sheet
 from .curves import bd_rate, bd_rate_interval, curve_of
 from .metrics import ALL_METRICS
-from .plots import rate_plot
-from .published import published_curves, published_source
+from .plots import drawable_metrics, rate_plot
+from .published import comparable_curves, published_source
+from .rows import OWN_RATE, Z_ONLY
 from .tables import codec_title, markdown
 
 __all__ = ["write_page"]
@@ -67,7 +70,7 @@ def write_page(
             "that they can reach.",
             f"![Original, OneDC and the other codecs, side by side]({_link(crops, page)})",
         ]
-    sheets = {setting: figures / f"{name}-all-{setting}.webp" for setting in contact}
+    sheets = {setting: figures / f"{name}-all-{setting.replace(' ', '-')}.webp" for setting in contact}
     for setting, path in sheets.items():
         contact_sheet(run, results, setting).save(path, quality=80)
         written.append(path)
@@ -75,11 +78,12 @@ def write_page(
         links = ", ".join(f"[{_setting(setting)}]({_link(path, page)})" for setting, path in sheets.items())
         parts += ["## Every picture", f"Contact sheets in real pixels: {links}."]
     parts += ["## Bits saved at equal quality", _bd_rates(results)]
-    peers = {metric: [c.codec for c in published_curves(results["dataset"]["name"], metric)] for metric in _SHARED}
-    shared = [metric for metric in _SHARED if metric in results["metrics"] and peers[metric]]
+    peers = {metric: [curve.codec for curve in comparable_curves(results["dataset"], metric)] for metric in _SHARED}
+    drawable = drawable_metrics(results)
+    shared = [metric for metric in _SHARED if metric in drawable and peers[metric]]
     shown = [peer for peer in _PEERS if any(peer in peers[metric] for metric in shared)]
     sources = []
-    if shared and not results["dataset"]["limited"]:
+    if shared:
         sources = rate_plot([results | {"codecs": ["onedc"]}], published, metrics=shared, published=shown)
     if sources:
         written.append(published)
@@ -101,11 +105,11 @@ def write_page(
 
 
 def _setting(setting: str) -> str:
-    return setting if setting == "z-only" else f"{setting} bpp"
+    return setting if setting in (Z_ONLY, OWN_RATE) else f"{setting} bpp"
 
 
 def _link(figure: Path, page: Path) -> str:
-    return figure.relative_to(page.parent).as_posix()
+    return quote(figure.relative_to(page.parent).as_posix())  # a space or a bracket would end the link
 
 
 def _model(results: dict[str, Any]) -> str:
@@ -157,14 +161,15 @@ def _cost(cost: Mapping[str, Any]) -> str:
 
 
 def _command(results: dict[str, Any]) -> str:
-    rates = [setting for setting in results["settings"] if setting.replace(".", "").isdigit()]
+    rates = [setting for setting in results["settings"] if setting not in (Z_ONLY, OWN_RATE)]
     model, dataset = results["model"]["name"], results["dataset"]
+    shadowed = dataset["name"] in benchmarks() and checked_benchmark(dataset) is None  # a folder of that name
     return " ".join(
         [
             "onedc evaluate",
             *([] if model == "box" else ["--model", shlex.quote(model)]),
             "--dataset",
-            shlex.quote(dataset["name"]),
+            shlex.quote(f"./{dataset['name']}" if shadowed else dataset["name"]),
             *(["--split", shlex.quote(dataset["split"])] if dataset["split"] else []),
             *(["--revision", shlex.quote(dataset["revision"])] if dataset["revision"] else []),
             *(["--limit", str(dataset["limit"])] if dataset["limited"] else []),

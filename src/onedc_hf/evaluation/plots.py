@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OneDCError
-from .curves import Curve, curve_of
+from .benchmarks import benchmarks, checked_benchmark
+from .curves import Curve, check_same_pictures, curve_of
 from .metrics import ALL_METRICS
-from .published import PUBLISHED_METRICS, PublishedCurve, published_curves
+from .published import PUBLISHED_METRICS, comparable_curves
 from .tables import summarise
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["rate_plot"]
+__all__ = ["drawable_metrics", "rate_plot"]
 
 # colour, marker, dashes
 _OURS = (("#0b6e69", "o", "-"), ("#7a3b8f", "D", "-"), ("#1c1b19", "P", "-"))
@@ -54,7 +55,8 @@ def rate_plot(
         `list[str]`: keys of the sources of the published points drawn (`published.published_source`).
 
     Raises:
-        `OneDCError`: a metric that the results lack, nothing to draw, or no such published points.
+        `OneDCError`: results of different pictures, a metric that they lack, nothing to draw, or no such published
+            points.
         `ModuleNotFoundError`: matplotlib is not installed (`pip install 'onedc-hf[eval]'`).
     """
     if path.suffix.lower() not in (".svg", ".png", ".pdf"):
@@ -64,13 +66,12 @@ def rate_plot(
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("plots need matplotlib: pip install 'onedc-hf[eval]'", name=error.name) from error
+    check_same_pictures(results)
     first = results[0]
-    names = list(metrics or [name for name in _measured(first) if _has_values(first, name)])
+    names = list(metrics or drawable_metrics(first))
     if not names:
         raise OneDCError("no metric has a value on every picture: there is nothing to draw")
-    unknown = set(published) - {"all"} - {curve.codec for name in PUBLISHED_METRICS for curve in _peers(first, name)}
-    if unknown:
-        raise OneDCError(f"nobody published points of {', '.join(sorted(unknown))} for {first['dataset']['name']}")
+    _check_published(first["dataset"], published)
     rows = -(-len(names) // _COLUMNS)
     sources: list[str] = []
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "onedc", "font.size": 9}):
@@ -87,19 +88,29 @@ def rate_plot(
     return sources
 
 
-def _measured(results: dict[str, Any]) -> list[str]:
-    return [*results["metrics"], *results.get("set_metrics", ())]
+def drawable_metrics(results: dict[str, Any]) -> list[str]:
+    """The metrics that have a value on every picture: not those that one is too small for."""
+    lines = summarise(results)
+    measured = [*results["metrics"], *results.get("set_metrics", ())]
+    return [name for name in measured if all(line.get(name) is not None for line in lines)]
 
 
-def _has_values(results: dict[str, Any], metric: str) -> bool:
-    """Whether the metric has a value on every picture: not where one is too small for it."""
-    return all(line.get(metric) is not None for line in summarise(results))
-
-
-def _peers(results: dict[str, Any], metric: str) -> list[PublishedCurve]:
-    """Published curves for this data set; none beside a part of it."""
-    dataset = results["dataset"]
-    return [] if dataset.get("limited") else published_curves(dataset["name"], metric)
+def _check_published(dataset: dict[str, Any], published: Sequence[str]) -> None:
+    """Refuses points that cannot stand beside results of this data set."""
+    if published and dataset.get("limited"):
+        raise OneDCError(
+            f"published points are of the whole set, and these results of a part of it ({dataset['title']}); measure "
+            "without --limit, or draw without --published"
+        )
+    name = dataset["name"]
+    if published and name in benchmarks() and checked_benchmark(dataset) is None:
+        raise OneDCError(
+            f"published points are of the benchmark {name}, and these results of a folder that is only called so; "
+            f"measure with --dataset {name} --data-dir FOLDER, which checks the pictures"
+        )
+    known = {curve.codec for metric in PUBLISHED_METRICS for curve in comparable_curves(dataset, metric)}
+    if unknown := set(published) - {"all"} - known:
+        raise OneDCError(f"nobody published points of {', '.join(sorted(unknown))} for {name}")
 
 
 def _panel(
@@ -111,7 +122,7 @@ def _panel(
         if codec != "onedc":
             _line(panel, curve_of(results[0], metric, codec), _OTHERS.get(codec, _LEARNED), width=1.1)
     markers = iter(_HOLLOW * 10)
-    for curve in _peers(results[0], metric):
+    for curve in comparable_curves(results[0]["dataset"], metric):
         if "all" not in published and curve.codec not in published:
             continue
         rates, values = zip(*curve.points, strict=True)

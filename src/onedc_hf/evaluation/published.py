@@ -5,12 +5,15 @@ every point is from, and what was looked for and not found.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
-__all__ = ["PublishedCurve", "published_curves", "published_source"]
+from .benchmarks import checked_benchmark
+
+__all__ = ["PUBLISHED_METRICS", "PublishedCurve", "comparable_curves", "published_curves", "published_source"]
 
 # Our metric -> the name it has there. ST-LPIPS and SSIMULACRA2 nobody publishes for these codecs.
 PUBLISHED_METRICS = {
@@ -65,6 +68,17 @@ def published_curves(dataset: str, metric: str) -> list[PublishedCurve]:
         for record in _data()["curves"]
         if record["dataset"] == dataset and record["metric"] == name
     ]
+
+
+def comparable_curves(dataset: Mapping[str, Any], metric: str) -> list[PublishedCurve]:
+    """The published curves that results may stand beside: those of a whole benchmark that was checked.
+
+    Args:
+        dataset (`Mapping`): of a result file.
+        metric (`str`): key of `METRICS` or `SET_METRICS`.
+    """
+    name = checked_benchmark(dataset)
+    return [] if name is None or dataset.get("limited") else published_curves(name, metric)
 
 
 def published_source(key: str) -> str:

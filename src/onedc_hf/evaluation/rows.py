@@ -11,7 +11,8 @@ row holds one picture at one setting by one codec:
     encode_seconds, decode_seconds (OneDC only)
     at (seconds since 1970: of rows about the same thing, whichever process wrote them, the newest counts)
 
-or, where one could not be measured: picture, setting, error, at.
+or, where one could not be measured: picture, setting, error, at. It counts until newer rows of the same picture and
+setting are there.
 """
 
 import hashlib
@@ -29,6 +30,7 @@ Z_ONLY = "z-only"
 OWN_RATE = "own rate"  # of a model that has one rate
 
 Row = dict[str, Any]
+_FileKey = tuple[str, str, str | None]  # of the original, codec, of the file
 
 
 def setting_order(setting: str) -> float:
@@ -58,8 +60,10 @@ class RowStore:
         self.folder, self._weights = folder, weights
         self._path = folder / f"rows-{process}.jsonl"
         self._rows: dict[tuple[str, str, str, str], Row] = {}
-        self._failures: dict[str, str] = {}
-        self._borrowed: list[Row] = []
+        self._failures: dict[str, dict[str, Row]] = {}  # picture -> setting -> the newest
+        # What is known of other codecs' files, by what identifies one: a look through all rows would be one for each.
+        self._measured: dict[_FileKey, Row] = {}
+        self._borrowed: dict[_FileKey, Row] = {}
         self._borrowed_sets: dict[tuple[tuple[str, str], ...], Row] = {}
         folder.mkdir(parents=True, exist_ok=True)
         self.reload()
@@ -68,6 +72,7 @@ class RowStore:
         """Read what all processes have written so far."""
         self._rows.clear()
         self._failures.clear()
+        self._measured.clear()
         found: list[Row] = []
         for path in sorted(self.folder.glob("rows-*.jsonl")):
             for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
@@ -88,7 +93,8 @@ class RowStore:
     def borrow(self, results: dict[str, Any]) -> None:
         """Let what an earlier result file says of other codecs stand for files, and sets of them, that are the same."""
         rows = [row for row in results.get("rows", ()) if row.get("codec") != "onedc"]
-        self._borrowed += rows
+        for row in rows:
+            self._borrowed.setdefault(_file_key(row), {}).update(row)
         for record in results.get("sets", ()):
             members = [row for row in rows if all(row[key] == record[key] for key in ("setting", "codec"))]
             if members:
@@ -100,26 +106,30 @@ class RowStore:
 
     def _take(self, row: Row) -> None:
         if "error" in row:
-            self._failures[row["picture"]] = row["error"]
+            self._failures.setdefault(row["picture"], {})[row["setting"]] = row
         elif row["codec"] != "onedc" or row["weights"] == self._weights:
             self._rows[row["picture"], row["sha256"], row["setting"], row["codec"]] = row
+            if row["codec"] != "onedc":
+                self._measured.setdefault(_file_key(row), {}).update(row)
 
     def find(self, picture: str, sha256: str, setting: str, codec: str, **wanted: Any) -> Row | None:
-        """The row of what is wanted, if its file is there and the same; it may lack a metric. None otherwise."""
+        """The row of what is wanted, if its file is there and the same; it may lack a metric. None otherwise.
+
+        Where a failure was noted since, the row has no `at`: it has to be added once more to count.
+        """
         row = self._rows.get((picture, sha256, setting, codec))
         if row is None or any(row.get(name) != value for name, value in wanted.items()):
             return None
         file = self.folder / row["file"]
         whole = file.is_file() and file_digest(file) == row["file_sha256"]
-        return row if whole and (codec != "onedc" or file.with_suffix(".png").is_file()) else None
+        if not whole or (codec == "onedc" and not file.with_suffix(".png").is_file()):
+            return None
+        return {name: value for name, value in row.items() if name != "at"} if self._failed_since(row) else row
 
     def find_measured(self, sha256: str, codec: str, digest: str) -> Row:
         """What was measured of the same file of another codec, at any setting, here or in a borrowed result."""
-        measured: Row = {}
-        for row in (*self._borrowed, *self._rows.values()):
-            if (row["sha256"], row["codec"], row.get("file_sha256")) == (sha256, codec, digest):
-                measured |= row
-        return measured
+        key = (sha256, codec, digest)
+        return self._borrowed.get(key, {}) | self._measured.get(key, {})
 
     def add(self, row: Row) -> Row:
         """Append a row."""
@@ -138,20 +148,29 @@ class RowStore:
         self.add({"picture": picture, "setting": setting, "error": error})
 
     def rows(
-        self, picture: str, sha256: str, settings: Sequence[str], codecs: Sequence[str], metrics: Sequence[str]
+        self,
+        picture: str,
+        sha256: str,
+        settings: Sequence[str],
+        codecs: Sequence[str],
+        metrics: Sequence[str],
+        device: str,
     ) -> list[Row] | None:
         """All rows of a picture, in a fixed order, with these metrics; None if any is missing.
 
-        `codecs` begins with `onedc`. Rows of other codecs that were matched to files of other weights do not count.
+        `codecs` begins with `onedc`. Rows of OneDC on another device do not count, nor those of other codecs that were
+        matched to files of other weights, nor any that are older than a failure.
         """
         wanted: list[Row] = []
         for setting in settings:
             target = None
             for codec in codecs:
                 row = self._rows.get((picture, sha256, setting, codec))
-                if row is None or any(name not in row for name in metrics):
+                if row is None or self._failed_since(row) or any(name not in row for name in metrics):
                     return None
                 if codec == "onedc":
+                    if row.get("device") != device:
+                        return None
                     target = row["bytes"]
                 elif row["target_bytes"] != target:
                     return None
@@ -160,7 +179,18 @@ class RowStore:
 
     def reason(self, picture: str) -> str:
         """Why a picture could not be measured, as far as anybody noted it."""
-        return self._failures.get(picture, "it was not measured; run the same command again")
+        noted = self._failures.get(picture)
+        if noted is None:
+            return "it was not measured; run the same command again"
+        return max(noted.values(), key=lambda row: row["at"])["error"]
+
+    def _failed_since(self, row: Row) -> bool:
+        failure = self._failures.get(row["picture"], {}).get(row["setting"])
+        return failure is not None and failure["at"] > row["at"]
+
+
+def _file_key(row: Row) -> _FileKey:
+    return row["sha256"], row["codec"], row.get("file_sha256")
 
 
 def _files(members: Sequence[Row]) -> tuple[tuple[str, str], ...]:

@@ -158,7 +158,7 @@ class _Subject:
     @cached_property
     def pixels(self) -> np.ndarray:
         """`uint8` `[H, W, 3]`, decoded when first needed: a finished picture of a resumed run never is."""
-        return self._original.pixels()
+        return self._original.pixels(self._pipeline.max_pixels)
 
     def onedc(self, setting: str, options: Mapping[str, Any]) -> Row:
         """The row of this model: the known one, with metrics added where it lacks some, or a new one."""
@@ -173,7 +173,7 @@ class _Subject:
         file = self._write(data, f"onedc-{self._digest[:8]}", setting, "odc")
         encoded = time.perf_counter() - start
         start = time.perf_counter()
-        rebuilt = load_picture(self._pipeline.decompress(file.read_bytes()))
+        rebuilt = load_picture(self._pipeline.decompress(file.read_bytes()), self._pipeline.max_pixels)
         decoded = time.perf_counter() - start
         Image.fromarray(rebuilt).save(file.with_suffix(".png"))
         row = self._facts(setting, "onedc", file) | {
@@ -199,8 +199,9 @@ class _Subject:
                 "quality": encoded.quality,
                 "at_floor": encoded.at_floor,
             }
-        known = self._store.find_measured(self._original.sha256, codec, row["file_sha256"])
-        added = {name: known[name] for name in self._measures if _knows(known, name) and not _knows(row, name)}
+        missing = [name for name in self._measures if not _knows(row, name)]
+        known = self._store.find_measured(self._original.sha256, codec, row["file_sha256"]) if missing else {}
+        added = {name: known[name] for name in missing if _knows(known, name)}
         if added:
             row = {name: value for name, value in row.items() if name != "at"} | added  # not as it is on disk
         return self._completed(row, lambda: rebuilt_picture(self._store.folder, row))
@@ -287,7 +288,7 @@ def rebuilt_picture(folder: Path, row: Mapping[str, Any]) -> np.ndarray:
     file = folder / row["file"]
     try:
         if row["codec"] == "onedc":
-            return load_picture(file.with_suffix(".png"))
+            return load_picture(file.with_suffix(".png"), max_pixels=None)  # its original was let in
         if is_learned(row["codec"]):
             return LearnedLadder.decode(file.read_bytes())
         halved = CODECS[row["codec"]].halves
@@ -330,12 +331,13 @@ def collect(
     """
     store.reload()
     settings, codecs = list(plan.settings(pipeline)), ["onedc", *plan.codecs]
+    device = _device(pipeline)
     rows: list[Row] = []
     measured: dict[str, Original] = {}
     failed: dict[str, str] = {}
     for original in source.pictures:
         try:
-            found = store.rows(original.name, original.sha256, settings, codecs, plan.pair_metrics)
+            found = store.rows(original.name, original.sha256, settings, codecs, plan.pair_metrics, device)
         except (OneDCError, OSError):  # it cannot be read
             found = None
         if found is None:
@@ -363,6 +365,7 @@ def collect(
             "pictures": len(measured),
             "limited": source.limit is not None,
             "limit": source.limit,
+            "benchmark": source.benchmark,
         },
         "machine": machine_facts(pipeline),
         "metrics": list(plan.pair_metrics),
@@ -370,7 +373,7 @@ def collect(
         "settings": settings,
         "codecs": codecs,
         "rows": [{key: row[key] for key in kept if key in row} for row in rows],
-        "sets": _sets(rows, measured, plan, store, progress),
+        "sets": _sets(rows, measured, plan, store, progress, pipeline.max_pixels),
         "failed": failed,
     }
 
@@ -381,6 +384,7 @@ def _sets(
     plan: Plan,
     store: RowStore,
     progress: Callable[[str], None],
+    max_pixels: int | None,
 ) -> list[Row]:
     if not plan.set_metrics:
         return []
@@ -396,7 +400,7 @@ def _sets(
             found = {name: earlier[name] for name in plan.set_metrics if earlier.get(name) is not None}
             meters = {name: SET_METRICS[name].make() for name in plan.set_metrics if name not in found}
             for row in members if meters else ():
-                original, rebuilt = originals[row["picture"]].pixels(), rebuilt_picture(store.folder, row)
+                original, rebuilt = originals[row["picture"]].pixels(max_pixels), rebuilt_picture(store.folder, row)
                 for name, meter in list(meters.items()):
                     try:
                         meter.add(original, rebuilt)
@@ -440,9 +444,12 @@ def load_results(path: Path) -> dict[str, Any]:
 def weights_digest(pipeline: "OneDCPipeline") -> str:
     """Return 16 hex digits of a SHA-256 over every tensor of every component, as loaded (so the dtype counts).
 
-    With them goes what else decides files and pictures: how much the encoder weighs bits, and adapters that are loaded.
+    With them goes what else decides files and pictures: how much the encoder weighs bits, adapters that are loaded, and
+    tiles, where they are not the default ones.
     """
     import torch
+
+    from ..tiling import Tiling
 
     digest = hashlib.sha256()
     for name, component in sorted(pipeline.components.items()):
@@ -455,6 +462,9 @@ def weights_digest(pipeline: "OneDCPipeline") -> str:
             digest.update(f"{name}.rounding_rate_weight {weight}".encode())
     if adapter := pipeline.adapter_id:
         digest.update(f"adapter {adapter}".encode())
+    tiling = getattr(pipeline, "_tiling", Tiling())
+    if tiling != Tiling():
+        digest.update(f"tiling {tiling}".encode())
     return digest.hexdigest()[:16]
 
 

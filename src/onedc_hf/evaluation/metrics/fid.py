@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import PictureError
-from ._common import check_pair, fetched, need
+from ._common import check_pair, check_side, fetched, need
 
 PATCH = 256
 KID_SUBSET = 1000
@@ -40,14 +40,18 @@ class _PatchMetric:
         self._patches = 0
 
     def add(self, original: np.ndarray, rebuilt: np.ndarray) -> None:
-        """Take in a pair of `uint8` `[H, W, 3]` pictures."""
+        """Take in a pair of `uint8` `[H, W, 3]` pictures.
+
+        Raises:
+            `PictureError`: the pictures differ in size, or hold no patch: without them it would be another set's value.
+        """
         import torch
 
         check_pair(original, rebuilt)
+        check_side(original, PATCH, self.name)
         for picture, real in ((original, True), (rebuilt, False)):
             cut = patches(picture)
-            if len(cut):
-                self._metric.update(torch.from_numpy(np.ascontiguousarray(cut)), real=real)
+            self._metric.update(torch.from_numpy(np.ascontiguousarray(cut)), real=real)
         self._patches += len(cut)
 
     def _need_patches(self) -> None:
