@@ -155,9 +155,14 @@ def test_only_the_guidance_learns_while_warming_up(stage2: Make, started: Path) 
     assert all("fake_score" in line and "matching" not in line for line in _log(settings))
 
 
-def test_it_runs_without_a_teacher_and_accumulates(stage2: Make) -> None:
-    settings = stage2(teacher="", gradient_accumulation_steps=2, generator_every=1, max_train_steps=2)
-    train(settings)
+def test_without_a_teacher_accumulated_batches_equal_a_larger_one(stage2: Make, tmp_path: Path) -> None:
+    common = {"teacher": "", "generator_every": 1, "max_train_steps": 3}
+    one = train(stage2(**common, train_batch_size=4, output_dir=str(tmp_path / "one")))
+    AcceleratorState._reset_state(True)
+    settings = stage2(**common, gradient_accumulation_steps=2, output_dir=str(tmp_path / "two"))
+    expected, found = weights_of(one), weights_of(train(settings))
+    floats = [name for name, tensor in expected.items() if tensor.is_floating_point()]
+    assert all(torch.allclose(found[name], expected[name], atol=2e-4) for name in floats)
     assert all("pixel" in line and "fake_score" not in line for line in _log(settings))
 
 
