@@ -201,7 +201,7 @@ def test_a_list_that_leaves_nothing_out_is_said(
 
 
 def test_pictures_without_names_cannot_be_excluded(
-    config: Make, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    config: Make, photographs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     names, folder = tmp_path / "names.txt", tmp_path / "unnamed"
     names.write_text("0.png\n")

@@ -457,7 +457,7 @@ def excluded_names(config: TrainConfig) -> frozenset[str]:
 
 def _own_lists(config: TrainConfig) -> list[str]:
     """Lists of `exclude` that are the user's; of the package's most data have none."""
-    return [name for name in config.exclude if package_file(name) is None]
+    return [name for name in config.exclude if Path(name).name != name or package_file(name) is None]
 
 
 def _check_lists(config: TrainConfig, pictures: Any) -> None:
