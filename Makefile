@@ -70,7 +70,7 @@ wheel-test: $(ready) ## build the wheel; install, use and train with it alone, a
 	mkdir photos; cp "$$here"/src/onedc_hf/box/pictures/*.jpg photos; cp "$$here/pipelines/train_onedc.py" .; \
 	"$$bin/python" train_onedc.py --config box-stage2 --train_data_dir photos --exclude --output_dir run \
 		--resolution 128 --train_batch_size 1 --max_train_steps 2 --adversary_warmup_steps 0; \
-	"$$bin/onedc" decompress "$$(ls demo/*.odc | head -1)" --model run/pipeline -o trained.png
+	"$$bin/onedc" decompress "$$(ls demo/*.odc | head -1)" --model ./run/pipeline -o trained.png
 
 bench: $(ready) ## seconds and peak memory at 768x512 on two threads; writes benchmarks/results/speed.json
 	$(bin)/python benchmarks/speed.py

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from onedc_hf import ModelError, OneDCCodecConfig
 from onedc_hf.training.code_predictor import CodePredictor, CodePredictorConfig
 from onedc_hf.training.config import TrainConfig
-from onedc_hf.training.distillation import SemanticDistillation, make_distillation
+from onedc_hf.training.distillation import SemanticDistillation, make_distillation, semantics_learn
 from onedc_hf.training.stage1 import train
 from onedc_hf.training.tokenizers import Tokens
 
@@ -163,6 +163,20 @@ def test_a_predictor_goes_on_from_weights_and_a_missing_tokenizer_is_said_first(
         make_distillation(
             config(predictor=small | {"channels": 24}, predictor_weights=str(file), distillation_weight=0.01), codec
         )
+
+
+def test_an_adapter_alone_is_saved_alone_whatever_the_config_distils(
+    config: Callable[..., TrainConfig], tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    adapter = {"init_from": str(tiny_folder), "train_lora": True, "rank": 2, "max_train_steps": 1}
+    distils = {"distillation_weight": 0.01, "tokenizer": "gone.safetensors"}  # which nobody asks for
+    folder = train(config(**adapter, **distils, freeze=["codec", "gain_anchors", "vae"]))
+    assert folder == tmp_path / "run" and (folder / "pytorch_lora_weights.safetensors").is_file()
+    assert "there is no distillation" in caplog.text
+    made_by = ["vae.encoder", "codec.enc", "codec.hyper_enc", "codec.entropy", "codec.semantic_adaptor"]
+    assert not semantics_learn(config(freeze=made_by))
+    assert all(semantics_learn(config(freeze=[part for part in made_by if part != left])) for left in made_by)
 
 
 def test_a_run_of_stage_1_logs_it_and_saves_a_pipeline_without_it(

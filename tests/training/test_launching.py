@@ -84,6 +84,36 @@ def test_the_steps_of_a_run_stay_as_large_as_they_are(config: Make, monkeypatch:
     stage1.train(config(**goes_on, train_batch_size=1, gradient_accumulation_steps=2))
 
 
+def test_a_run_goes_on_in_parts_of_steps_as_in_whole_ones(config: Make, tmp_path: Path) -> None:
+    settings = {"ema_decay": 0.0, "lambda_ramp_steps": 0, "max_train_steps": 5}
+    whole = stage1.train(config(**settings, output_dir=str(tmp_path / "whole")))
+    AcceleratorState._reset_state(True)
+    stage1.train(config(**settings | {"max_train_steps": 3}))
+    AcceleratorState._reset_state(True)
+    parts = {"train_batch_size": 1, "gradient_accumulation_steps": 2, "resume_from_checkpoint": "latest"}
+    rest = stage1.train(config(**settings, **parts))
+    expected, found = weights_of(whole), weights_of(rest)
+    floats = [name for name, tensor in expected.items() if tensor.is_floating_point()]
+    assert all(torch.allclose(found[name], expected[name], atol=2e-4) for name in floats)
+
+
+def test_qualities_have_a_stream_of_their_own(config: Make) -> None:
+    with TrainingRun(config(seed=3)) as run:
+        for _ in run.batches():
+            own, shared = torch.rand(8), torch.rand(8, generator=run.shared_draws())
+            assert not set(own.tolist()) & set(shared.tolist())
+
+
+def test_a_run_that_was_killed_writes_no_step_down_twice(config: Make) -> None:
+    folder = stage1.train(config(max_train_steps=3, checkpointing_steps=2)).parent
+    shutil.rmtree(folder / "checkpoint-3")
+    log = folder / "log.jsonl"
+    log.write_text(log.read_text() + '{"step": 4, "pix')
+    AcceleratorState._reset_state(True)
+    stage1.train(config(max_train_steps=4, resume_from_checkpoint="latest"))
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 2, 3, 4]
+
+
 def test_what_is_said_anew_counts_where_a_run_goes_on(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     first = {"adversary_weight": 1.0, "feature_weight": 0.1, "lr_warmup_steps": 4, "analysis_lr_scale": 0.5}
     stage1.train(config(**first, learning_rate=1e-4, ema_decay=0.9))
@@ -187,6 +217,17 @@ def test_a_stopped_run_is_not_validated_and_says_where_it_stood(
     folder = stage1.train(config(**settings))
     assert (folder / "model_index.json").is_file() and not (tmp_path / "run" / "validation").exists()
     assert pushed == {"step": 1, "of": 50}
+
+
+def test_which_pictures_will_be_uploaded_is_said_before_the_first_step(
+    config: Make, photographs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr("onedc_hf.training.run.open_repository", lambda *_: "me/mine")
+    monkeypatch.setattr(TrainingRun, "batches", lambda run: iter(()))
+    monkeypatch.setattr(TrainingRun, "end", lambda run: run.output)
+    stage1.train(config(validation_images=[str(photographs)], push_to_hub=True))
+    assert "uploaded to me/mine" in caplog.text and f"shows 4 pictures of {photographs}, with their" in caplog.text
 
 
 @pytest.mark.parametrize("stage", [1, 2])

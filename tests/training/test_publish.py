@@ -80,6 +80,16 @@ def test_a_repository_is_named_after_the_folder_and_opened_before_any_work(
     assert len(hub.repos["models", "alice/my-run"].commits) == 1  # nothing is written yet
 
 
+def test_a_repository_that_everybody_sees_is_not_taken_for_a_private_one(
+    hub: LoopbackHub, client: Callable[..., str]
+) -> None:
+    public, hidden = ("alice/public", "x"), ("alice/hidden", "x", "", True)
+    *opened, refused = _open(client, public, hidden, hidden, (*public, "", True))
+    assert opened == ["alice/public", "alice/hidden", "alice/hidden"]
+    assert refused.startswith("refused:") and "'alice/public' is there already" in refused and "hub_model_id" in refused
+    assert not hub.repos["models", "alice/public"].private
+
+
 def test_a_token_that_may_not_write_is_refused_at_the_start(hub: LoopbackHub, client: Callable[..., str]) -> None:
     # Nobody's; one that may read what is there, but not write; a name that cannot be.
     calls = [

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from huggingface_hub.errors import LocalEntryNotFoundError
 
+from onedc_hf.errors import ModelError
 from onedc_hf.training.captions import CaptionEncoder
 from onedc_hf.training.scores import Guided, LatentScale, NoiseSchedule, ScoreNetwork, load_teacher
 
@@ -85,6 +88,21 @@ def test_networks_with_other_inputs_are_refused() -> None:
         ScoreNetwork(tiny_unet(settings=TINY_UNET | {"class_embed_type": "timestep"}))
     with pytest.raises(ValueError, match="captions"):
         ScoreNetwork(tiny_unet(settings=TINY_CAPTIONED_UNET)).predict_noise(torch.zeros(1, 2, 8, 8), torch.tensor([0]))
+
+
+def test_a_teacher_that_cannot_be_loaded_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("nowhere to be found.")
+
+    monkeypatch.setattr("onedc_hf.training.scores.snapshot_download", fail)
+    with pytest.raises(ModelError, match=r"(?s)`teacher`.*'org/mine'.*nowhere to be found.*begins with \./"):
+        load_teacher("org/mine")
+    with pytest.raises(ModelError, match=r"`teacher`: there is no folder '\./mine'"):
+        load_teacher("./mine")
+    folder = captioned_folder(tmp_path)
+    shutil.rmtree(folder / "unet")
+    with pytest.raises(ModelError, match="`teacher`.*It needs `unet` and `scheduler`"):
+        load_teacher(str(folder))
 
 
 class _MeanOfCaption:

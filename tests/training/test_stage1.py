@@ -14,6 +14,7 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -186,6 +187,41 @@ def test_batches_of_a_run_leave_out_what_its_settings_exclude(
     batches = crop_batches(config(**source, exclude=[str(names)]), Share(4))
     seen = {round(127.5 * (1 + float(crop.mean()))) for batch in islice(batches, 10) for crop in batch}
     assert seen == {0, 170}
+
+
+def test_a_list_that_leaves_nothing_out_is_said(
+    config: Make, photographs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("3.PNG\n")
+    crop_batches(config(exclude=["box-heldout.txt"]), Share())  # the package's own: nothing to say
+    assert "exclude" not in caplog.text
+    crop_batches(config(exclude=["box-heldout.txt", str(names)]), Share())
+    assert f"{names} leaves nothing out" in caplog.text and "such as '0.png'" in caplog.text
+
+
+def test_pictures_without_names_cannot_be_excluded(
+    config: Make, photographs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names, folder = tmp_path / "names.txt", tmp_path / "unnamed"
+    names.write_text("0.png\n")
+    folder.mkdir()
+    rows = [{"image": {"bytes": (photographs / f"{i}.png").read_bytes(), "path": None}} for i in range(2)]
+    data = datasets.Dataset.from_list(rows, features=datasets.Features({"image": datasets.Image()}))
+    data.to_parquet(folder / "train-00000-of-00001.parquet")
+    crop_batches(config(train_data_dir=str(folder), exclude=["box-heldout.txt"]), Share())
+    with pytest.raises(ValueError, match=r"`exclude`: .*names\.txt lists file names.*have none"):
+        crop_batches(config(train_data_dir=str(folder), exclude=[str(names)]), Share())
+    streamed = {"train_data_dir": "", "dataset_name": str(folder), "streaming": True}
+    list(islice(crop_batches(config(**streamed, exclude=["box-heldout.txt"]), Share()), 2))
+    assert not caplog.text
+    list(islice(crop_batches(config(**streamed, exclude=[str(names)]), Share()), 5))
+    assert caplog.text.count("pictures without file names") == 1
+
+
+def test_a_folder_of_pictures_is_not_streamed(config: Make, photographs: Path) -> None:
+    with pytest.raises(ValueError, match="is a folder of pictures.*`train_data_dir`, without `streaming`"):
+        crop_batches(config(train_data_dir="", dataset_name=str(photographs), streaming=True), Share())
 
 
 def test_held_out_and_excluded_lists_do_not_overlap() -> None:

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from onedc_hf.training.adversary import DISCRIMINATORS
 from onedc_hf.training.components import DECIDES_SYMBOLS, load_model, make_model, save_pipeline
 from onedc_hf.training.config import TrainConfig
 from onedc_hf.training.data import Share, crop_batches
+from onedc_hf.training.guidance import make_latent_guidance
 from onedc_hf.training.model import TrainableOneDC
 from onedc_hf.training.stage2 import ALL_BUT_THE_GENERATOR, train
 from onedc_hf.training.start import start_as_transform_codec
@@ -155,9 +158,21 @@ def test_only_the_guidance_learns_while_warming_up(stage2: Make, started: Path) 
     assert all("fake_score" in line and "matching" not in line for line in _log(settings))
 
 
-def test_it_runs_without_a_teacher_and_accumulates(stage2: Make) -> None:
-    settings = stage2(teacher="", gradient_accumulation_steps=2, generator_every=1, max_train_steps=2)
-    train(settings)
+def test_a_launchers_number_format_is_refused_where_it_cannot_work(stage2: Make) -> None:
+    run: Any = SimpleNamespace(accelerator=SimpleNamespace(mixed_precision="fp16"))
+    model: Any = None
+    with pytest.raises(ValueError, match="cannot accumulate gradients in fp16"):
+        make_latent_guidance(stage2(gradient_accumulation_steps=2), run, model)
+
+
+def test_without_a_teacher_accumulated_batches_equal_a_larger_one(stage2: Make, tmp_path: Path) -> None:
+    common = {"teacher": "", "generator_every": 1, "max_train_steps": 3}
+    one = train(stage2(**common, train_batch_size=4, output_dir=str(tmp_path / "one")))
+    AcceleratorState._reset_state(True)
+    settings = stage2(**common, gradient_accumulation_steps=2, output_dir=str(tmp_path / "two"))
+    expected, found = weights_of(one), weights_of(train(settings))
+    floats = [name for name, tensor in expected.items() if tensor.is_floating_point()]
+    assert all(torch.allclose(found[name], expected[name], atol=2e-4) for name in floats)
     assert all("pixel" in line and "fake_score" not in line for line in _log(settings))
 
 

@@ -33,6 +33,14 @@ def test_a_step_with_a_gradient_that_is_no_number_is_left_out() -> None:
     assert torch.allclose(weight, torch.tensor([-3.0, -4.0]), atol=1e-4)
 
 
+def test_gradients_are_taken_whole_where_no_norm_is_asked_for() -> None:
+    weight = torch.nn.Parameter(torch.zeros(2))
+    take_step = OptimizerStep(Accelerator(cpu=True), [weight], torch.optim.SGD([weight], lr=1.0), max_norm=0.0)
+    weight.grad = torch.tensor([30.0, 40.0])
+    take_step()
+    assert weight.tolist() == [-30.0, -40.0]
+
+
 def test_an_error_says_so_when_it_does_not_get_better() -> None:
     finite = FiniteSteps("the model")
     assert not any(finite.may(math.nan) for _ in range(24)) and finite.may(1.0)

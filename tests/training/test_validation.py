@@ -211,6 +211,16 @@ def test_a_folder_of_pictures_may_hold_a_table_of_captions(photographs: Path, tm
     assert [row["caption"] for row in open_pictures(str(folder), caption_column="text")] == list("0123")
 
 
+def test_pictures_that_a_table_of_captions_lacks_are_left_out_only_where_captions_are_asked_for(
+    photographs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(photographs, tmp_path / "some"))
+    (folder / "metadata.jsonl").write_text('{"file_name": "2.png", "text": "two"}\n')
+    assert len(open_pictures(str(folder))) == 4 and not caplog.text
+    assert [row["caption"] for row in open_pictures(str(folder), caption_column="text")] == ["two"]
+    assert "3 pictures have no row" in caplog.text
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()

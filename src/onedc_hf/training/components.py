@@ -191,11 +191,12 @@ def choose_what_learns(model: TrainableOneDC, config: TrainConfig) -> list[nn.Pa
         )
     if not trainable:
         raise ValueError("Everything is frozen: nothing would learn. Look at `freeze`.")
-    alone = all(name.startswith("generator.") for name in trainable)
+    others = sorted({".".join(name.split(".")[:2]) for name in trainable if not name.startswith("generator.")})
+    alone = not others
     if (config.init_lora or BESIDE_ADAPTER in model.generator.adapters) and not alone:
         raise ValueError(
             "An adapter that goes on (`init_lora`), or learns beside the model's own, is saved alone, so nothing else "
-            "may learn: `--freeze codec gain_anchors vae`."
+            f"may learn, but {', '.join(others)} would: `--freeze codec gain_anchors vae`."
         )
     if config.train_lora and not alone and model.generator.config.lora is None:
         settings = model.generator.unet.peft_config["default"]

@@ -82,7 +82,8 @@ class TrainConfig:
     Optimiser:
         optimizer (`str`): `adamw`, or `adafactor`, which keeps next to no state where memory is short.
         learning_rate, scale_lr, lr_scheduler, lr_warmup_steps, adam_beta1, adam_beta2, adam_epsilon,
-        adam_weight_decay, max_grad_norm: as in diffusers' scripts.
+        adam_weight_decay, max_grad_norm: as in diffusers' scripts; gradients of any norm are taken whole where
+            `max_grad_norm` is 0.
         analysis_lr_scale (`float`): factor on the learning rate of the analysis side in stage 1 (`vae.encoder`,
             `codec.enc`), whose every move all the rest has to follow.
         ema_decay (`float`): of the averaged weights, which are the ones that are saved; 0 switches it off.
@@ -282,6 +283,7 @@ class TrainConfig:
             raise ValueError(
                 f"`mixed_precision` is one of {', '.join(_MIXED_PRECISIONS[1:])}; got {self.mixed_precision}."
             )
+        self.check_precision(self.mixed_precision)
         if self.hub_license and not _LICENCE_ID.fullmatch(self.hub_license):  # the Hub says so only after the last step
             raise ValueError(
                 "`hub_license` is an id as the Hub writes it, such as apache-2.0 or cc-by-4.0 (`other` for a licence "
@@ -299,7 +301,7 @@ class TrainConfig:
         for name in ("low_rate_detail", "high_rate_detail"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must lie in [0, 1]; got {getattr(self, name)}.")
-        for name in ("noise_channels", "decoder_layers", "picture_cache_mib"):
+        for name in ("noise_channels", "decoder_layers", "picture_cache_mib", "num_train_epochs", "max_grad_norm"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be below 0; got {getattr(self, name)}.")
         for name in (
@@ -311,10 +313,26 @@ class TrainConfig:
             "logging_steps",
             "max_validation_samples",
             "rank",
+            "adversary_every",
             "generator_every",
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+
+    def check_precision(self, mixed_precision: str) -> None:
+        """Refuses a number format, of these settings or of the launcher, that stage 2 cannot accumulate gradients in.
+
+        Generator and guidance share float16's one scale of losses, and it changes when the first of them has taken its
+        step: what the other has gathered until then would be of another scale.
+
+        Raises:
+            ValueError: for float16 with a teacher and several micro-batches.
+        """
+        if mixed_precision == "fp16" and self.stage == 2 and self.teacher and self.gradient_accumulation_steps > 1:
+            raise ValueError(
+                "Stage 2 with a `teacher` cannot accumulate gradients in fp16: use `mixed_precision` bf16, or a larger "
+                "`train_batch_size` with `gradient_accumulation_steps` 1."
+            )
 
     def to_json(self) -> str:
         """The record as JSON, as it is kept beside the weights; without the token."""

@@ -83,16 +83,28 @@ def open_pictures(
         `datasets.Dataset`: with a column `image` of `{"bytes", "path"}` and, if asked for, `caption`.
 
     Raises:
-        ValueError: if a column or a split is missing, or there is no picture.
+        ValueError: if a column or a split is missing, there is no picture, or a folder of pictures is to be streamed.
     """
     import datasets
 
     if is_picture_folder(source):
+        if streaming:
+            raise ValueError(
+                f"{source!r} is a folder of pictures, of which nothing has to be streamed: name it as "
+                "`train_data_dir`, without `streaming`."
+            )
         # Every file: else names such as `steam-train.jpg` make splits for the library, and the rest is left out.
-        every = {"train": "**"}
         data = datasets.load_dataset(
-            "imagefolder", data_dir=source, data_files=every, split="train", drop_labels=True, cache_dir=cache_dir
+            "imagefolder",
+            data_dir=source,
+            data_files={"train": "**"},
+            split="train",
+            drop_labels=True,
+            drop_metadata=not caption_column,  # pictures that it does not list would be left out
+            cache_dir=cache_dir,
         )
+        if caption_column:
+            _count_left_out(source, len(data))
         image_column = "image"
     else:
         data = datasets.load_dataset(
@@ -110,6 +122,15 @@ def open_pictures(
     if not streaming and not len(data):
         raise ValueError(f"{source!r} holds no picture.")
     return data
+
+
+def _count_left_out(source: str, found: int) -> None:
+    """Says how many pictures of a folder have no row in its table of captions, and so are not among those found."""
+    suffixes = Image.registered_extensions()
+    paths = (path.relative_to(source) for path in Path(source).rglob("*") if path.suffix.lower() in suffixes)
+    left_out = sum(not any(part.startswith((".", "__")) for part in path.parts) for path in paths) - found
+    if left_out > 0:
+        logger.warning("%s: %d pictures have no row in `metadata.jsonl`, and are left out.", source, left_out)
 
 
 def is_picture_folder(source: str) -> bool:
@@ -332,6 +353,7 @@ class StreamedCrops(IterableDataset):
         seed (`int`): of order and crops.
         share (`Share`): which of the crops.
         exclude (`frozenset[str]`): file names left out.
+        expect_names (`bool`): warn of the first picture without a name, which no list leaves out.
     """
 
     def __init__(
@@ -342,8 +364,10 @@ class StreamedCrops(IterableDataset):
         *,
         share: Share | None = None,
         exclude: frozenset[str] = frozenset(),
+        expect_names: bool = False,
     ):
         super().__init__()
+        self._expect_names = expect_names
         from datasets.distributed import split_dataset_by_node
 
         self.share, self.cropping, self.seed, self.exclude = share or Share(), cropping, seed, exclude
@@ -356,8 +380,12 @@ class StreamedCrops(IterableDataset):
             self.pictures.set_epoch(epoch)
             found = 0
             for record in self.pictures:
-                if _name(record["image"]) in self.exclude:
+                name = _name(record["image"])
+                if name in self.exclude:
                     continue
+                if self._expect_names and not name:
+                    logger.warning("`exclude`: the data have pictures without file names, which no list leaves out.")
+                    self._expect_names = False
                 position += 1
                 if position <= skip:
                     found += 1
@@ -427,6 +455,34 @@ def excluded_names(config: TrainConfig) -> frozenset[str]:
     return frozenset[str]().union(*(read_names(package_file(name) or name) for name in config.exclude))
 
 
+def _own_lists(config: TrainConfig) -> list[str]:
+    """Lists of `exclude` that are the user's; of the package's most data have none."""
+    return [name for name in config.exclude if Path(name).name != name or package_file(name) is None]
+
+
+def _check_lists(config: TrainConfig, pictures: Any) -> None:
+    """Says where a list of the user's leaves nothing out: what was to be kept for a test would be trained on.
+
+    Raises:
+        ValueError: if it cannot, since no picture has a name.
+    """
+    lists = _own_lists(config)
+    there = set(_names(pictures)) - {""} if lists else set()
+    if lists and not there:
+        raise ValueError(
+            f"`exclude`: {lists[0]} lists file names, and the pictures of these data have none: leave the list out, or "
+            "name a split or a folder without the pictures that are not to be trained on."
+        )
+    for name in lists:
+        if there.isdisjoint(read_names(name)):
+            logger.warning(
+                "`exclude`: %s leaves nothing out: none of its names is that of a picture. The data have names such "
+                "as %r.",
+                name,
+                min(there),
+            )
+
+
 def steps_of_epochs(config: TrainConfig, processes: int) -> int:
     """Steps in which `num_train_epochs` times as many crops are taken as there are pictures.
 
@@ -452,7 +508,7 @@ def crop_batches(config: TrainConfig, share: Share) -> DataLoader[Any]:
     """Endless batches of crops `[B, 3, S, S]` in [-1, 1] (or `{"pixels", "caption"}`) of a run's data.
 
     Raises:
-        ValueError: if there is nothing to train on.
+        ValueError: if there is nothing to train on, or a list of names to leave out and no picture has one.
     """
     pictures, exclude = _open(config)
     cropping = Cropping(
@@ -465,8 +521,11 @@ def crop_batches(config: TrainConfig, share: Share) -> DataLoader[Any]:
     )
     stream: IterableDataset[Any]
     if config.streaming:
-        stream = StreamedCrops(pictures, cropping, config.seed, share=share, exclude=exclude)
+        stream = StreamedCrops(
+            pictures, cropping, config.seed, share=share, exclude=exclude, expect_names=bool(_own_lists(config))
+        )
     else:
+        _check_lists(config, pictures)
         stream = CropStream(
             pictures, cropping, config.seed, share=share, exclude=exclude, cache_bytes=_cache_share(config)
         )

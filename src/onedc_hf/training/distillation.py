@@ -25,7 +25,10 @@ from .config import TrainConfig
 from .tokenizers import Tokenizer, Tokens, load_tokenizer
 from .vqgan import read_state
 
-__all__ = ["SemanticDistillation", "make_distillation"]
+__all__ = ["SemanticDistillation", "make_distillation", "semantics_learn"]
+
+# Prefixes of what the semantic map is made by.
+_MAKES_SEMANTICS = ("vae.encoder", "codec.enc", "codec.hyper_enc", "codec.entropy", "codec.semantic_adaptor")
 
 
 class SemanticDistillation(nn.Module):
@@ -104,6 +107,11 @@ class SemanticDistillation(nn.Module):
             "code_mse": distance,
             "code_accuracy": (logits.detach().argmax(1) == targets.indices).float().mean(),
         }
+
+
+def semantics_learn(config: TrainConfig) -> bool:
+    """Whether anything learns that makes the semantic map; otherwise a distillation teaches its predictor alone."""
+    return not all(part.startswith(tuple(config.freeze)) for part in _MAKES_SEMANTICS)
 
 
 def make_distillation(

@@ -121,7 +121,7 @@ class Update:
         accelerator (`Accelerator`): of the run.
         parameters: what learns.
         optimizer, scheduler: theirs, prepared.
-        max_norm (`float`): of the gradient; longer ones are shortened (5.0 in the paper).
+        max_norm (`float`): of the gradient; longer ones are shortened (5.0 in the paper), with 0 none.
     """
 
     def __init__(
@@ -284,9 +284,10 @@ def make_latent_guidance(config: TrainConfig, run: TrainingRun, model: Trainable
     """Loads the teacher of a run's settings, makes the discriminator, and has both in the run's checkpoints.
 
     Raises:
-        OSError, ValueError: if the teacher cannot be loaded, is one of other latents, or is guided by captions that
-            the data does not have.
+        ModelError, ValueError: if the teacher cannot be loaded, is one of other latents, or is guided by captions that
+            the data does not have; or for a number format of the launcher's that cannot work.
     """
+    config.check_precision(run.accelerator.mixed_precision)
     mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}
     teacher = load_teacher(
         config.teacher,

@@ -1,7 +1,7 @@
 """Teaches hyper-latent and entropy model what the analysis already says: the fast half of a new entropy path.
 
     python -m onedc_hf.training.hyper_latent --train_data_dir photos --output_dir hyper
-    onedc train --config box-stage2 --train_data_dir photos --init_from hyper/pipeline
+    onedc train --config box-stage2 --train_data_dir photos --init_from ./hyper/pipeline
 
 The analysis transform stays as it is. So what it says of a crop is computed once, and from then on a step costs only
 what lives at 1/16 and 1/64 of the picture: on two CPU cores ninety crops a second, where the whole model trains on

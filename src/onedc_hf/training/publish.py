@@ -95,13 +95,13 @@ def open_repository(hub_model_id: str, output_dir: str | Path, token: str = "", 
         hub_model_id (`str`): `org/name` or `name`; empty: the name of `output_dir`.
         output_dir (`str` or `Path`): of the run.
         token (`str`, *optional*): by default the one that `hf auth login` or `HF_TOKEN` gave.
-        private (`bool`, *optional*): of a new repository.
+        private (`bool`, *optional*): of a new repository; with `True` one that is there must be private, too.
 
     Returns:
         `str`: its full id, `org/name`.
 
     Raises:
-        PublishError: if it cannot be created or written to; the text names the cause.
+        PublishError: if it cannot be created or written to, or is public against the wish; the text names the cause.
     """
     wanted = hub_model_id or Path(output_dir).resolve().name
     api = HfApi(token=token or None)
@@ -111,11 +111,17 @@ def open_repository(hub_model_id: str, output_dir: str | Path, token: str = "", 
         # uploaded needs the right to write, and uploads nothing.
         probe = CommitOperationAdd("train_config.json", b"{}")
         api.preupload_lfs_files(repo_id, additions=[probe])
+        public = bool(private) and not api.repo_info(repo_id).private  # creating one that is there leaves it as it is
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, httpx.HTTPError, OSError) as error:
         raise PublishError(
             f"The run cannot be published as {wanted!r}: {error} Check `hub_model_id`, log in with `hf auth login` (or "
             "set HF_TOKEN) with a token that may write there, or leave out `push_to_hub`."
         ) from error
+    if public:
+        raise PublishError(
+            f"`hub_private_repo`: {repo_id!r} is there already, and everybody can see it. Make it private in its "
+            "settings on the Hub, name another as `hub_model_id`, or leave out `hub_private_repo`."
+        )
     return repo_id
 
 

@@ -42,12 +42,13 @@ from torch.nn.parallel import DistributedDataParallel
 from ..hub.inherited import carry_licences
 from ..lora_file import WEIGHTS_NAME
 from .config import TrainConfig
+from .curves import LOG, forget_later_lines, write_line
 from .data import Crops, Share, check_folder, crop_batches, excluded_names, open_split, steps_of_epochs
 from .model import TrainableOneDC
 from .optimisers import Optimisation
 from .publish import ORIGINS, open_repository, origins, publish, publish_adapter, read_origins
 from .trackers import Trackers, tracker_names
-from .validation import Validator, named_pictures, split_pictures, validation_pictures
+from .validation import SHEET_PICTURES, Validator, named_pictures, split_pictures, validation_pictures
 
 __all__ = ["TrainingRun"]
 
@@ -55,6 +56,7 @@ logger = logging.getLogger(__name__)
 
 # How long processes wait for the one that validates or uploads: on GPUs torch would give up after ten minutes.
 _PATIENCE = timedelta(hours=12)
+_SHARED_STREAM = 15_485_863  # what the seeds of draws that processes share are apart from those of their own
 # Settings that no checkpoint depends on.
 _MAY_CHANGE = frozenset(
     {
@@ -264,6 +266,8 @@ class TrainingRun:
         if self._resume is not None:
             self._take_up(self._resume)
         if self.is_main:
+            if self.config.resume_from_checkpoint:
+                forget_later_lines(self.output / LOG, self.step)
             (self.output / "train_config.json").write_text(self.config.to_json(), encoding="utf-8")
             if self._resume is None:  # later what the run started from may be gone
                 (self.output / ORIGINS).write_text(json.dumps(origins(dataclasses.asdict(self.config))) + "\n")
@@ -273,6 +277,14 @@ class TrainingRun:
             )
         if pictures := self._validation_pictures():
             self._validator = Validator(model, pictures, self.config.validation_bpp, self.output, self._trackers)
+            if self._repository:  # pictures of people, say, that were never meant to be seen by others
+                logger.info(
+                    "What validation looks at will be uploaded to %s (`push_to_hub`): `validation.png` shows %d "
+                    "pictures of %s, with their names.",
+                    self._repository,
+                    min(len(pictures), SHEET_PICTURES),
+                    self._validation_source(),
+                )
 
     def _checkpoint_to_resume(self) -> Path | None:
         """The checkpoint that the settings ask for.
@@ -323,6 +335,8 @@ class TrainingRun:
                 f"{', '.join(changed) or 'none'}. Go on with the old ones, or start a run of its own from its weights "
                 "by `--init_from`."
             ) from error
+        # accelerate's own count of micro-batches, which says where a step ends, may be one of steps of other numbers.
+        self.accelerator.step = 0
         for optimisation in self._optimisations:
             optimisation.apply_settings()
         if self._ema is not None:
@@ -338,6 +352,13 @@ class TrainingRun:
     def _has_result(self) -> bool:
         """Whether an earlier run got as far as its first checkpoint, which is written together with its weights."""
         return any((self.output / name).exists() for name in ("pipeline", WEIGHTS_NAME))
+
+    def _validation_source(self) -> str:
+        config = self.config
+        if config.validation_images:
+            return ", ".join(config.validation_images)
+        data = config.train_data_dir or config.dataset_name
+        return f"the split {config.validation_split} of {data}" if config.validation_split else data
 
     def _validation_pictures(self) -> dict[str, Any]:
         """What validation looks at, by name; nothing where no validation is asked for."""
@@ -393,7 +414,8 @@ class TrainingRun:
 
     def shared_draws(self) -> torch.Generator:
         """Random numbers of this step that are the same in every process."""
-        return torch.Generator().manual_seed(self.config.seed + 7919 * self.step)
+        # A stream of its own: that of the first process begins with the draws of its losses.
+        return torch.Generator().manual_seed(_SHARED_STREAM + self.config.seed + 7919 * self.step)
 
     def my_part(self, values: Tensor) -> Tensor:
         """This process's rows of what was drawn for the batches of all."""
@@ -481,8 +503,7 @@ class TrainingRun:
         if self._trackers is not None:
             self._trackers.log(values, self.step)
         if self.is_main:
-            with (self.output / "log.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": self.step} | {k: round(v, 5) for k, v in values.items()}) + "\n")
+            write_line(self.output / LOG, self.step, values)
 
     def _look(self) -> None:
         if self._validator is None:

@@ -17,8 +17,11 @@ from typing import Protocol
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
 from torch import Tensor, nn
 
+from ..errors import ModelError
+from ..sources import looks_like_path
 from .captions import CaptionEncoder
 
 __all__ = ["Guided", "LatentScale", "NoisePredictor", "NoiseSchedule", "ScoreNetwork", "Teacher", "load_teacher"]
@@ -256,11 +259,25 @@ def load_teacher(
         revision (`str`, *optional*): of the Hub repository.
 
     Raises:
-        OSError: if a part is missing; `ValueError`: for a network of another kind.
+        ModelError: if there is no such folder or repository, or a part is missing.
+        ValueError: for a network of another kind.
     """
-    folder = Path(source)
-    if not folder.is_dir():
-        folder = Path(snapshot_download(source, revision=revision, allow_patterns=_FILES))
+    folder = Path(source).expanduser()
+    if not folder.is_dir() and looks_like_path(source):
+        raise ModelError(f"`teacher`: there is no folder {source!r}. A repository of the Hub is `org/name`.")
+    try:
+        if not folder.is_dir():
+            folder = Path(snapshot_download(source, revision=revision, allow_patterns=_FILES))
+        return _load_from(folder, guidance_scale, real_dtype, device)
+    except (OSError, HFValidationError) as error:  # those of the Hub are of the first kind
+        raise ModelError(
+            f"`teacher`: no diffusion model could be loaded from {source!r}: {error} It needs `unet` and `scheduler`, "
+            "and for captions `tokenizer` and `text_encoder`. Check the name, your access, and the network; a folder's "
+            "name begins with ./ or /."
+        ) from error
+
+
+def _load_from(folder: Path, guidance_scale: float, real_dtype: torch.dtype, device: torch.device | str) -> Teacher:
     schedule = NoiseSchedule(DDPMScheduler.from_pretrained(folder, subfolder="scheduler"))
     networks = []
     for dtype in (real_dtype, torch.float32):

@@ -6,6 +6,7 @@ number of processes.
 
 from __future__ import annotations
 
+import logging
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from .components import DECIDES_SYMBOLS, choose_what_learns, grow_decoder, load_start, make_model, save_result
 from .config import TrainConfig
 from .data import Crops, Share, crop_batches
-from .distillation import make_distillation
+from .distillation import make_distillation, semantics_learn
 from .model import Rebuilt, TrainableOneDC
 from .objective import picture_losses
 from .run import TrainingRun
@@ -25,6 +26,8 @@ from .steps import OptimizerStep
 from .tokenizers import load_tokenizer
 
 __all__ = ["crop_weight", "draw_quality", "geometric", "learning_rates", "qualities_of_step", "rate_weight", "train"]
+
+logger = logging.getLogger(__name__)
 
 _START_BATCHES, _START_BATCH = 10, 40  # of crops that the transform-codec start looks at
 
@@ -108,7 +111,10 @@ def train(config: TrainConfig) -> Path:
     """
     with TrainingRun(config) as run:
         # Model
-        tokenizer = load_tokenizer(config.tokenizer) if config.distillation_weight else None
+        distils = config.distillation_weight > 0 and semantics_learn(config)
+        if config.distillation_weight and not distils:
+            logger.info("All that makes the semantic map is frozen: there is no distillation (`distillation_weight`).")
+        tokenizer = load_tokenizer(config.tokenizer) if distils else None
         bare = _starting_model(config)
         if tokenizer is not None:
             bare.distillation = make_distillation(config, bare.codec.config, tokenizer, resumes=run.resumes)

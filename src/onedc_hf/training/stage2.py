@@ -42,7 +42,7 @@ def train(config: TrainConfig) -> Path:
 
     Raises:
         TrainingError: if gradients stay infinite or no numbers; nothing is saved then.
-        ValueError, OSError: for settings that cannot work, before any work is done.
+        ValueError, OSError, OneDCError: for settings that cannot work, before any work is done.
     """
     if not config.freeze:
         config = dataclasses.replace(config, freeze=list(ALL_BUT_THE_GENERATOR))

@@ -66,7 +66,7 @@ class OptimizerStep:
         accelerator (`Accelerator`): of the run.
         parameters: what learns.
         optimizer, scheduler: theirs, prepared.
-        max_norm (`float`): of the gradient; longer ones are shortened.
+        max_norm (`float`): of the gradient; longer ones are shortened, with 0 none.
         what (`str`): whose gradients, for warning and error.
     """
 
@@ -81,7 +81,7 @@ class OptimizerStep:
         what: str = "the model",
     ):
         self.accelerator, self.parameters = accelerator, list(parameters)
-        self.optimizer, self.scheduler, self.max_norm = optimizer, scheduler, max_norm
+        self.optimizer, self.scheduler, self.max_norm = optimizer, scheduler, max_norm or math.inf
         self._finite = FiniteSteps(what)
 
     def __call__(self) -> None:

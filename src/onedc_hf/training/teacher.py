@@ -1,7 +1,7 @@
 """A small latent diffusion model, trained here, that teaches stage 2 what latents of pictures look like.
 
     python -m onedc_hf.training.teacher --train_data_dir photos --output_dir teacher --max_train_steps 20000
-    onedc train --config box-stage2 --train_data_dir photos --teacher teacher --matching_weight 0.3
+    onedc train --config box-stage2 --train_data_dir photos --teacher ./teacher --matching_weight 0.3
 
 It predicts the noise in a model's latents and sees nothing else: no caption, no class. It is saved as a diffusers
 `UNet2DConditionModel` with its scheduler, and beside them the scale of the latents (`latents.json`).

@@ -53,7 +53,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_SHEET_PICTURES = 8  # on the sheet; figures are of all
+SHEET_PICTURES = 8  # on the sheet; figures are of all
 _SHEET_WIDTH = 2400
 _SUFFIXES = frozenset({".avif", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -218,7 +218,7 @@ def validate(
                 (8 * len(data) / original[..., 0].size, METRICS["psnr"].compute(original, rebuilt), structure)
             )
             cells.append(Cell(rebuilt, "OneDC", len(data), setting))
-        if len(rows) < _SHEET_PICTURES:
+        if len(rows) < SHEET_PICTURES:
             rows.append(Row(name, tuple(cells)))
     points = []
     for setting, values in found.items():
