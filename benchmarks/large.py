@@ -213,8 +213,8 @@ def forget_peak() -> None:
 
 _PAGE = """# Large pictures
 
-Written by `benchmarks/large.py` from `benchmarks/results/large.json`; {date}, {threads} threads, the model in the
-box (its id begins with {model_id}).
+Written by `benchmarks/large.py` from `benchmarks/results/large.json`; {date}, {threads} threads, what was the
+model in the box then (its id begins with {model_id}).
 
 Pictures of more than 4 megapixels are worked on in overlapping tiles of 1024x1024 pixels, so that the memory for the
 networks does not grow with the picture. `pipe.enable_tiling(tile_size, overlap)` tiles smaller pictures, too;
