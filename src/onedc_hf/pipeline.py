@@ -181,7 +181,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> OneDCPipeline:
         """As in diffusers: a pipeline of the components of another; its `max_pixels` and tiling hold here, too."""
-        pipe = super().from_pipe(pipeline, **kwargs)
+        pipe: Any = super().from_pipe(pipeline, **kwargs)
         if isinstance(pipeline, OneDCPipeline):
             pipe.max_pixels, pipe._tiling = pipeline.max_pixels, pipeline._tiling
         return pipe

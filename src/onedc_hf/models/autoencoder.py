@@ -164,7 +164,8 @@ class OneDCAutoencoder(WholeWeights, ModelMixin, ConfigMixin):
                 name = f"decoder.{int(index) + count - has}.{leaf}"
             moved[name] = tensor
         deeper = self._grown(moved, decoder_layers=count, noise_before=self._noise_before)
-        for block in deeper.decoder[first : 1 + count]:
+        for index in range(first, 1 + count):
+            block: Any = deeper.decoder[index]
             nn.init.zeros_(block.project.weight)
             nn.init.zeros_(block.project.bias)
         return deeper
