@@ -684,6 +684,10 @@ def test_a_model_that_is_saved_over_another_takes_its_place(
 ) -> None:
     pipe = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float32)
     (tmp_path / "notes.txt").write_text("mine")
+    other_model = tmp_path / "another" / "model.safetensors"
+    other_model.parent.mkdir()
+    other_model.write_bytes(b"mine")
+    other_model.with_name("config.json").write_text("{}")
     pipe.save_pretrained(tmp_path, **before)
     weights = next(pipe.generator.unet.parameters()).data
     old = weights.clone()
@@ -693,6 +697,7 @@ def test_a_model_that_is_saved_over_another_takes_its_place(
     again = OneDCPipeline.from_pretrained(tmp_path, dtype=torch.float32)
     assert torch.equal(next(again.generator.unet.parameters()), weights)
     assert torch.equal(again.vae.decoder[0].bias, pipe.vae.decoder[0].bias)
+    assert other_model.read_bytes() == b"mine"
     assert (tmp_path / "notes.txt").read_text() == "mine" and not list(tmp_path.glob(".*"))
     if "variant" in before:  # of another name, and still whole
         other = OneDCPipeline.from_pretrained(tmp_path, variant="fp16", dtype=torch.float32)

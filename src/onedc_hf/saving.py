@@ -97,11 +97,12 @@ def saved_over(folder: Path, variant: str | None = None) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".onedc-", ignore_cleanup_errors=True) as temporary:
         staged = Path(temporary)
         yield staged
+        patterns = replaced_weights(staged, variant)  # of this model's parts: others may lie in the folder
         written = [path.relative_to(staged) for path in sorted(staged.rglob("*")) if path.is_file()]
         for name in written:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (staged / name).replace(folder / name)
-    for pattern in replaced_weights(folder, variant):
+    for pattern in patterns:
         for path in folder.glob(pattern):
             if path.relative_to(folder) not in written:
                 path.unlink()

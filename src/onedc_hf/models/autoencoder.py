@@ -141,8 +141,8 @@ class OneDCAutoencoder(WholeWeights, ModelMixin, ConfigMixin):
     def with_decoder_layers(self, count: int) -> OneDCAutoencoder:
         """This autoencoder with so many blocks at 1/8 in its decoder; itself if it has as many.
 
-        New blocks stand behind those that are there, and do nothing yet: pictures stay what they
-        are, and training starts from there.
+        New blocks stand behind those that are there, and do nothing yet: pictures stay what they are, and training
+        starts from there.
 
         Raises:
             ModelError: if this one has more.
