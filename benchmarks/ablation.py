@@ -38,7 +38,7 @@ import torch
 from onedc_hf.evaluation.run import load_results
 from onedc_hf.evaluation.tables import summarise
 from onedc_hf.training.config import package_file
-from onedc_hf.training.data import read_names
+from onedc_hf.training.picture_sets import read_names
 
 RESULTS = Path(__file__).parent / "results" / "ablation.json"
 METRICS = ("psnr", "ms_ssim", "st_lpips_vgg", "class_agreement_lite0", "frechet_lite0")

@@ -420,6 +420,8 @@ def test_a_saved_picture_has_all_that_came_with_it(
         assert "xmp" not in " ".join(written.info).lower()
     with pytest.raises(ValueError, match="no picture format"):
         save_picture(rebuilt, tmp_path / "rebuilt.odd")
+    with pytest.raises(ValueError, match=r"WEBP picture has 16,383 pixels a side at most, .* 4x16,384.* \.tif"):
+        save_picture(Image.new("RGB", (4, 16_384)), tmp_path / "high.webp")
 
 
 def test_what_cannot_be_saved_is_an_error_that_says_why(tmp_path: Path) -> None:

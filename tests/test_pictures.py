@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
 from onedc_hf import pictures
+from onedc_hf.colour import is_rgb_profile
 from onedc_hf.errors import PictureError
 from onedc_hf.pictures import from_tensor, load_picture, open_picture, pad, to_output, to_tensor
 
@@ -268,7 +269,7 @@ def test_an_srgb_profile_leaves_every_pixel_as_it_is(rgb, mode):
     np.testing.assert_array_equal(load_picture(picture), plain)
 
 
-@pytest.mark.parametrize("profile", ["garbage", "rgb in cmyk"])
+@pytest.mark.parametrize("profile", ["garbage", "rgb in cmyk", "space without a name"])
 def test_a_profile_that_cannot_be_used_is_ignored_with_a_warning(profile):
     picture = Image.new("RGB", (2, 2), (9, 8, 7))
     picture.info["icc_profile"] = b"no profile" * 20
@@ -277,6 +278,11 @@ def test_a_profile_that_cannot_be_used_is_ignored_with_a_warning(profile):
         picture = Image.new("CMYK", (2, 2), (255, 0, 0, 0))
         picture.info["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
         expected = (0, 255, 255)
+    elif profile == "space without a name":
+        altered = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+        altered[18] = 0x80  # within the signature of the colour space
+        picture.info["icc_profile"] = bytes(altered)
+        assert not is_rgb_profile(bytes(altered))
     with pytest.warns(UserWarning, match="colour profile is ignored"):
         assert one(load_picture(picture)) == expected
 
@@ -296,7 +302,10 @@ def files(tmp_path):
     picture = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     whole = io.BytesIO()
     Image.fromarray(picture).save(whole, "PNG")
+    altered = bytearray(whole.getvalue())
+    altered[altered.index(b"IDAT") + 1000] ^= 0x55
     contents = {
+        "altered.png": bytes(altered),
         "text.png": b"this is no picture",
         "empty.jpg": b"",
         "cut.png": whole.getvalue()[:3000],
@@ -316,6 +325,7 @@ def files(tmp_path):
         ("text.png", "not a picture"),
         ("empty.jpg", "the file is empty"),
         ("cut.png", "damaged or cut short"),
+        ("altered.png", "damaged or cut short"),
         ("packed.odc", "onedc decompress"),
     ],
 )

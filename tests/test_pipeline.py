@@ -103,6 +103,12 @@ def test_a_bpp_target_counts_the_pictures_own_pixels(many_rates: OneDCPipeline, 
     assert data == many_rates.compress(rgb, target_bytes=int(wanted * 100 * 130 / 8))
 
 
+@pytest.mark.parametrize("rate", [{"target_bpp": 1e308}, {"target_bpp": np.float16(60000)}, {"target_bytes": 10**400}])
+def test_a_target_above_every_file_gives_the_best(many_rates: OneDCPipeline, picture: Picture, rate: Any) -> None:
+    rgb = picture(64, 64)
+    assert many_rates.compress(rgb, **rate) == many_rates.compress(rgb, quality=100)
+
+
 def test_the_default_quality_is_the_middle_of_the_scale(many_rates: OneDCPipeline, picture: Picture) -> None:
     rgb = picture(128, 128)
     data = many_rates.compress(rgb)

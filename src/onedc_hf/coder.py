@@ -40,6 +40,7 @@ from .user_warning import warn_user
 
 __all__ = ["Analysed", "SymbolCoder", "Symbols"]
 
+_ANY_SIZE = 2**62  # bytes; a target above asks for nothing
 _OVERHEAD_BYTES = 20  # header, checks and coder tail, on average (coding/bitstream.py)
 _Z_ONLY_OVERHEAD_BYTES = 13
 
@@ -162,6 +163,7 @@ class SymbolCoder:
             TargetError: if even the smallest file is larger.
         """
         smallest = self.write(analysed, None)
+        budget = min(budget, _ANY_SIZE)
         if len(smallest) > budget:
             raise TargetError(
                 f"The target of {budget} bytes is too small for this {analysed.width}x{analysed.height} picture: the "

@@ -79,6 +79,7 @@ def is_rgb_profile(profile: bytes) -> bool:
     """Say whether a colour profile is one of RGB pictures, such as those that a file is rebuilt to."""
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        # Of four bytes that can be anything; Pillow reads them as text only now.
+        return str(getattr(opened.profile, "xcolor_space", "")).strip() == "RGB"
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return False
-    return str(getattr(opened.profile, "xcolor_space", "")).strip() == "RGB"

@@ -6,7 +6,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from .coder import SymbolCoder
-from .coding import SymbolModel, parse_header
+from .coding import SymbolModel, is_cut, parse_header, sections_before_cut
+from .coding.header import parse_sections
 from .eight_bits import expanded
 from .errors import BitstreamError
 from .releases import EarlierRelease, earlier_release, released_ids, with_tables
@@ -32,12 +33,16 @@ class EarlierReaders:
         self.pipelines: dict[str, OneDCPipeline] = {}
         self._symbols: dict[str, SymbolModel] = {}
 
-    def pipeline_of(self, data: Data, pipe: OneDCPipeline) -> OneDCPipeline | None:
+    def pipeline_of(self, data: Data, pipe: OneDCPipeline, allow_partial: bool = False) -> OneDCPipeline | None:
         """The earlier release that reads a file, where it takes other networks than those at hand.
 
         Args:
             data (`bytes`): the file.
             pipe (`OneDCPipeline`): the pipeline that was asked; its limits, device and tiling hold for the other, too.
+            allow_partial (`bool`): whether a file that was cut is read, too.
+
+        Raises:
+            BitstreamError: for a file that is damaged; nothing is loaded for one.
         """
         # A model id may have to be made (an entropy path in floats), so the file is asked first.
         if (wanted := _named(data)) is None or (kept := _kept(wanted, pipe.model_id)) is None:
@@ -45,6 +50,8 @@ class EarlierReaders:
         if kept.model_id == pipe.model_id:
             return None
         if kept.model_id not in self.pipelines:
+            if not (allow_partial and (is_cut(data) or sections_before_cut(data) is not None)):
+                parse_sections(data)  # a few bytes that only begin like a file must not cost seconds and memory
             logger.info("The file is of an earlier release of the model in the box, which is loaded to read it.")
             with expanded(kept.folder) as whole:
                 self.pipelines[kept.model_id] = type(pipe).from_pretrained(whole, dtype=pipe.dtype)

@@ -21,7 +21,7 @@ from .provenance import provenance_xmp
 from .saving import write_atomically
 from .user_warning import warn_user
 
-__all__ = ["encode_picture", "picture_format", "save_picture"]
+__all__ = ["check_side", "encode_picture", "picture_format", "save_picture"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class _Format:
     alpha: bool = True
     profile: bool = False
     exif_and_xmp: bool = False
+    largest_side: int | None = None  # pixels
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -38,14 +39,22 @@ class _Format:
 # picture. A codec's own artefacts must not pass for ours: lossless where the format can, very nearly so where not.
 _FORMATS = {
     "PNG": _Format(profile=True, exif_and_xmp=True),
-    "WEBP": _Format(profile=True, exif_and_xmp=True, options={"lossless": True}),
-    "JPEG": _Format(alpha=False, profile=True, exif_and_xmp=True, options={"quality": 95, "subsampling": 0}),
-    "AVIF": _Format(profile=True, exif_and_xmp=True, options={"quality": 95, "subsampling": "4:4:4"}),
+    "WEBP": _Format(profile=True, exif_and_xmp=True, largest_side=16_383, options={"lossless": True}),
+    "JPEG": _Format(
+        alpha=False,
+        profile=True,
+        exif_and_xmp=True,
+        largest_side=65_500,
+        options={"quality": 95, "subsampling": 0},
+    ),
+    "AVIF": _Format(
+        profile=True, exif_and_xmp=True, largest_side=65_536, options={"quality": 95, "subsampling": "4:4:4"}
+    ),
     "TIFF": _Format(profile=True, exif_and_xmp=True),
     "JXL": _Format(exif_and_xmp=True, options={"lossless": True}),  # of a plug-in
     "JPEG2000": _Format(),
     "QOI": _Format(),
-    "TGA": _Format(),
+    "TGA": _Format(largest_side=65_535),
     "BMP": _Format(alpha=False),  # Pillow writes it, and ignores it when it reads
     "PPM": _Format(alpha=False),
 }
@@ -69,7 +78,7 @@ def save_picture(picture: Image.Image, path: str | os.PathLike[str], provenance:
 
     Raises:
         TypeError: if it is no PIL image.
-        ValueError: if no format has this suffix, or the format no pixels of the picture's mode.
+        ValueError: if no format has this suffix, or the format no pixels of the picture's mode, or not so many.
         OSError: if the file cannot be written.
     """
     if not isinstance(picture, Image.Image):
@@ -85,9 +94,10 @@ def encode_picture(picture: Image.Image, path: Path, provenance: bool = True) ->
     Alpha is then put on white, and the colours of a kept profile become sRGB again.
 
     Raises:
-        ValueError: if no format has this suffix.
+        ValueError: if no format has this suffix, or the format no pixels of the picture's mode, or not so many.
     """
     name = picture_format(path)
+    check_side(path, *picture.size)
     picture.load()  # an .odc file that Pillow opened knows only then what came with it
     if picture.mode in ("P", "PA"):  # not every format has palettes
         given = picture
@@ -126,6 +136,26 @@ def encode_picture(picture: Image.Image, path: Path, provenance: bool = True) ->
             raise
         raise ValueError(f"{path}: this format has no pixels of mode {picture.mode!r}: convert them first") from error
     return buffer.getvalue()
+
+
+def check_side(path: Path, width: int, height: int) -> None:
+    """Refuses a picture that is too long or too high for a format, which is good to know before it is rebuilt.
+
+    Args:
+        path (`Path`): its suffix names the format.
+        width (`int`): in pixels.
+        height (`int`): in pixels.
+
+    Raises:
+        ValueError: naming the limit; or if no format has this suffix.
+    """
+    name = picture_format(path)
+    largest = _FORMATS[name].largest_side
+    if largest is not None and max(width, height) > largest:
+        raise ValueError(
+            f"{path}: a {name} picture has {largest:,} pixels a side at most, and this one has {width:,}x{height:,}. "
+            "Name a .png or .tif file instead."
+        )
 
 
 def _without_what_has_no_place(

@@ -290,6 +290,8 @@ def _from_pil(picture: Image.Image, where: str, max_pixels: int | None) -> Opene
 
 def _turn(picture: Image.Image) -> Image.Transpose | None:
     """How the pixels lie, as EXIF has it; `None` if they are upright."""
+    if picture.format == "PNG":  # its `getexif` unpacks, and after a failure Pillow takes what it has for the whole
+        load_pixels(picture)
     try:
         return _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # other programs' tags can be anything, and so is what Pillow raises; the pixels are whole

@@ -3,13 +3,14 @@
     compress:    picture -> vae, codec analysis (networks) -> coder (coder.py: context model, coding) -> bytes
     decompress:  bytes -> coder -> codec synthesis, generator, vae (networks) -> picture
 
+Loading and saving are in storage.py, which integers write and read files in entropy_path.py, adapters in lora.py.
+
 Shapes: B batch (1 inside), H W rows and columns of the padded picture, h w latent at 1/8, Y X at 1/16, Z V at 1/64,
 L latent channels, N channels of `y`, K digits of `z`, D detail channels, S semantic channels, R quality rows.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,47 +22,39 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, DiffusionPipeline
 from diffusers.utils import BaseOutput
-from huggingface_hub import CommitInfo
 from torch import Tensor
 
 from .authors import decode_authors_file, header_of, is_authors_file
 from .beside import pack_beside, with_alpha, with_metadata
-from .calibration import calibrate, fit_tables
-from .coder import Analysed, SymbolCoder, Symbols
+from .coder import Analysed, Symbols
 from .coding import Kind, SymbolModel, Tag, parse_header
-from .coding.limits import MAX_PIXELS, check_limit
 from .coding.order import Y_PER_Z
 from .earlier import EarlierReaders
+from .entropy_path import EntropyPathMixin
 from .errors import ModelError
 from .identity import (
-    decoder_digest,
     pack_adapter,
     pack_decoder,
     warn_of_another_adapter,
     warn_of_another_decoder,
 )
-from .loading import check_bounds, check_components, check_stock_vae, model_source, one_error
-from .lora import LoraMixin, refuse_adapters
+from .loading import check_components
+from .lora import LoraMixin
 from .memory_layout import settle
 from .models import OneDCAutoencoder, OneDCCodec, OneDCGenerator
 from .models.codec import semantic_tokens
-from .models.exact import ExactEntropyModel
 from .models.patch_attention import attend_in_patches
 from .pictures import PictureInput, from_tensor, is_open_file, open_picture, pad, to_output, to_tensor
-from .precision import default_dtype
 from .provenance import provenance_info
 from .rate_search import check_rate
-from .saving import forget_origin, make_folder, saved_over
+from .storage import StorageMixin
 from .tiling import POSITION, Canvas, Tiling, assemble, part_of, spans
 
 __all__ = ["OneDCPipeline", "OneDCPipelineOutput"]
 
-logger = logging.getLogger(__name__)
-
 _DEFAULT_QUALITY = 50
+_ANY_SIZE = 2**62  # bytes; a target above asks for nothing
 _COMPONENTS = ("vae", "codec", "generator", "scheduler")
-# Of `save_pretrained(push_to_hub=True)`.
-_HUB_OPTIONS = ("repo_id", "card", "license", "commit_message", "private", "token", "create_pr")
 _LATENT_PER_POSITION = POSITION // 8  # the VAE's grid
 
 DataInput = bytes | bytearray | memoryview | str | os.PathLike[str] | IO[bytes]
@@ -82,7 +75,7 @@ class OneDCPipelineOutput(BaseOutput):
     bpp: list[float]
 
 
-class OneDCPipeline(LoraMixin, DiffusionPipeline):
+class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline):
     """One-step diffusion image codec.
 
     Args:
@@ -94,7 +87,6 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "vae->codec->generator->vae"
-    max_pixels: int | None = MAX_PIXELS  # larger pictures are refused; `None` or 0: no limit
 
     vae: Any  # the union of `__init__`; diffusers types the results of its autoencoders as tuples, too
     codec: OneDCCodec
@@ -135,189 +127,6 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         self._decoder_id: str | None = None
         self._earlier = EarlierReaders()
         self._settled = True
-
-    # Loading ------------------------------------------------------------------------------------------------------
-
-    @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike[str] | None = None,
-        *,
-        max_pixels: int | None = MAX_PIXELS,
-        **kwargs: Any,
-    ) -> OneDCPipeline:
-        """Loads a pipeline from a folder or the Hub; without an argument, the model in the box.
-
-        Args:
-            pretrained_model_name_or_path (`str` or `os.PathLike`, *optional*): folder or repository id.
-            dtype (`torch.dtype`, *optional*): number format of everything but the entropy model and the last layers
-                of generator and VAE, which stay in float32; by default what suits this machine's CPU (`default_dtype`).
-            max_pixels (`int`, *optional*, defaults to 268,435,456): larger pictures are refused, also those that a file
-                states; `None` or 0: no limit. The attribute of the same name can be changed later.
-            kwargs: further arguments of `DiffusionPipeline.from_pretrained` (`revision`, `variant`, `token`, ...).
-
-        Raises:
-            ModelError: if there is no OneDC pipeline at that place, or its weights are not those of its model id.
-            TypeError, ValueError: for a `max_pixels` that is no number, or below 0.
-        """
-        check_limit(max_pixels)
-        if kwargs.get("subfolder"):
-            raise ModelError(
-                f"A pipeline is loaded from a folder of its own, and not from a `subfolder` ({kwargs['subfolder']!r}): "
-                "give that folder's path, on the Hub after `huggingface_hub.snapshot_download(repository)`."
-            )
-        source = model_source(pretrained_model_name_or_path)
-        if kwargs.get("torch_dtype") is None and kwargs.get("dtype") is None:
-            kwargs["dtype"] = default_dtype()
-        with one_error(source):
-            pipe = super().from_pretrained(source, **kwargs)
-            if "vae" not in kwargs:
-                check_stock_vae(pipe.vae, kwargs.get("variant"), kwargs.get("use_safetensors"))
-        pipe.model_digest()  # an altered entropy model is found now, not in a broken picture
-        check_bounds(pipe.codec, source)
-        pipe.max_pixels = max_pixels
-        return pipe
-
-    @classmethod
-    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> OneDCPipeline:
-        """As in diffusers: a pipeline of the components of another; its `max_pixels` and tiling hold here, too."""
-        pipe: Any = super().from_pipe(pipeline, **kwargs)
-        if isinstance(pipeline, OneDCPipeline):
-            pipe.max_pixels, pipe._tiling = pipeline.max_pixels, pipeline._tiling
-        return pipe
-
-    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Saves the pipeline to a folder, which `from_pretrained` reads; arguments are those of `DiffusionPipeline`.
-
-        Of a model that is in the folder already the weight files are replaced, those of another `variant` kept.
-        Texts in the folder `licences` of the folder that it was loaded from go along; those of a repository on the Hub
-        are not fetched, and are yours to pass on. With `push_to_hub=True` it is also pushed, by `push_to_hub` and with
-        its card, to `repo_id` (by default the folder's name); `variant` counts for both, and `card`, `license`,
-        `commit_message`, `private`, `token` and `create_pr` are those of `push_to_hub`.
-
-        Raises:
-            ModelError: if an adapter is loaded, which is no part of the model, or for a file where the folder is to be.
-        """
-        from .hub.inherited import carry_licences
-
-        refuse_adapters(self.generator)
-        make_folder(save_directory)
-        push = kwargs.pop("push_to_hub", False)
-        hub = {name: kwargs.pop(name) for name in _HUB_OPTIONS if name in kwargs}
-        variant = kwargs.get("variant", args[1] if len(args) > 1 else None)
-        origin = Path(self.config.get("_name_or_path") or "", "model_index.json")
-        with saved_over(Path(save_directory), variant) as staged:
-            super().save_pretrained(staged, *args, **kwargs)
-            carry_licences((), str(origin.parent) if origin.is_file() else "", staged)
-            forget_origin(staged)
-        if push:
-            if variant is not None:
-                hub["variant"] = variant
-            self.push_to_hub(hub.pop("repo_id", None) or Path(save_directory).resolve().name, **hub)
-
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:  # type: ignore[override]
-        """Saves and uploads the pipeline in one commit, with a card that says what it is.
-
-        Args:
-            repo_id (`str`): where to; created if it does not exist. A card that is there already is kept.
-            kwargs: `card`, `license`, `commit_message`, `private`, `token`, `create_pr`, `variant`, `subfolder`; see
-                `onedc_hf.hub.push_pipeline`.
-        """
-        from .hub import push_pipeline
-
-        return push_pipeline(self, repo_id, **kwargs)
-
-    # Identity -----------------------------------------------------------------------------------------------------
-
-    def model_digest(self) -> bytes:
-        """SHA-256 of the entropy model, checked against the stored one.
-
-        Raises:
-            ModelError: if the config states another digest (the weights were changed or cast).
-        """
-        stored = self.codec.config.model_id
-        digest = self.codec.entropy.digest()
-        if stored and stored != digest.hex():
-            raise ModelError(
-                f"The entropy model's weights have the digest {digest.hex()[:8]}..., but the config says "
-                f"{stored[:8]}...: they were changed or cast after saving. Load the original files again, or, if the "
-                "change is meant, clear `codec.config.model_id` and save: the result is a new model with its own id."
-            )
-        return digest
-
-    @property
-    def model_id(self) -> str:
-        """SHA-256 of the entropy model, 64 hex digits; a file holds the first four."""
-        return self._symbols().digest.hex()
-
-    @property
-    def decoder_id(self) -> str:
-        """SHA-256 of the decoder side's weights, 64 hex digits (`identity.py`), without adapters; computed once.
-
-        Raises:
-            ModelError: if weights are put away by `enable_sequential_cpu_offload`.
-        """
-        if self._decoder_id is None:
-            self._decoder_id = decoder_digest(self.components)
-        return self._decoder_id
-
-    def _symbols(self) -> SymbolModel:
-        """The integers that coding needs, made once for the weights at hand: others must not write under their name."""
-        entropy, digest = self._entropy, self.model_digest()
-        if self._symbol_model is None or self._symbol_model.digest != digest:
-            self._symbol_model = entropy.symbol_model(digest)
-        return self._symbol_model
-
-    @property
-    def _coder(self) -> SymbolCoder:
-        """What writes and reads files with the weights at hand, where they are now."""
-        return SymbolCoder(self.codec, self._entropy, self._symbols)
-
-    @property
-    def _entropy(self) -> ExactEntropyModel:
-        """The exact entropy model, by which all files are written and read."""
-        if self.codec.config.entropy_path == "float":
-            logger.warning(
-                "This model's entropy path is in floats, which do not give the same file everywhere: it is now made "
-                "exact, in memory, with the calibration pictures of the package. `save_pretrained` keeps the result; "
-                "`onedc quantize-entropy FOLDER` does it for a folder."
-            )
-            self.quantize_entropy()
-        entropy = cast(ExactEntropyModel, self.codec.entropy)
-        if self._execution_device.type == "mps":  # it has no float64, which holds the integers
-            entropy.to("cpu")
-        return entropy
-
-    @torch.inference_mode(False)  # also when it is called from `compress`: buffers made in inference mode are frozen
-    @torch.no_grad()
-    def quantize_entropy(
-        self,
-        pictures: Sequence[PictureInput] | None = None,
-        keep_float: bool = False,
-        table_pictures: Sequence[PictureInput] | None = None,
-    ) -> None:
-        """Makes the entropy path exact, in place: integers instead of floats, with one result on every device.
-
-        The model gets a new id. It costs a fraction of a per cent of the bytes, and does not change the trained
-        networks on either side. Two people who do it to the same weights with the same pictures get the same id.
-
-        Args:
-            pictures (list of pictures, *optional*): calibration pictures, whose ranges of values the integers are made
-                for; by default three photographs that ship with the package.
-            keep_float (`bool`): keep the float entropy model in the codec, to open files of the authors' program.
-            table_pictures (list of pictures, *optional*): a few hundred, like those that the model is for, to which
-                static tables of the hyper-latent are fitted; its codes then take fewer bits.
-
-        Raises:
-            ModelError: if it is exact already, or weights are not finite.
-        """
-        if self.codec.config.entropy_path == "exact":
-            raise ModelError("The entropy path of this model is exact already.")
-        self.model_digest()  # not for weights that were changed by accident
-        ranges = calibrate(self, pictures)
-        if table_pictures:
-            fit_tables(self, table_pictures)
-        self.codec.make_exact(ranges, keep_float)
 
     # Compress -----------------------------------------------------------------------------------------------------
 
@@ -399,7 +208,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         # 3. The rate: a row of gains.
         coder = self._coder
         if target_bpp is not None:
-            target_bytes = int(target_bpp * width * height / 8)
+            target_bytes = int(min(float(target_bpp) * width * height / 8, _ANY_SIZE))
         if target_bytes is None and (z_only or self.codec.config.z_only):
             data = coder.write(analysed, None)
         elif target_bytes is not None:
@@ -474,7 +283,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
         if isinstance(data, list | tuple):
             return [self.decompress(one, output_type, allow_partial, preview) for one in data]
         data = _read(cast(DataInput, data))
-        if (earlier := self._earlier.pipeline_of(data, self)) is not None:
+        if (earlier := self._earlier.pipeline_of(data, self, allow_partial)) is not None:
             return earlier.decompress(data, output_type, allow_partial, preview)
         # 1. The file and its symbols: hyper-latent, then the four passes of the latent. Every check happens here.
         symbols = self._read_own(data, allow_partial, preview)
@@ -531,7 +340,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
             BitstreamError: as for `decompress`.
         """
         data = _read(data)
-        if (earlier := self._earlier.pipeline_of(data, self)) is not None:
+        if (earlier := self._earlier.pipeline_of(data, self, allow_partial)) is not None:
             return earlier.read_symbols(data, allow_partial, preview)
         return self._read_own(data, allow_partial, preview)
 
@@ -640,7 +449,7 @@ class OneDCPipeline(LoraMixin, DiffusionPipeline):
 
 def _read(data: DataInput) -> bytes | bytearray | memoryview:
     if isinstance(data, bytes | bytearray | memoryview):
-        return data
+        return data if not isinstance(data, memoryview) or data.contiguous else bytes(data)
     if isinstance(data, str | os.PathLike):
         path = Path(data)
         if not path.exists():

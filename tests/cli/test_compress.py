@@ -434,12 +434,39 @@ def test_resume_knows_a_picture_that_was_turned(onedc, photos):
     assert onedc("compress", "turned.jpg", "--resume") == (0, "1 file there already\n", "")
 
 
-def test_resume_rebuilds_a_picture_that_is_empty(onedc, photos):
+@pytest.mark.parametrize("left", [0, 60])
+def test_resume_rebuilds_a_picture_that_is_empty_or_cut(onedc, photos, left):
     onedc("compress", photos, "-o", "small/")
     onedc("decompress", "small", "-o", "back/")
-    Path("back/a.png").write_bytes(b"")
+    Path("back/a.png").write_bytes(Path("back/a.png").read_bytes()[:left])
     code, out, _ = onedc("decompress", "small", "-o", "back/", "--resume")
     assert code == 0 and out.splitlines() == ["1 file there already", "small/a.odc -> back/a.png  70x50"]
+
+
+@pytest.mark.parametrize("option", ["--resume", "--force", None])
+def test_a_link_to_nothing_is_no_output_that_is_there(onedc, photos, option):
+    os.symlink("nowhere.odc", photos / "a.odc")
+    code, out, err = onedc("compress", photos / "a.png", *([option] if option else []))
+    if option == "--force":
+        assert (code, err) == (0, "") and (photos / "nowhere.odc").is_file()
+    else:
+        assert code == 1 and "photos/a.odc is a link to nothing; remove it" in err and "there already" not in out
+
+
+def test_a_link_to_itself_is_no_place_to_write_to(onedc, photos):
+    os.symlink("a.odc", photos / "a.odc")
+    code, _, err = onedc("compress", photos / "a.png", "--force")
+    assert code == 1 and "photos/a.odc cannot be written" in err and "bug" not in err
+
+
+def test_a_picture_too_long_for_its_format_is_refused_before_it_is_rebuilt(onedc, fake_pipeline, monkeypatch):
+    Image.new("RGB", (16_384, 1)).save("long.png")
+    assert onedc("compress", "long.png")[0] == 0
+    assert onedc("decompress", "long.odc", "-o", "back.png")[0] == 0
+    monkeypatch.setattr(fake_pipeline, "decompress", None)
+    code, _, err = onedc("decompress", "long.odc", "-o", "long.webp")
+    assert code == 1 and "16,383 pixels a side at most" in err and ".png" in err and "bug" not in err
+    assert not Path("long.webp").exists()
 
 
 @pytest.mark.parametrize("replace", [False, True])

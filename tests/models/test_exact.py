@@ -18,6 +18,7 @@ from onedc_hf.models.integer import (
     SPLIT_SUM_LIMIT,
     WEIGHT_LIMIT,
     IntegerConv,
+    _matmul_precision,
     dyadic_slope,
     leaky,
     rescale,
@@ -271,6 +272,16 @@ def test_strips_with_their_halo_give_the_same_integers_as_the_whole(monkeypatch:
     monkeypatch.setattr(exact, "_strip_parameters", lambda *given: asked.append(given[0]) or of_a_pass(*given))
     _assert_same(_code(exact, codes, y), whole)
     assert [asked.count(index) for index in (1, 2, 3)] == [count] * 3
+
+
+def test_the_precision_of_products_is_known_however_it_was_set() -> None:
+    assert _matmul_precision() == torch.get_float32_matmul_precision()
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"  # after which the older interface refuses to tell
+    try:
+        assert _matmul_precision() == "tf32"
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
 
 
 def test_both_kernels_give_the_same_file(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from onedc_hf import Corrupt, ModelError, OneDCPipeline, TooLarge, WrongModel, releases
+from onedc_hf import Corrupt, ModelError, OneDCPipeline, TooLarge, Truncated, WrongModel, releases
 from onedc_hf.eight_bits import expanded
 from onedc_hf.models.quantize import set_gains
 from onedc_hf.training.components import load_model
@@ -74,6 +74,11 @@ def test_a_later_release_reads_earlier_files(
         assert np.abs(again.astype(float) - original).mean() < 3  # levels of 255
         ours, theirs = second.read_symbols(data), first.read_symbols(data)
         assert torch.equal(ours.y_hat, theirs.y_hat) and torch.equal(ours.semantic_seed, theirs.semantic_seed)
+    # Nothing is loaded for what only begins like a file of it.
+    third = OneDCPipeline.from_pretrained(box / "model", dtype=torch.float16)
+    with pytest.raises(Truncated):
+        third.decompress(first.compress(picture(70, 90))[:14])
+    assert not third._earlier.pipelines
     path = tmp_path / "old.odc"
     path.write_bytes(data)
     assert second.decompress([path, second.compress(picture(64, 64))])[0].size == (90, 70)

@@ -30,8 +30,9 @@ from onedc_hf.training import cli, stage1, stage2
 from onedc_hf.training.adversary import DISCRIMINATORS, Adversary
 from onedc_hf.training.components import load_model, make_model, save_pipeline
 from onedc_hf.training.config import TrainConfig, load_config
-from onedc_hf.training.data import Cropping, CropStream, Share, StreamedCrops, open_pictures
+from onedc_hf.training.crops import Cropping, CropStream, Share, StreamedCrops
 from onedc_hf.training.model import TrainableOneDC
+from onedc_hf.training.picture_sets import open_pictures
 from onedc_hf.training.run import TrainingRun
 
 from .saved import weights_of

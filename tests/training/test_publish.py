@@ -34,7 +34,8 @@ import json
 from pathlib import Path
 from onedc_hf import OneDCPipeline
 from onedc_hf.training.publish import open_repository, publish
-from onedc_hf.training.validation import validate, validation_pictures
+from onedc_hf.training.validation import validate
+from onedc_hf.training.validation_pictures import validation_pictures
 output = Path(folder)
 repo_id = open_repository("", output)
 pipe = OneDCPipeline.from_pretrained(output / "pipeline")

@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 from onedc_hf import ModelError, OneDCPipeline
 from onedc_hf.training.components import load_start, make_model
 from onedc_hf.training.config import TrainConfig, load_config, model_settings
-from onedc_hf.training.data import Cropping, CropStream, Share, StreamedCrops, crop_batches, open_pictures
+from onedc_hf.training.crops import Cropping, CropStream, Share, StreamedCrops, crop_batches
+from onedc_hf.training.picture_sets import open_pictures
 from onedc_hf.training.stage1 import train
 
 from .saved import weights_of

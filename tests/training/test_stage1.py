@@ -27,7 +27,8 @@ from onedc_hf.pictures import load_picture
 from onedc_hf.training.cli import main
 from onedc_hf.training.components import DECIDES_SYMBOLS, load_model, make_model
 from onedc_hf.training.config import TrainConfig, load_config, package_file
-from onedc_hf.training.data import Cropping, CropStream, Share, crop_batches, open_pictures, read_names
+from onedc_hf.training.crops import Cropping, CropStream, Share, crop_batches
+from onedc_hf.training.picture_sets import open_pictures, read_names
 from onedc_hf.training.stage1 import crop_weight, draw_quality, rate_weight, train
 from onedc_hf.training.start import start_as_transform_codec
 from onedc_hf.training.straight_through import exact_weights, on_grid
@@ -183,7 +184,7 @@ def test_batches_of_a_run_leave_out_what_its_settings_exclude(
     if streaming:
         source = {"train_data_dir": "", "dataset_name": "some/pictures", "streaming": True}
         streamed = open_pictures(str(folder)).to_iterable_dataset()
-        monkeypatch.setattr("onedc_hf.training.data.open_pictures", lambda *_, **__: streamed)
+        monkeypatch.setattr("onedc_hf.training.picture_sets.open_pictures", lambda *_, **__: streamed)
     batches = crop_batches(config(**source, exclude=[str(names)]), Share(4))
     seen = {round(127.5 * (1 + float(crop.mean()))) for batch in islice(batches, 10) for crop in batch}
     assert seen == {0, 170}

@@ -22,7 +22,7 @@ from onedc_hf.models.exact import ExactEntropyModel
 from onedc_hf.training.adversary import DISCRIMINATORS
 from onedc_hf.training.components import DECIDES_SYMBOLS, load_model, make_model, save_pipeline
 from onedc_hf.training.config import TrainConfig
-from onedc_hf.training.data import Share, crop_batches
+from onedc_hf.training.crops import Share, crop_batches
 from onedc_hf.training.guidance import make_latent_guidance
 from onedc_hf.training.model import TrainableOneDC
 from onedc_hf.training.stage2 import ALL_BUT_THE_GENERATOR, train

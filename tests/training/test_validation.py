@@ -22,17 +22,10 @@ from onedc_hf.evaluation.metrics import METRICS
 from onedc_hf.pictures import load_picture
 from onedc_hf.training.components import DECIDES_SYMBOLS, load_model, make_model, save_pipeline
 from onedc_hf.training.config import TrainConfig
-from onedc_hf.training.data import open_pictures, open_split
 from onedc_hf.training.model import TrainableOneDC
-from onedc_hf.training.validation import (
-    Validator,
-    as_codec,
-    named_pictures,
-    rate_gap,
-    split_pictures,
-    validate,
-    validation_pictures,
-)
+from onedc_hf.training.picture_sets import open_pictures, open_split
+from onedc_hf.training.validation import Validator, as_codec, rate_gap, validate
+from onedc_hf.training.validation_pictures import named_pictures, split_pictures, validation_pictures
 
 
 @pytest.fixture

@@ -8,7 +8,9 @@ onedc decompress small/ -o rebuilt/
 import argparse
 from pathlib import Path
 
-from ..picture_files import encode_picture, picture_format
+from ..coding import parse_header
+from ..errors import BitstreamError, OneDCError
+from ..picture_files import check_side, encode_picture, picture_format
 from .files import (
     Job,
     UsageError,
@@ -56,13 +58,27 @@ def run(arguments: argparse.Namespace) -> int:
 
     def work(job: Job) -> str:
         assert pipeline is not None
-        picture = pipeline.decompress(read(job.source), allow_partial=arguments.partial, preview=arguments.preview)
+        data = read(job.source)
+        _check_side(data, job.target)
+        picture = pipeline.decompress(data, allow_partial=arguments.partial, preview=arguments.preview)
         if not write_output(job, encode_picture(picture, job.target, provenance=not arguments.no_provenance)):
             return f"{job.target}: there already"
         return f"{job.source} -> {job.target}  {picture.width}x{picture.height}"
 
     failed = run_all(jobs, work, "decompress") + len(problems)
     return 1 if failed else 0
+
+
+def _check_side(data: bytes, target: Path) -> None:
+    """Refuses a picture that its output cannot hold before the minutes of rebuilding it."""
+    try:
+        header = parse_header(data)
+    except BitstreamError:
+        return  # decoding says what is wrong; the authors' files have their size elsewhere
+    try:
+        check_side(target, header.width, header.height)
+    except ValueError as error:
+        raise OneDCError(str(error)) from None
 
 
 def _is_named_picture(path: Path) -> bool:

@@ -224,6 +224,8 @@ def _standing(job: Job, other: Path | None, suffix: str) -> Literal["absent", "c
     source, target = job.source, job.target
     if problem := missing(source):
         raise OneDCError(problem)
+    if os.path.islink(target) and not os.path.exists(target) and job.existing != "replace":
+        raise OneDCError(f"{target} is a link to nothing; remove it, or name another file with -o")
     if target.exists() and target.samefile(source):
         raise OneDCError(f"would be written over itself; name another file with -o (it is {target})")
     if other is not None:
@@ -258,7 +260,7 @@ def _is_finished(source: Path, target: Path, suffix: str) -> bool:
     if not target.is_file():
         return True  # a device or a pipe: there is nothing to read in it
     if suffix != ".odc":
-        return target.stat().st_size > 0
+        return _is_whole_picture(target)
     from ..coding import inspect
 
     data = target.read_bytes()
@@ -278,6 +280,18 @@ def _is_finished(source: Path, target: Path, suffix: str) -> bool:
             f"{target} exists, but is of a picture of {size[0]}x{size[1]} pixels, and this one has "
             f"{expected[0]}x{expected[1]}; --force replaces it, -o names another file"
         )
+    return True
+
+
+def _is_whole_picture(path: Path) -> bool:
+    """Whether all pixels of a picture are there, which only unpacking them tells."""
+    from ..opening import guarded, load_pixels, open_plain
+
+    with path.open("rb") as file:
+        try:
+            guarded(lambda: load_pixels(open_plain(file, str(path))), str(path))
+        except PictureError:
+            return False
     return True
 
 
@@ -453,6 +467,6 @@ def write_output(job: Job, data: bytes) -> bool:
         if job.existing == "refuse":
             raise OneDCError(f"{job.target} was written by another process meanwhile; it is left as it is") from error
         return False
-    except OSError as error:
-        raise OneDCError(f"{job.target} cannot be written: {error.strerror or error}") from error
+    except (OSError, RuntimeError) as error:  # the second: a link to itself
+        raise OneDCError(f"{job.target} cannot be written: {getattr(error, 'strerror', None) or error}") from error
     return True

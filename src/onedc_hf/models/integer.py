@@ -101,7 +101,15 @@ def choose_kernel(device: torch.device) -> str:
     """
     if device.type == "cpu":
         return "reference"
-    return "split" if self_test("split", device, torch.get_float32_matmul_precision()) else "reference"
+    return "split" if self_test("split", device, _matmul_precision()) else "reference"
+
+
+def _matmul_precision() -> str:
+    """What float32 products of this process are made of, which may change: a test holds for one of them."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # it was set by torch's newer interface, and the older one refuses to tell
+        return f"{torch.backends.cuda.matmul.fp32_precision}"
 
 
 # Elementwise ------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from ..models.autoencoder import OneDCAutoencoder
 from ..pictures import from_tensor
 from ..pipeline import OneDCPipeline
 from .config import TrainConfig
-from .data import Crops, Share, crop_batches
+from .crops import Crops, Share, crop_batches
 from .standalone import picture_arguments
 
 __all__ = ["feature_moments", "last_convolution", "main", "without_chequerboard"]

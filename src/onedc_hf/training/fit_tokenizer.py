@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .config import TrainConfig, package_file
-from .data import Share, crop_batches
+from .crops import Share, crop_batches
 from .features import LiteFeatures
 from .tokenizers import STRIDE, KMeansTokenizer
 from .vqgan import nearest_code

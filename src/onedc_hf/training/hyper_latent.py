@@ -34,7 +34,7 @@ from ..errors import OneDCError
 from ..hub.inherited import carry_licences
 from .components import load_model, save_pipeline
 from .config import TrainConfig
-from .data import Crops, Share, crop_batches
+from .crops import Crops, Share, crop_batches
 from .losses import OPPONENTS
 from .model import TrainableOneDC, z_excess
 from .publish import ORIGINS, origins

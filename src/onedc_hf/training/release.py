@@ -45,9 +45,9 @@ from ..pipeline import OneDCPipeline
 from ..releases import BOX, decoder_side, different_tables, save_tables
 from .adversary import BOX_DISCRIMINATORS, DISCRIMINATORS, Adversary
 from .config import package_file
-from .data import read_names
 from .features import LiteFeatures
 from .held_out import HeldOut, measure_held_out
+from .picture_sets import read_names
 
 __all__ = ["Refused", "finish_weights", "release", "symbols_digest"]
 

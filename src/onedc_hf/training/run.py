@@ -20,9 +20,6 @@ import dataclasses
 import json
 import logging
 import math
-import os
-import re
-import shutil
 import signal
 import time
 from collections import defaultdict
@@ -40,15 +37,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..hub.inherited import carry_licences
-from ..lora_file import WEIGHTS_NAME
+from .checkpoints import changed_settings, checkpoint_to_resume, write_checkpoint, write_settings
 from .config import TrainConfig
+from .crops import Crops, Share, crop_batches, steps_of_epochs
 from .curves import LOG, forget_later_lines, write_line
-from .data import Crops, Share, check_folder, crop_batches, excluded_names, open_split, steps_of_epochs
 from .model import TrainableOneDC
 from .optimisers import Optimisation
+from .picture_sets import check_folder
 from .publish import ORIGINS, open_repository, origins, publish, publish_adapter, read_origins
 from .trackers import Trackers, tracker_names
-from .validation import SHEET_PICTURES, Validator, named_pictures, split_pictures, validation_pictures
+from .validation import SHEET_PICTURES, Validator
+from .validation_pictures import pictures_to_look_at, source_of_pictures
 
 __all__ = ["TrainingRun"]
 
@@ -57,33 +56,6 @@ logger = logging.getLogger(__name__)
 # How long processes wait for the one that validates or uploads: on GPUs torch would give up after ten minutes.
 _PATIENCE = timedelta(hours=12)
 _SHARED_STREAM = 15_485_863  # what the seeds of draws that processes share are apart from those of their own
-# Settings that no checkpoint depends on.
-_MAY_CHANGE = frozenset(
-    {
-        "adam_beta1",
-        "adam_beta2",
-        "adam_epsilon",
-        "adam_weight_decay",
-        "adversary_learning_rate",
-        "checkpointing_steps",
-        "guidance_learning_rate",
-        "learning_rate",
-        "logging_steps",
-        "lr_scheduler",
-        "lr_warmup_steps",
-        "max_grad_norm",
-        "max_train_steps",
-        "output_dir",
-        "report_to",
-        "resume_from_checkpoint",
-    }
-)
-
-
-def _checkpoints(output: Path) -> list[Path]:
-    """Whole checkpoints, oldest first; what a killed run was writing, and what people keep, have other names."""
-    found = [path for path in output.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
 
 class TrainingRun:
@@ -114,7 +86,7 @@ class TrainingRun:
         self.output = Path(config.output_dir)
         names = tracker_names(config.report_to, config.hub_token)
         check_folder(config)
-        self._resume = self._checkpoint_to_resume()
+        self._resume = checkpoint_to_resume(self.output, config.resume_from_checkpoint)
         self.output.mkdir(parents=True, exist_ok=True)
         self.accelerator = Accelerator(
             log_with=names,  # type: ignore[arg-type]
@@ -268,14 +240,14 @@ class TrainingRun:
         if self.is_main:
             if self.config.resume_from_checkpoint:
                 forget_later_lines(self.output / LOG, self.step)
-            (self.output / "train_config.json").write_text(self.config.to_json(), encoding="utf-8")
+            write_settings(self.output, self.config)
             if self._resume is None:  # later what the run started from may be gone
                 (self.output / ORIGINS).write_text(json.dumps(origins(dataclasses.asdict(self.config))) + "\n")
         if self.accelerator.log_with:
             self._trackers = Trackers(
                 self.accelerator, self.config.tracker_project_name, dataclasses.asdict(self.config)
             )
-        if pictures := self._validation_pictures():
+        if pictures := pictures_to_look_at(self.config):
             self._validator = Validator(model, pictures, self.config.validation_bpp, self.output, self._trackers)
             if self._repository:  # pictures of people, say, that were never meant to be seen by others
                 logger.info(
@@ -283,38 +255,8 @@ class TrainingRun:
                     "pictures of %s, with their names.",
                     self._repository,
                     min(len(pictures), SHEET_PICTURES),
-                    self._validation_source(),
+                    source_of_pictures(self.config),
                 )
-
-    def _checkpoint_to_resume(self) -> Path | None:
-        """The checkpoint that the settings ask for.
-
-        Two runs in one folder would take each other's checkpoints for their own, and delete them.
-        """
-        wanted, there = self.config.resume_from_checkpoint, _checkpoints(self.output)
-        names = ", ".join(path.name for path in there)
-        if not wanted:
-            if there:
-                raise ValueError(
-                    f"{self.output} holds {names} of an earlier run: go on with it by `--resume_from_checkpoint "
-                    "latest`, or give this run another `--output_dir`."
-                )
-            return None
-        # A checkpoint is a pickle in part: only this run's own folder is looked into.
-        found = [path for path in there if wanted == "latest" or path.name == Path(wanted).name]
-        if not found and wanted == "latest" and not self._has_result():  # one command line to start and to go on
-            logger.info("No checkpoint in %s yet: the run starts anew.", self.output)
-            return None
-        if not found:
-            raise FileNotFoundError(
-                f"No checkpoint {wanted!r} in {self.output}; start without --resume_from_checkpoint."
-            )
-        if found[-1] != there[-1]:
-            raise ValueError(
-                f"{self.output} holds {names}, and `latest` would take up the newest the next time: move what is newer "
-                f"than {found[-1].name} elsewhere, then go on from it."
-            )
-        return found[-1]
 
     def _take_up(self, checkpoint: Path) -> None:
         """Loads a checkpoint into everything that is registered; learning rates and the like are those of the settings.
@@ -322,7 +264,7 @@ class TrainingRun:
         Raises:
             ValueError: if it is one of a run with other settings; names those that differ.
         """
-        changed = self._changed_settings()
+        changed = changed_settings(self.output, self.config)
         try:
             if "optimizer" in changed:  # whose state torch would take for that of the other kind
                 raise ValueError("its optimizer is of another kind")
@@ -342,43 +284,6 @@ class TrainingRun:
         if self._ema is not None:
             self._ema.to(self.device)  # what was loaded lies on the CPU
             self._ema.decay = self.config.ema_decay
-
-    def _changed_settings(self) -> list[str]:
-        path = self.output / "train_config.json"
-        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        now = json.loads(self.config.to_json())
-        return [name for name, value in now.items() if before.get(name, value) != value and name not in _MAY_CHANGE]
-
-    def _has_result(self) -> bool:
-        """Whether an earlier run got as far as its first checkpoint, which is written together with its weights."""
-        return any((self.output / name).exists() for name in ("pipeline", WEIGHTS_NAME))
-
-    def _validation_source(self) -> str:
-        config = self.config
-        if config.validation_images:
-            return ", ".join(config.validation_images)
-        data = config.train_data_dir or config.dataset_name
-        return f"the split {config.validation_split} of {data}" if config.validation_split else data
-
-    def _validation_pictures(self) -> dict[str, Any]:
-        """What validation looks at, by name; nothing where no validation is asked for."""
-        config = self.config
-        if config.validation_images:
-            return validation_pictures(config.validation_images)
-        if config.validation_split:
-            count = config.max_validation_samples
-            return split_pictures(open_split(config, config.validation_split, count, config.streaming))
-        if not config.validation_steps:
-            return {}
-        names, pictures = excluded_names(config), {}
-        if names and config.train_data_dir:
-            pictures = named_pictures(open_split(config), names)
-        if not pictures:
-            raise ValueError(
-                "`validation_steps` is set, but there is nothing to look at: name files or folders as "
-                "`validation_images`, or a split of the data set as `validation_split`."
-            )
-        return pictures
 
     # The steps -----------------------------------------------------------------------------------------------------
 
@@ -516,19 +421,7 @@ class TrainingRun:
         self._since, self._started = 0, time.monotonic()
 
     def _save_checkpoint(self) -> None:
-        """Writes under another name first: a killed run leaves no half checkpoint behind that looks whole."""
-        unfinished = self.output / "unfinished-checkpoint"
-        if self.is_main:
-            shutil.rmtree(unfinished, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(unfinished))
-        self.accelerator.wait_for_everyone()
-        if self.is_main:
-            final = self.output / f"checkpoint-{self.step}"
-            shutil.rmtree(final, ignore_errors=True)
-            os.replace(unfinished, final)
-            for old in _checkpoints(self.output)[: -self.config.checkpoints_total_limit]:
-                shutil.rmtree(old)
+        write_checkpoint(self.accelerator, self.output, self.step, self.config.checkpoints_total_limit)
 
 
 class _Averaged:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .components import DECIDES_SYMBOLS, choose_what_learns, grow_decoder, load_start, make_model, save_result
 from .config import TrainConfig
-from .data import Crops, Share, crop_batches
+from .crops import Crops, Share, crop_batches
 from .distillation import make_distillation, semantics_learn
 from .model import Rebuilt, TrainableOneDC
 from .objective import picture_losses

@@ -28,12 +28,13 @@ from torch import Tensor
 
 from .components import DECIDES_SYMBOLS, load_model
 from .config import TrainConfig
-from .data import Cropping, Share, crop_batches, excluded_names, open_split
+from .crops import Cropping, Share, crop_batches
 from .matching import fake_score_loss
+from .picture_sets import excluded_names, open_split
 from .scores import LatentScale, NoiseSchedule, ScoreNetwork
 from .standalone import picture_arguments, stop_on_signals
 from .steps import FiniteSteps
-from .validation import named_pictures
+from .validation_pictures import named_pictures
 
 __all__ = ["TEACHER_UNET", "main", "train_teacher"]
 

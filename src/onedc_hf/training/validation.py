@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,7 +31,6 @@ from ..evaluation.sheet import Cell, Row, comparison_sheet
 from ..pictures import PictureInput, load_picture, to_tensor
 from ..pipeline import OneDCPipeline
 from .components import in_place, pipeline_around
-from .data import read_record
 
 if TYPE_CHECKING:
     from .model import TrainableOneDC
@@ -44,18 +42,14 @@ __all__ = [
     "ValidationResult",
     "Validator",
     "as_codec",
-    "named_pictures",
     "rate_gap",
-    "split_pictures",
     "validate",
-    "validation_pictures",
 ]
 
 logger = logging.getLogger(__name__)
 
 SHEET_PICTURES = 8  # on the sheet; figures are of all
 _SHEET_WIDTH = 2400
-_SUFFIXES = frozenset({".avif", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 @dataclass(frozen=True)
@@ -107,68 +101,6 @@ class ValidationResult:
             structure = "–" if point.ms_ssim is None else f"{point.ms_ssim:.4f}"
             lines.append(f"| {point.setting} | {point.bpp:.4f} | {point.psnr:.2f} | {structure} |")
         return "\n".join(lines)
-
-
-def validation_pictures(sources: Sequence[str]) -> dict[str, np.ndarray]:
-    """Pictures of files and folders (with sub-folders), by name.
-
-    Args:
-        sources (`Sequence[str]`): paths.
-
-    Returns:
-        `dict[str, np.ndarray]`: name without suffix -> `uint8` `[H, W, 3]`.
-
-    Raises:
-        FileNotFoundError: if a path does not exist, or a folder holds no picture.
-        PictureError: if a file is no picture.
-    """
-    paths: list[Path] = []
-    for source in map(Path, sources):
-        if source.is_dir():
-            found = sorted(path for path in source.rglob("*") if path.suffix.lower() in _SUFFIXES)
-            if not found:
-                raise FileNotFoundError(f"`validation_images`: the folder {str(source)!r} holds no picture.")
-            paths += found
-        elif source.is_file():
-            paths.append(source)
-        else:
-            raise FileNotFoundError(f"`validation_images`: {str(source)!r} is neither a file nor a folder.")
-    return {_free(path.stem, paths[:i]): load_picture(path) for i, path in enumerate(paths)}
-
-
-def _free(stem: str, before: Sequence[Path]) -> str:
-    """The stem, numbered where earlier files have it too."""
-    earlier = sum(path.stem == stem for path in before)
-    return stem if not earlier else f"{stem} ({earlier + 1})"
-
-
-def named_pictures(data: Any, names: frozenset[str], limit: int = 8) -> dict[str, np.ndarray]:
-    """Pictures of the run's own data that it leaves out by name, for a run that was given no `validation_images`.
-
-    Args:
-        data: a data set from `open_pictures`, not a streamed one.
-        names (`frozenset[str]`): file names that training excludes.
-        limit (`int`): at most so many, evenly spread.
-
-    Returns:
-        `dict[str, np.ndarray]`: as `validation_pictures`; empty where the data hold none of them.
-    """
-    found = [record for record in data["image"] if record and Path(record["path"] or "").name in names]
-    return _by_name(found[:: max(1, math.ceil(len(found) / limit))])
-
-
-def split_pictures(data: Any) -> dict[str, np.ndarray]:
-    """All pictures of a data set from `open_pictures`, streamed or not, by the name of their file or their number.
-
-    Raises:
-        PictureError: if one cannot be read.
-    """
-    return _by_name([row["image"] for row in data])
-
-
-def _by_name(records: Sequence[dict[str, Any] | None]) -> dict[str, np.ndarray]:
-    paths = [Path((record or {}).get("path") or f"picture {i + 1}") for i, record in enumerate(records)]
-    return {_free(path.stem, paths[:i]): read_record(records[i]) for i, path in enumerate(paths)}
 
 
 def validate(
