@@ -37,7 +37,7 @@ import torch
 
 from onedc_hf.evaluation.run import load_results
 from onedc_hf.evaluation.tables import summarise
-from onedc_hf.training.config import package_file
+from onedc_hf.training.config_files import package_file
 from onedc_hf.training.picture_sets import read_names
 
 RESULTS = Path(__file__).parent / "results" / "ablation.json"

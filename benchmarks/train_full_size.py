@@ -25,7 +25,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from onedc_hf.training.config import model_settings
+from onedc_hf.training.config_files import model_settings
 from onedc_hf.training.vqgan import MaskGITVQGAN
 
 RESULTS = Path(__file__).parent / "results" / "train_full_size.json"

@@ -85,7 +85,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from onedc_hf import OneDCAutoencoder, OneDCCodec, OneDCCodecConfig, OneDCGenerator, OneDCGeneratorConfig
     from onedc_hf.training.components import save_pipeline
-    from onedc_hf.training.config import model_settings
+    from onedc_hf.training.config_files import model_settings
     from onedc_hf.training.model import TrainableOneDC
 
     folder = tmp_path_factory.mktemp("tiny") / "model"

@@ -371,13 +371,28 @@ def test_stock_autoencoders_work(tiny_pipeline: OneDCPipeline, picture: Picture,
     assert OneDCPipeline.from_pretrained(tmp_path).decompress(data).size == (70, 64)
 
 
-def test_model_offload_runs_every_part_through_its_hooks(tiny_folder: Path, picture: Picture) -> None:
+def test_model_offload_runs_every_part_through_its_hooks(
+    tiny_folder: Path, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pipe = OneDCPipeline.from_pretrained(tiny_folder)
     data = pipe.compress(picture(64, 64))
     expected = np.asarray(pipe.decompress(data))
     pipe.enable_model_cpu_offload(device="cpu")
+    # On a CPU weights are at hand anyway: who asks for them is what counts.
+    kind, brought = type(pipe.vae._hf_hook), []
+    honest = kind.pre_forward
+
+    def counted(hook: Any, module: Any, *given: Any, **named: Any) -> Any:
+        brought.append(type(module).__name__)
+        return honest(hook, module, *given, **named)
+
+    monkeypatch.setattr(kind, "pre_forward", counted)
     assert pipe.compress(picture(64, 64)) == data
+    assert brought == ["OneDCAutoencoder", "OneDCCodec", "OneDCCodec"]  # analysis, hyper-analysis
+    brought.clear()
     assert np.array_equal(np.asarray(pipe.decompress(data)), expected)
+    assert list(dict.fromkeys(brought)) == ["OneDCCodec", "OneDCGenerator", "OneDCAutoencoder"]
+    assert brought.count("OneDCCodec") == 2  # adaptor, synthesis
 
 
 # The exact entropy path, cut files, limits -------------------------------------------------------------------------

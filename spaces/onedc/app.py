@@ -28,6 +28,7 @@ from PIL import Image
 
 from onedc_hf import OneDCError, OneDCPipeline
 from onedc_hf.coding.bitstream import parse_header
+from onedc_hf.picture_files import encode_picture
 from onedc_hf.pictures import load_picture
 from onedc_hf.precision import default_dtype
 
@@ -78,9 +79,6 @@ def explained() -> Iterator[None]:
             yield
         except OneDCError as error:
             raise gr.Error(str(error), print_exception=False) from error
-        except (OSError, Image.DecompressionBombError) as error:  # of Pillow, which names files of this machine
-            text = f"This file is no picture that can be read here ({', '.join(FORMATS)}), or has far too many pixels."
-            raise gr.Error(text, print_exception=False) from error
     for note in notes:
         gr.Warning(str(note.message))
 
@@ -136,7 +134,27 @@ def rebuild(file: bytes) -> Image.Image:
         return pipeline().decompress(file)
 
 
-def compress(picture: dict[str, Any] | None, quality: float) -> tuple[tuple[Image.Image, Image.Image], str, str]:
+def photograph(path: Path) -> np.ndarray:
+    """Read the visitor's picture, `[H, W, 3]` uint8."""
+    try:
+        with Image.open(path, formats=FORMATS) as opened:
+            check_pixels(*opened.size)
+            original = load_picture(opened)  # the picture, since errors would name a file of this machine
+    except (OneDCError, gr.Error):
+        raise
+    except Exception as error:  # Pillow's decoders raise anything for a damaged file, and name files of this machine
+        text = f"This file is no picture that can be read here ({', '.join(FORMATS)}), or has far too many pixels."
+        raise gr.Error(text, print_exception=False) from error
+    check_pixels(original.shape[1], original.shape[0])  # not every header tells the truth
+    return original
+
+
+def with_note(rebuilt: Image.Image) -> str:
+    """Write a rebuilt picture as PNG with the note that detail was synthesised, which gradio's own would lack."""
+    return save_bytes_to_cache(encode_picture(rebuilt, Path("rebuilt.png")), "rebuilt.png", odc_out.GRADIO_CACHE)
+
+
+def compress(picture: dict[str, Any] | None, quality: float) -> tuple[tuple[Image.Image, str], str, str]:
     """Compress a picture and rebuild it.
 
     Args:
@@ -144,34 +162,31 @@ def compress(picture: dict[str, Any] | None, quality: float) -> tuple[tuple[Imag
         quality: 0 (smallest file) to 100.
 
     Returns:
-        The original and the rebuilt picture, one line of facts, and the `.odc` file.
+        The original and the PNG file of the rebuilt picture, one line of facts, and the `.odc` file.
     """
     path, quality = path_of(picture), quality_in.preprocess(quality)
     with explained():
-        with Image.open(path, formats=FORMATS) as opened:
-            check_pixels(*opened.size)
-            original = load_picture(opened)  # the picture, since errors would name a file of this machine
-        check_pixels(original.shape[1], original.shape[0])  # not every header tells the truth
+        original = photograph(path)
     data, rebuilt = round_trip(original, int(quality))
     file = save_bytes_to_cache(data, f"{path.stem}.odc", odc_out.GRADIO_CACHE)
-    return (Image.fromarray(original), rebuilt), facts(data), file
+    return (Image.fromarray(original), with_note(rebuilt)), facts(data), file
 
 
-def decompress(file: bytes | None) -> tuple[Image.Image, str]:
+def decompress(file: bytes | None) -> tuple[str, str]:
     """Rebuild the picture of an `.odc` file.
 
     Args:
         file: the file.
 
     Returns:
-        The picture and one line of facts.
+        The PNG file of the picture and one line of facts.
     """
     if file is None:
         raise gr.Error("Choose an .odc file first.", print_exception=False)
     with explained():
         header = parse_header(file)
         check_pixels(header.width, header.height)
-    return rebuild(file), facts(file)
+    return with_note(rebuild(file)), facts(file)
 
 
 def example_pictures() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
@@ -13,7 +14,7 @@ from .calibration import calibrate, fit_tables
 from .coder import SymbolCoder
 from .coding import SymbolModel
 from .errors import ModelError
-from .identity import decoder_digest
+from .identity import decoder_digest, weights_seen
 from .models import OneDCCodec
 from .models.exact import ExactEntropyModel
 from .pictures import PictureInput
@@ -25,6 +26,9 @@ __all__ = ["EntropyPathMixin"]
 
 logger = logging.getLogger(__name__)
 
+# Threads that share a model in floats must not each make it exact. No attribute: pipelines are copied and pickled.
+_QUANTISING = threading.RLock()
+
 
 class EntropyPathMixin(DiffusionPipeline):
     """`model_id`, `decoder_id` and `quantize_entropy` of `OneDCPipeline`, and its coder."""
@@ -32,6 +36,7 @@ class EntropyPathMixin(DiffusionPipeline):
     codec: OneDCCodec
     _symbol_model: SymbolModel | None
     _decoder_id: str | None
+    _weights_seen: tuple[tuple[int, int], ...] | None
 
     def model_digest(self) -> bytes:
         """SHA-256 of the entropy model, checked against the stored one.
@@ -56,13 +61,17 @@ class EntropyPathMixin(DiffusionPipeline):
 
     @property
     def decoder_id(self) -> str:
-        """SHA-256 of the decoder side's weights, 64 hex digits (`identity.py`), without adapters; computed once.
+        """SHA-256 of the decoder side's weights, 64 hex digits (`identity.py`), without adapters.
+
+        Computed once, and again when weights were changed in place (training, `load_state_dict`) or are other ones; a
+        change behind torch's back, by `parameter.data`, goes unseen.
 
         Raises:
-            ModelError: if weights are put away by `enable_sequential_cpu_offload`.
+            ModelError: if weights are put away by `enable_sequential_cpu_offload` before it was ever asked for.
         """
-        if self._decoder_id is None:
-            self._decoder_id = decoder_digest(self.components)
+        seen = weights_seen(self.components)
+        if self._decoder_id is None or (seen is not None and seen != self._weights_seen):
+            self._decoder_id, self._weights_seen = decoder_digest(self.components), seen
         return self._decoder_id
 
     def _symbols(self) -> SymbolModel:
@@ -81,12 +90,14 @@ class EntropyPathMixin(DiffusionPipeline):
     def _entropy(self) -> ExactEntropyModel:
         """The exact entropy model, by which all files are written and read."""
         if self.codec.config.entropy_path == "float":
-            logger.warning(
-                "This model's entropy path is in floats, which do not give the same file everywhere: it is now made "
-                "exact, in memory, with the calibration pictures of the package. `save_pretrained` keeps the result; "
-                "`onedc quantize-entropy FOLDER` does it for a folder."
-            )
-            self.quantize_entropy()
+            with _QUANTISING:
+                if self.codec.config.entropy_path == "float":  # and no other thread was first
+                    logger.warning(
+                        "This model's entropy path is in floats, which do not give the same file everywhere: it is now "
+                        "made exact, in memory, with the calibration pictures of the package. `save_pretrained` keeps "
+                        "the result; `onedc quantize-entropy FOLDER` does it for a folder."
+                    )
+                    self.quantize_entropy()
         entropy = cast(ExactEntropyModel, self.codec.entropy)
         if self._execution_device.type == "mps":  # it has no float64, which holds the integers
             entropy.to("cpu")

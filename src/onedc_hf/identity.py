@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from .beside import NAME_BYTES, check_name
 from .coding import Tag
+from .compiled import plain
 from .errors import ModelError
 from .models import OneDCGenerator
 from .models.adapters import base_state
@@ -32,6 +33,7 @@ __all__ = [
     "update_digest",
     "warn_of_another_adapter",
     "warn_of_another_decoder",
+    "weights_seen",
 ]
 
 # By component, prefixes of the weights that act after decoding; empty: all of them.
@@ -50,11 +52,19 @@ def decoder_digest(components: dict[str, nn.Module]) -> str:
     """
     sha = hashlib.sha256()
     for component, prefixes in _DECODER_SIDE.items():
-        module = components[component]
+        module = plain(components[component])
         state = base_state(module) if isinstance(module, OneDCGenerator) else module.state_dict()
         ours = ((f"{component}.{name}", tensor) for name, tensor in sorted(state.items()) if name.startswith(prefixes))
         update_digest(sha, ours)
     return sha.hexdigest()
+
+
+def weights_seen(components: dict[str, nn.Module]) -> tuple[tuple[int, int], ...] | None:
+    """Which tensors a decoder side consists of, and how often each was written to; `None` if some are put away."""
+    tensors = [tensor for name in _DECODER_SIDE for tensor in components[name].state_dict(keep_vars=True).values()]
+    if any(tensor.is_meta for tensor in tensors):
+        return None
+    return tuple((id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
 
 
 def update_digest(sha: Any, weights: Iterable[tuple[str, Tensor]]) -> None:

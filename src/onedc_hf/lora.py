@@ -25,7 +25,7 @@ from .lora_acting import Acting, beside_others, lora_layers
 from .lora_file import LORA_A, LORA_B, METADATA_KEY, UNET, WEIGHTS_NAME, known_settings, read_adapter
 from .memory_layout import settle
 from .models import OneDCGenerator
-from .models.adapters import BESIDE_ADAPTER, OWN_ADAPTER, PARTS, Adapter, added_adapters, wrappable_layers
+from .models.adapters import BESIDE_ADAPTER, OWN_ADAPTER, PARTS, Adapter, added_adapters, base_state, wrappable_layers
 from .saving import make_folder, write_atomically
 from .sources import fetch_weights
 
@@ -39,7 +39,6 @@ __all__ = [
     "load_adapter",
     "make_lora_config",
     "part_names",
-    "refuse_adapters",
     "save_adapter",
     "unload_adapters",
 ]
@@ -138,7 +137,7 @@ def check_name(name: str) -> None:
 
 def _check_free(generator: OneDCGenerator, name: str) -> None:
     check_name(name)
-    if name in getattr(generator.unet, "peft_config", {}):
+    if name in (*getattr(generator.unet, "peft_config", {}), *generator.adapters):
         if generator.config.lora is not None and name == OWN_ADAPTER:
             raise ModelError(
                 f"This model has an adapter {name!r} of its own, beside its weights: give yours another `adapter_name`."
@@ -205,14 +204,27 @@ def unload_adapters(generator: OneDCGenerator) -> None:
     """Takes every added adapter off and restores what they replaced: the generator is then what it was, bit for bit.
 
     An adapter that the model owns keeps its strength; one that was silenced only since then acts again.
+
+    Raises:
+        ModelError: if one was fused into the weights, which are no longer at hand as they were.
     """
-    if not (added := added_adapters(generator)):
+    added = added_adapters(generator)
+    if not added and base_state(generator).keys() == generator.state_dict().keys():
+        return
+    if fused := sorted({name for layer in lora_layers(generator) for name in layer.merged_adapters} & added.keys()):
+        raise ModelError(
+            f"The adapter {', '.join(map(repr, fused))} was fused into the weights: `generator.unet.unfuse_lora()` "
+            "takes it out again, but for rounding; for the model as it was, load it anew."
+        )
+    if not added:
+        _unwrap(generator)
         return
     _check_at_hand(generator)
     acting = Acting(generator)
     own_acted = next(iter(added.values())).own_acted
     for name, adapter in added.items():
-        _delete(generator, name)
+        if name in getattr(generator.unet, "peft_config", {}):
+            _delete(generator, name)
         _set(generator, adapter.replaced)
         generator.adapters.pop(name, None)
     _unwrap(generator)
@@ -241,15 +253,6 @@ def _unwrap(generator: OneDCGenerator) -> None:
         generator.unet._hf_peft_config_loaded = False
 
 
-def refuse_adapters(generator: OneDCGenerator) -> None:
-    """Raises `ModelError` if adapters are on a generator that is about to be saved whole."""
-    if added := list(added_adapters(generator)):
-        raise ModelError(
-            f"The adapter {', '.join(map(repr, added))} is on the generator, and no part of a saved model: keep it "
-            "with `save_lora_weights`, and call `unload_lora_weights()` before saving the model."
-        )
-
-
 # Saving ---------------------------------------------------------------------------------------------------------------
 
 
@@ -270,7 +273,7 @@ def save_adapter(generator: OneDCGenerator, folder: str | os.PathLike[str], adap
     added = added_adapters(generator)
     if adapter_name is None and len(added) == 1:
         adapter_name = next(iter(added))
-    if adapter_name not in added:
+    if adapter_name not in added or adapter_name not in getattr(generator.unet, "peft_config", {}):
         there = ", ".join(map(repr, added)) or "none"
         raise ModelError(f"There is no adapter {adapter_name!r} to save; this generator carries: {there}.")
     # Sets become sorted lists: what is written must not depend on the order of hashes.
@@ -310,10 +313,19 @@ def adapter_id(generator: OneDCGenerator) -> str | None:
         strengths = _strengths(generator, name)
         if adapter.replaced or any(strength for _, strength in strengths):
             acting = True
-            sha.update((adapter.weights_digest or _digest(_tensors(generator, name))).encode())
+            sha.update(_weights_digest(generator, name, adapter).encode())
             for layer, strength in strengths:
                 sha.update(f"{layer}={strength!r}\n".encode())
     return sha.hexdigest() if acting else None
+
+
+def _weights_digest(generator: OneDCGenerator, name: str, adapter: Adapter) -> str:
+    if adapter.weights_digest is not None:
+        return adapter.weights_digest
+    if name in getattr(generator.unet, "peft_config", {}):
+        return _digest(_tensors(generator, name))
+    state = generator.state_dict()  # its layers were taken away, what it had replaced was not put back
+    return _digest({name: state[name] for name in adapter.replaced})
 
 
 def _strengths(generator: OneDCGenerator, adapter_name: str) -> list[tuple[str, float]]:
@@ -324,6 +336,7 @@ def _strengths(generator: OneDCGenerator, adapter_name: str) -> list[tuple[str, 
     for name, layer in generator.unet.named_modules():
         if isinstance(layer, LoraLayer) and adapter_name in layer.scaling:
             active = adapter_name in layer.active_adapters and not layer.disable_adapters
+            active |= adapter_name in layer.merged_adapters  # fused into the weights
             found.append((name, float(layer.scaling[adapter_name]) if active else 0.0))
     return sorted(found)
 

@@ -29,6 +29,7 @@ from .beside import pack_beside, with_alpha, with_metadata
 from .coder import Analysed, Symbols
 from .coding import Kind, SymbolModel, Tag, parse_header
 from .coding.order import Y_PER_Z
+from .compiled import plain
 from .earlier import EarlierReaders
 from .entropy_path import EntropyPathMixin
 from .errors import ModelError
@@ -122,9 +123,9 @@ class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline
         check_components(self.vae, self.codec, self.generator, self.scheduler)
         for part in (self.vae, self.codec, self.generator):
             settle(part.eval())
-        if isinstance(self.vae, AutoencoderKL):
-            attend_in_patches(self.vae, self.codec.config.vae_attention_patch)
-        self._decoder_id: str | None = None
+        if isinstance(vae := plain(self.vae), AutoencoderKL):
+            attend_in_patches(vae, self.codec.config.vae_attention_patch)
+        self._decoder_id, self._weights_seen = None, None
         self._earlier = EarlierReaders()
         self._settled = True
 

@@ -101,6 +101,7 @@ def saved_over(folder: Path, variant: str | None = None) -> Iterator[Path]:
         written = [path.relative_to(staged) for path in sorted(staged.rglob("*")) if path.is_file()]
         for name in written:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            _let_others_read(staged / name)  # safetensors leaves its files to their owner
             (staged / name).replace(folder / name)
     for pattern in patterns:
         for path in folder.glob(pattern):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,10 @@ def fetch_weights(source: str, name: str, **hub: Any) -> Path:
 
     Raises:
         ModelError: if there is no such file, or its name says that it is no safetensors file.
+        TypeError: for arguments that `hf_hub_download` does not have, also where nothing is downloaded.
     """
+    if unknown := set(hub) - set(inspect.signature(hf_hub_download).parameters):
+        raise TypeError(f"Unknown arguments for loading {name!r}: {', '.join(sorted(unknown))}.")
     if not name.endswith(".safetensors"):
         raise ModelError(f"{name!r} is no .safetensors file. Others can hold code that runs when they are read.")
     if not looks_like_path(source):

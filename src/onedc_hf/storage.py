@@ -6,14 +6,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import CommitInfo
 
 from .coding.limits import MAX_PIXELS, check_limit
 from .errors import ModelError
 from .loading import check_bounds, check_stock_vae, model_source, one_error
-from .lora import refuse_adapters
 from .models import OneDCGenerator
+from .models.adapters import refuse_adapters
 from .precision import default_dtype
 from .saving import forget_origin, make_folder, saved_over
 from .tiling import Tiling
@@ -47,15 +48,16 @@ class StorageMixin(DiffusionPipeline):
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`, *optional*): folder or repository id.
-            dtype (`torch.dtype`, *optional*): number format of everything but the entropy model and the last layers
-                of generator and VAE, which stay in float32; by default what suits this machine's CPU (`default_dtype`).
+            dtype (`torch.dtype` or its name, *optional*): number format of everything but the entropy model and the
+                last layers of generator and VAE, which stay in float32 (with a `device_map`, the VAE's do not); by
+                default, and for "auto", what suits this machine's CPU (`default_dtype`).
             max_pixels (`int`, *optional*, defaults to 268,435,456): larger pictures are refused, also those that a file
                 states; `None` or 0: no limit. The attribute of the same name can be changed later.
             kwargs: further arguments of `DiffusionPipeline.from_pretrained` (`revision`, `variant`, `token`, ...).
 
         Raises:
             ModelError: if there is no OneDC pipeline at that place, or its weights are not those of its model id.
-            TypeError, ValueError: for a `max_pixels` that is no number, or below 0.
+            TypeError, ValueError: for a `max_pixels` that is no number, or below 0; a `dtype` that is no name of one.
         """
         check_limit(max_pixels)
         if kwargs.get("subfolder"):
@@ -64,8 +66,9 @@ class StorageMixin(DiffusionPipeline):
                 "give that folder's path, on the Hub after `huggingface_hub.snapshot_download(repository)`."
             )
         source = model_source(pretrained_model_name_or_path)
-        if kwargs.get("torch_dtype") is None and kwargs.get("dtype") is None:
-            kwargs["dtype"] = default_dtype()
+        given = kwargs.pop("torch_dtype", None)
+        given = kwargs.pop("dtype", None) or given
+        kwargs["dtype"] = _dtype_named(given) if given is None or isinstance(given, str) else given
         with one_error(source):
             pipe: Any = super().from_pretrained(source, **kwargs)
             if "vae" not in kwargs:
@@ -77,7 +80,13 @@ class StorageMixin(DiffusionPipeline):
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> OneDCPipeline:
-        """As in diffusers: a pipeline of the components of another; its `max_pixels` and tiling hold here, too."""
+        """As in diffusers: a pipeline of the components of another; its `max_pixels` and tiling hold here, too.
+
+        Its number format as well, unless another one is asked for: the components are the same ones, and diffusers
+        would make them float32.
+        """
+        if isinstance(pipeline, StorageMixin) and kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
+            kwargs["dtype"] = pipeline.dtype
         pipe: Any = super().from_pipe(pipeline, **kwargs)
         if isinstance(pipeline, StorageMixin):
             pipe.max_pixels, pipe._tiling = pipeline.max_pixels, pipeline._tiling
@@ -123,3 +132,17 @@ class StorageMixin(DiffusionPipeline):
         from .hub import push_pipeline
 
         return push_pipeline(cast("OneDCPipeline", self), repo_id, **kwargs)
+
+
+def _dtype_named(name: str | None) -> torch.dtype:
+    """A number format by its name, as transformers has it; diffusers would take float32 instead, with a line in a log.
+
+    Raises:
+        ValueError: for a name of none.
+    """
+    if name in (None, "auto"):
+        return default_dtype()
+    found = getattr(torch, str(name).removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"`dtype` must be a number format such as torch.float32, or its name; got {name!r}.")
+    return found

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 import onedc_hf
+from onedc_hf.provenance import DIGITAL_SOURCE_TYPE
 
 gradio = pytest.importorskip("gradio")
 
@@ -88,13 +89,14 @@ def photo(tmp_path, picture):
 def test_compress_gives_both_pictures_the_facts_and_a_file_that_decodes(app, photo):
     (original, rebuilt), line, file = app.compress(sent(photo), 40)
     assert np.array_equal(np.asarray(original), np.asarray(Image.open(photo)))
-    assert rebuilt.size == original.size == (120, 90)
+    with Image.open(rebuilt) as picture:
+        assert picture.size == original.size == (120, 90)
     assert Path(file).suffix == ".odc"
     data = Path(file).read_bytes()
     assert f"**{len(data):,} bytes**, {8 * len(data) / (120 * 90):.4f} bits per pixel, 120 x 90 pixels" in line
     assert data == app.pipeline().compress(photo, quality=40)
     decoded, again = app.decompress(data)
-    assert np.array_equal(np.asarray(decoded), np.asarray(rebuilt))
+    assert np.array_equal(np.asarray(Image.open(decoded)), np.asarray(Image.open(rebuilt)))
     assert again == line
 
 
@@ -120,6 +122,17 @@ def test_a_file_that_is_no_picture_is_an_error_that_does_not_name_our_folders(ap
     with pytest.raises(gradio.Error, match="no picture that can be read") as caught:
         app.compress(sent(path), 40)
     assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "marker"), [("cut.png", b"IHDR"), ("altered.avif", b"ispe")])
+def test_a_damaged_picture_is_an_error_of_ours_whatever_pillow_raises(app, tmp_path, name, marker):
+    path = tmp_path / name
+    Image.new("RGB", (40, 30), "red").save(path)
+    data = bytearray(path.read_bytes())
+    at = data.index(marker)
+    path.write_bytes(data[: at + 6] if name == "cut.png" else data[:at] + b"none" + data[at + 4 :])
+    with pytest.raises(gradio.Error, match="no picture that can be read|damaged"):
+        app.compress(sent(path), 40)
 
 
 def test_a_format_that_is_none_of_photographs_is_not_opened(app, tmp_path):
@@ -199,6 +212,9 @@ def test_round_trip_through_the_client_equals_the_library(app, client, photo, tm
     assert np.array_equal(np.asarray(Image.open(pair[0]).convert("RGB")), np.asarray(Image.open(photo)))
     picture, again = client.predict(handle_file(file), api_name="/decompress")
     assert np.array_equal(np.asarray(Image.open(picture)), np.asarray(Image.open(pair[1])))
+    for path in (picture, pair[1]):  # the note that programs read
+        with Image.open(path) as rebuilt:
+            assert rebuilt.format == "PNG" and DIGITAL_SOURCE_TYPE in rebuilt.info["XML:com.adobe.xmp"]
     assert again == line
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -168,3 +169,18 @@ def test_the_command_says_what_is_wrong(
     assert capsys.readouterr().err.startswith("hyper_latent: ")
     assert command(resolution=65) == 1
     assert "resolution" in capsys.readouterr().err
+    (tmp_path / "hyper" / "pipeline").mkdir(parents=True)
+    assert command() == 1
+    assert "holds the pipeline of an earlier run" in capsys.readouterr().err
+
+
+def test_an_interrupt_before_the_first_step_ends_the_command_and_writes_no_model(
+    command: Callable[..., int], tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("onedc_hf.training.hyper_latent.analyse", interrupted)
+    monkeypatch.setattr("onedc_hf.training.hyper_latent.load_model", lambda _: load_model(str(tiny_folder)))
+    assert command() == 130
+    assert not (tmp_path / "hyper" / "pipeline").exists()

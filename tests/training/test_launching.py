@@ -29,7 +29,8 @@ from onedc_hf import OneDCPipeline
 from onedc_hf.training import cli, stage1, stage2
 from onedc_hf.training.adversary import DISCRIMINATORS, Adversary
 from onedc_hf.training.components import load_model, make_model, save_pipeline
-from onedc_hf.training.config import TrainConfig, load_config
+from onedc_hf.training.config import TrainConfig
+from onedc_hf.training.config_files import load_config
 from onedc_hf.training.crops import Cropping, CropStream, Share, StreamedCrops
 from onedc_hf.training.model import TrainableOneDC
 from onedc_hf.training.picture_sets import open_pictures

@@ -12,7 +12,8 @@ from huggingface_hub import ModelCard
 
 from onedc_hf.hub.inherited import carry_licences, inherited_licence, licence_files, use_restrictions
 from onedc_hf.training import publish
-from onedc_hf.training.config import TrainConfig, load_config
+from onedc_hf.training.config import TrainConfig
+from onedc_hf.training.config_files import load_config
 from onedc_hf.training.publish import ORIGINS, adapter_card, origins, public_settings, training_text
 from tests.hub.conftest import client, hub
 from tests.hub.loopback import LoopbackHub

@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader
 
 from onedc_hf import ModelError, OneDCPipeline
 from onedc_hf.training.components import load_start, make_model
-from onedc_hf.training.config import TrainConfig, load_config, model_settings
+from onedc_hf.training.config import TrainConfig
+from onedc_hf.training.config_files import load_config, model_settings
 from onedc_hf.training.crops import Cropping, CropStream, Share, StreamedCrops, crop_batches
 from onedc_hf.training.picture_sets import open_pictures
 from onedc_hf.training.stage1 import train
@@ -251,7 +252,7 @@ def test_a_config_may_lie_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyP
         asked.append((repo, file))
         return str(tmp_path / "birds.json")
 
-    monkeypatch.setattr("onedc_hf.training.config.hf_hub_download", download)
+    monkeypatch.setattr("onedc_hf.training.config_files.hf_hub_download", download)
     found = load_config("org/recipes/box/birds.json", {"resolution": 256})
     assert asked == [("org/recipes", "box/birds.json")]
     assert (found.train_data_dir, found.resolution) == ("birds", 256)

@@ -18,15 +18,17 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-from onedc_hf import OneDCPipeline, PictureError
+from onedc_hf import OneDCError, OneDCPipeline, PictureError
 from onedc_hf.models.integer import WEIGHT_LIMIT, IntegerConv
 from onedc_hf.pictures import load_picture
 from onedc_hf.training.cli import main
 from onedc_hf.training.components import DECIDES_SYMBOLS, load_model, make_model
-from onedc_hf.training.config import TrainConfig, load_config, package_file
+from onedc_hf.training.config import TrainConfig
+from onedc_hf.training.config_files import load_config, package_file
 from onedc_hf.training.crops import Cropping, CropStream, Share, crop_batches
 from onedc_hf.training.picture_sets import open_pictures, read_names
 from onedc_hf.training.stage1 import crop_weight, draw_quality, rate_weight, train
@@ -441,3 +443,21 @@ def test_the_grid_is_that_of_the_integers() -> None:
     assert (step - layer.dequantise()[0]).abs().max() < 0.002 * weight.abs().max()
     assert (on_grid(step) - step).abs().max() < 0.002 * weight.abs().max()
     assert all(len(row.unique()) <= 2 * WEIGHT_LIMIT + 1 for row in step)
+
+
+def test_a_full_disk_is_said_and_leaves_the_last_checkpoint_whole(
+    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Accelerator.save_state
+
+    def full(self: Accelerator, folder: str) -> str:
+        written = honest(self, folder)
+        if len(list((tmp_path / "run").glob("checkpoint-*"))) == 2:
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+        return written
+
+    monkeypatch.setattr(Accelerator, "save_state", full)
+    with pytest.raises(OneDCError, match=r"step 3 could not be written .* checkpoint-2 is whole.*free space"):
+        train(config(max_train_steps=4, checkpointing_steps=1))
+    left = sorted(path.name for path in (tmp_path / "run").glob("*checkpoint-*"))
+    assert left == ["checkpoint-1", "checkpoint-2"]

@@ -241,7 +241,7 @@ _REPORTING = """
 import os, sys
 import torch
 from onedc_hf.training import stage2
-from onedc_hf.training.config import load_config
+from onedc_hf.training.config_files import load_config
 
 made = []
 make = stage2.make_latent_guidance

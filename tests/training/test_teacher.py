@@ -14,7 +14,7 @@ from diffusers import DDPMScheduler
 
 from onedc_hf.training import teacher
 from onedc_hf.training.components import load_model
-from onedc_hf.training.config import load_config
+from onedc_hf.training.config_files import load_config
 from onedc_hf.training.scores import ScoreNetwork, load_teacher
 from onedc_hf.training.steps import TrainingError
 from onedc_hf.training.teacher import _arguments, main, train_teacher
@@ -111,12 +111,14 @@ def test_it_stops_when_asked_to_with_everything_saved(train: Train) -> None:
 def test_the_command_makes_a_teacher_of_a_models_latents(tiny_folder: Path, photographs: Path, tmp_path: Path) -> None:
     (tmp_path / "unseen.txt").write_text("0.png\n")
     words = f"--model {tiny_folder} --train_data_dir {photographs} --output_dir {tmp_path / 'made'} --width 32"
-    folder = main(
+    folder = tmp_path / "made"
+    code = main(
         [
             *words.split(),
             *f"--max_train_steps 2 --train_batch_size 1 --resolution 64 --exclude {tmp_path / 'unseen.txt'}".split(),
         ]
     )
+    assert code == 0
     teacher, model = load_teacher(str(folder)), load_model(str(tiny_folder))
     unet: dict[str, object] = dict(teacher.fake.unet.config)
     assert unet["block_out_channels"] == [32, 64, 96]
@@ -124,6 +126,12 @@ def test_the_command_makes_a_teacher_of_a_models_latents(tiny_folder: Path, phot
     assert torch.equal(teacher.schedule.alphas_cumprod, model.scheduler.alphas_cumprod.double())
     (line,) = (json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines())
     assert line["step"] == 2 and 0 < line["held_out_loss"] < 2  # of the picture that was left out
+
+
+def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--train_data_dir", str(tmp_path / "nowhere"), "--output_dir", str(tmp_path / "made")]) == 1
+    assert capsys.readouterr().err.startswith("teacher: `train_data_dir`: there is no folder")
+    assert not (tmp_path / "made").exists()
 
 
 def test_the_command_leaves_the_boxs_unseen_pictures_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

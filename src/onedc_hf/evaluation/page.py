@@ -97,7 +97,10 @@ def write_page(
         published.unlink(missing_ok=True)
     if cost is not None:
         parts += ["## Seconds and memory", _cost(cost)]
-    parts += ["## How to get these figures", f"```bash\n{_command(results)}\n```"]
+    command = _command(results) + (" --cost" if cost is not None else "")
+    if contact:
+        command += f" --contact-sheets {' '.join(contact)}"
+    parts += ["## How to get these figures", f"```bash\n{command}\n```"]
     temporary = page.with_name(f".{page.name}.tmp")
     temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     os.replace(temporary, page)

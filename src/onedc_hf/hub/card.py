@@ -115,9 +115,10 @@ def is_box(pipeline: "DiffusionPipeline") -> bool:
     box = Path(str(files("onedc_hf") / "box"))
     if not origin or not Path(origin).is_dir() or not Path(origin).resolve().is_relative_to(box.resolve()):
         return False
-    return all(
-        _holds(getattr(pipeline, path.parent.name).state_dict(), path) for path in Path(origin).glob("*/*.safetensors")
-    )
+    from ..compiled import plain  # the pipeline is there, and so is torch
+
+    stored = Path(origin).glob("*/*.safetensors")
+    return all(_holds(plain(getattr(pipeline, path.parent.name)).state_dict(), path) for path in stored)
 
 
 def _holds(state: "dict[str, Tensor]", path: Path) -> bool:

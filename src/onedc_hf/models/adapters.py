@@ -13,10 +13,21 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from ..errors import ModelError
+
 if TYPE_CHECKING:
     from .generator import OneDCGenerator
 
-__all__ = ["BESIDE_ADAPTER", "OWN_ADAPTER", "PARTS", "Adapter", "added_adapters", "base_state", "wrappable_layers"]
+__all__ = [
+    "BESIDE_ADAPTER",
+    "OWN_ADAPTER",
+    "PARTS",
+    "Adapter",
+    "added_adapters",
+    "base_state",
+    "refuse_adapters",
+    "wrappable_layers",
+]
 
 OWN_ADAPTER = "default"
 """Name of the adapter that a generator with `config.lora` owns."""
@@ -46,10 +57,25 @@ class Adapter:
 
 
 def added_adapters(generator: OneDCGenerator) -> dict[str, Adapter]:
-    """The adapters on a generator, by name, without its own."""
-    names = list(getattr(generator.unet, "peft_config", {}))
+    """The adapters on a generator, by name, without its own.
+
+    One that diffusers' `delete_adapters` took away is among them until `unload_lora_weights` has put back the parts
+    that it had replaced.
+    """
+    names = dict.fromkeys([*getattr(generator.unet, "peft_config", {}), *generator.adapters])
     own = OWN_ADAPTER if generator.config.lora is not None else None
     return {name: generator.adapters.get(name, Adapter()) for name in names if name != own}
+
+
+def refuse_adapters(generator: OneDCGenerator) -> None:
+    """Raises `ModelError` if adapters, or what is left of them, are on a generator that is about to be saved whole."""
+    added = list(added_adapters(generator))
+    if added or base_state(generator).keys() != generator.state_dict().keys():
+        named = f"The adapter {', '.join(map(repr, added))}" if added else "What is left of an adapter"
+        raise ModelError(
+            f"{named} is on the generator, and no part of a saved model: keep it with `save_lora_weights`, and call "
+            "`unload_lora_weights()` before saving the model."
+        )
 
 
 def wrappable_layers(unet: nn.Module) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
@@ -63,7 +89,7 @@ def base_state(generator: OneDCGenerator) -> dict[str, Tensor]:
     """The generator's state dict as it would be without the added adapters."""
     added = added_adapters(generator)
     state: dict[str, Tensor] = generator.state_dict()
-    if not added:
+    if not added and not any(_WRAPPED in name for name in state):
         return state
     state = {name: tensor for name, tensor in state.items() if _adapter_of(name) not in added}
     wrapped = {name.split(".lora_")[0] for name in state if _adapter_of(name) is not None}  # by its own adapter

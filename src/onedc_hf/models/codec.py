@@ -404,7 +404,7 @@ class OneDCCodec(WholeWeights, PreTrainedModel):
 
     @property
     def _decoder_dtype(self) -> torch.dtype:
-        return self.dec.conv_out.weight.dtype if isinstance(self.dec.conv_out, nn.Conv2d) else self.dtype
+        return next(self.dec.parameters()).dtype  # `self.dtype` can be the entropy model's, which is float32 always
 
     @apply_forward_hook
     def adapt(self, semantic_seed: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import ModelError
-from .adapters import Adapter
+from .adapters import Adapter, refuse_adapters
 from .blocks import ChannelNorm, Float32Conv2d, keep_float32
 from .whole import WholeWeights
 
@@ -145,14 +145,23 @@ class OneDCGenerator(WholeWeights, PreTrainedModel):
         )
         if config.norm == "channel":
             _replace_group_norms(self.unet)
-        if config.lora is not None:
-            _add_lora(self.unet, config.lora)
         self.post_init()
+        if config.lora is not None:  # behind the initialisation: an adapter begins without effect, with B = 0
+            _add_lora(self.unet, config.lora)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Torch's own initialisation, in place of the small normal one that the base class gives every layer."""
         if isinstance(module, nn.Conv2d | nn.Linear | nn.GroupNorm | nn.LayerNorm | ChannelNorm):
             module.reset_parameters()
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Saves the generator as `PreTrainedModel` does.
+
+        Raises:
+            ModelError: if an adapter is on it, or what is left of one: it is no part of the model.
+        """
+        refuse_adapters(self)
+        super().save_pretrained(*args, **kwargs)
 
     @apply_forward_hook
     def predict(self, detail: Tensor, tokens: Tensor, quality: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -170,6 +179,7 @@ class OneDCGenerator(WholeWeights, PreTrainedModel):
         if self.config.quality_embedding:
             if quality is None:
                 raise ValueError("This generator has a quality embedding: `quality` must be given (-1 for z-only).")
+            quality = torch.as_tensor(quality, device=detail.device).reshape(-1).expand(detail.shape[0])
             labels = (quality + 1) * (1000 / 101)  # the range that timestep embeddings are made for
         noise = self.unet(
             detail.to(dtype), timestep, encoder_hidden_states=tokens.to(dtype), class_labels=labels, return_dict=False

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from ..errors import OneDCError
 from ..lora_file import WEIGHTS_NAME
 from .config import TrainConfig
 
@@ -102,12 +103,24 @@ def write_checkpoint(accelerator: Accelerator, output: Path, step: int, keep: in
         output (`Path`): the run's folder.
         step (`int`): steps done.
         keep (`int`): checkpoints to keep, the newest.
+
+    Raises:
+        OneDCError: if it cannot be written; those that are there stay.
     """
     unfinished = output / "unfinished-checkpoint"
     if accelerator.is_main_process:
         shutil.rmtree(unfinished, ignore_errors=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(unfinished))
+    try:
+        accelerator.save_state(str(unfinished))
+    except (OSError, RuntimeError) as error:  # torch raises the second where a disk is full
+        shutil.rmtree(unfinished, ignore_errors=True)
+        there = _checkpoints(output)
+        kept = f"{there[-1].name} is whole" if there else "no earlier one is there"
+        raise OneDCError(
+            f"The checkpoint of step {step} could not be written to {output} ({error}); {kept}. If the disk is full, "
+            "free space, then go on by `--resume_from_checkpoint latest`."
+        ) from error
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         final = output / f"checkpoint-{step}"

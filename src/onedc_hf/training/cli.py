@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import OneDCError
-from .config import ALIASES, TrainConfig, load_config
+from .config import ALIASES, TrainConfig
+from .config_files import load_config
 
 __all__ = ["main", "make_parser"]
 
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             from .stage2 import train
         folder = train(config)
-    except (ValueError, FileNotFoundError, ImportError, OneDCError) as error:
+    except (ValueError, OSError, ImportError, OneDCError) as error:
         print(f"onedc train: {error}", file=sys.stderr)
         return 1 if isinstance(error, OneDCError) else 2
     except KeyboardInterrupt:

@@ -17,7 +17,8 @@ from ..models import OneDCAutoencoder, OneDCCodec, OneDCCodecConfig, OneDCGenera
 from ..models.adapters import BESIDE_ADAPTER, OWN_ADAPTER
 from ..models.patch_attention import attend_in_patches
 from ..pipeline import OneDCPipeline
-from .config import TrainConfig, model_settings
+from .config import TrainConfig
+from .config_files import model_settings
 from .model import TrainableOneDC, TrainableVAE
 
 # Prefixes of what decides symbols, given a picture.

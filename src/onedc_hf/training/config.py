@@ -1,4 +1,4 @@
-"""What a training run is told: one frozen record, read from JSON and overridden by arguments."""
+"""What a training run is told: one frozen record (config_files.py reads it)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,9 @@ import dataclasses
 import json
 import re
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-__all__ = ["ALIASES", "TrainConfig", "load_config", "model_settings", "package_file"]
+__all__ = ["ALIASES", "TrainConfig"]
 
 # Names of diffusers' training scripts for settings that have a name of their own here.
 ALIASES = {"init_from": "pretrained_model_name_or_path"}
@@ -301,7 +296,20 @@ class TrainConfig:
         for name in ("low_rate_detail", "high_rate_detail"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must lie in [0, 1]; got {getattr(self, name)}.")
-        for name in ("noise_channels", "decoder_layers", "picture_cache_mib", "num_train_epochs", "max_grad_norm"):
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"`ema_decay` must lie in [0, 1), 0 for no average; got {self.ema_decay}.")
+        if any(bpp <= 0 for bpp in self.validation_bpp):
+            raise ValueError(f"`validation_bpp` must be above 0; got {self.validation_bpp}.")
+        for name in (
+            "noise_channels",
+            "decoder_layers",
+            "picture_cache_mib",
+            "num_threads",
+            "num_train_epochs",
+            "max_grad_norm",
+            "max_train_samples",
+            "validation_steps",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be below 0; got {getattr(self, name)}.")
         for name in (
@@ -337,51 +345,3 @@ class TrainConfig:
     def to_json(self) -> str:
         """The record as JSON, as it is kept beside the weights; without the token."""
         return json.dumps(dataclasses.asdict(dataclasses.replace(self, hub_token="")), indent=2)
-
-
-def package_file(name: str) -> Path | None:
-    """Path of a file among the package's configs, or None."""
-    path = Path(str(resources.files(__package__) / "configs" / name))
-    return path if path.is_file() else None
-
-
-def _hub_file(name: str) -> Path | None:
-    """A file of a Hub repository, named `org/repo/path/in/repo.json`; None if the name is not of that kind."""
-    parts = name.split("/", 2)
-    if len(parts) < 3 or not name.endswith(".json"):
-        return None
-    try:
-        return Path(hf_hub_download("/".join(parts[:2]), parts[2]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        raise ValueError(f"No config {name!r} on the Hub: {error}") from error
-
-
-def load_config(name: str, overrides: dict[str, Any]) -> TrainConfig:
-    """Reads a config and applies overrides.
-
-    Args:
-        name (`str`): of a config of the package (`box-stage1`), a JSON file, or `org/repo/path.json` on the Hub.
-        overrides (`dict`): settings that go before the config's.
-
-    Raises:
-        ValueError: for an unknown name or an unknown setting, naming it.
-    """
-    path = package_file(f"{name}.json") or (Path(name) if Path(name).is_file() else _hub_file(name))
-    if path is None:
-        known = sorted(p.stem for p in Path(str(resources.files(__package__) / "configs")).glob("*stage*.json"))
-        raise ValueError(f"No config {name!r}: neither a file nor one of {', '.join(known)}.")
-    values = json.loads(path.read_text(encoding="utf-8")) | overrides
-    unknown = set(values) - {f.name for f in dataclasses.fields(TrainConfig)}
-    if overrides.get("max_train_steps"):
-        values["num_train_epochs"] = 0
-    if unknown:
-        raise ValueError(f"{path.name}: unknown settings {', '.join(sorted(unknown))}.")
-    return TrainConfig(**values)
-
-
-def model_settings(name: str) -> dict[str, dict[str, Any]]:
-    """Configs of codec, generator, vae and scheduler of a model named in the package, or in a JSON file."""
-    path = package_file(f"{name}.json") or Path(name)
-    if not path.is_file():
-        raise ValueError(f"No model config {name!r}: neither a file nor among the package's configs.")
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .config import TrainConfig, package_file
+from .config import TrainConfig
+from .config_files import package_file
 from .crops import Share, crop_batches
 from .features import LiteFeatures
 from .tokenizers import STRIDE, KMeansTokenizer

@@ -262,11 +262,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = TrainConfig(
             train_data_dir=asked.train_data_dir, exclude=asked.exclude, resolution=asked.resolution, seed=asked.seed
         )
+        if (output / "pipeline").exists():
+            raise ValueError(f"{output} holds the pipeline of an earlier run: give this one another --output_dir.")
         output.mkdir(parents=True, exist_ok=True)
         model = load_model(asked.model)
         made_from = origins({"init_from": asked.model, "stage": 2})  # none is the model in the box, as there
         (output / ORIGINS).write_text(json.dumps(made_from) + "\n", encoding="utf-8")
         model.gain_anchors.requires_grad_(False)  # so that the gain rows are saved as they are
+        pixels = (Crops.of(batch).pixels for batch in crop_batches(config, Share(_ANALYSED_BATCH)))
+        crops = analyse(model, pixels, asked.crops)
+        logger.info("%d crops analysed", len(crops.y))
+        # From here on there is something to save.
         with stop_on_signals() as stop, (output / "log.jsonl").open("w", encoding="utf-8") as file:
 
             def log(line: dict[str, float]) -> None:
@@ -274,9 +280,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 file.write(json.dumps(line) + "\n")
                 file.flush()
 
-            pixels = (Crops.of(batch).pixels for batch in crop_batches(config, Share(_ANALYSED_BATCH)))
-            crops = analyse(model, pixels, asked.crops)
-            logger.info("%d crops analysed", len(crops.y))
             train_hyper_latent(
                 model,
                 crops,
@@ -293,6 +296,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OneDCError, OSError, ValueError) as error:
         print(f"hyper_latent: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("hyper_latent: stopped before its first step; nothing was saved.", file=sys.stderr)
+        return 130
     print(f"Pipeline: {output / 'pipeline'}")
     return 0
 

@@ -10,8 +10,10 @@ import numpy as np
 from PIL import Image
 
 from ..errors import PictureError
+from ..picture_kinds import is_picture
 from ..pictures import load_picture, load_picture_bytes
-from .config import TrainConfig, package_file
+from .config import TrainConfig
+from .config_files import package_file
 
 __all__ = [
     "check_folder",
@@ -78,6 +80,7 @@ def open_pictures(
                 f"{source!r} is a folder of pictures, of which nothing has to be streamed: name it as "
                 "`train_data_dir`, without `streaming`."
             )
+        _check_kinds(source)
         # Every file: else names such as `steam-train.jpg` make splits for the library, and the rest is left out.
         data = datasets.load_dataset(
             "imagefolder",
@@ -109,11 +112,45 @@ def open_pictures(
     return data
 
 
+def _check_kinds(source: str) -> None:
+    """Says which pictures of a folder `datasets` passes over without a word, such as those of telephones (HEIC).
+
+    Raises:
+        ValueError: if there is no other.
+    """
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+    read, passed_over = frozenset(ImageFolder.EXTENSIONS), []
+    some = False
+    for path in Path(source).rglob("*"):
+        if _is_hidden(path.relative_to(source)) or not path.is_file():
+            continue
+        if path.suffix.lower() in read:
+            some = True
+        elif is_picture(path):
+            passed_over.append(path)
+    if passed_over:
+        count = f"{len(passed_over):,} pictures" if len(passed_over) > 1 else "1 picture"
+        found = f"{count}, such as {min(passed_over).name}, of kinds that training does not read"
+        convert = "Save them as JPEG or PNG, under names that say so."
+    if not some:
+        raise ValueError(
+            f"{source!r} holds no picture that training reads{f', but {found}. {convert}' if passed_over else '.'}"
+        )
+    if passed_over:
+        logger.warning("%s: %s, which are left out. %s", source, found, convert)
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether `datasets` leaves out a file of a folder for its name, or for that of a folder above."""
+    return any(part.startswith((".", "__")) for part in path.parts)
+
+
 def _count_left_out(source: str, found: int) -> None:
     """Says how many pictures of a folder have no row in its table of captions, and so are not among those found."""
     suffixes = Image.registered_extensions()
     paths = (path.relative_to(source) for path in Path(source).rglob("*") if path.suffix.lower() in suffixes)
-    left_out = sum(not any(part.startswith((".", "__")) for part in path.parts) for path in paths) - found
+    left_out = sum(not _is_hidden(path) for path in paths) - found
     if left_out > 0:
         logger.warning("%s: %d pictures have no row in `metadata.jsonl`, and are left out.", source, left_out)
 
@@ -200,7 +237,14 @@ def open_own(config: TrainConfig) -> tuple[Any, frozenset[str]]:
 
 
 def excluded_names(config: TrainConfig) -> frozenset[str]:
-    """File names that a run does not train on."""
+    """File names that a run does not train on.
+
+    Raises:
+        FileNotFoundError: if there is no such list.
+    """
+    for name in config.exclude:
+        if package_file(name) is None and not Path(name).is_file():
+            raise FileNotFoundError(f"`exclude`: there is no file {name!r} of names to leave out.")
     return frozenset[str]().union(*(read_names(package_file(name) or name) for name in config.exclude))
 
 

@@ -25,7 +25,7 @@ from ..hub.push import push_pipeline
 from ..lora_file import WEIGHTS_NAME
 from ..pipeline import OneDCPipeline
 from ..sources import looks_like_path
-from .config import model_settings
+from .config_files import model_settings
 from .validation import ValidationResult
 
 __all__ = [

@@ -44,7 +44,7 @@ from ..pictures import load_picture
 from ..pipeline import OneDCPipeline
 from ..releases import BOX, decoder_side, different_tables, save_tables
 from .adversary import BOX_DISCRIMINATORS, DISCRIMINATORS, Adversary
-from .config import package_file
+from .config_files import package_file
 from .features import LiteFeatures
 from .held_out import HeldOut, measure_held_out
 from .picture_sets import read_names

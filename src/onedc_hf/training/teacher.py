@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
+from ..errors import OneDCError
 from .components import DECIDES_SYMBOLS, load_model
 from .config import TrainConfig
 from .crops import Cropping, Share, crop_batches
@@ -229,42 +231,49 @@ def _held_out(config: TrainConfig) -> Tensor | None:
     return torch.stack([crop(picture, unused) for picture in found.values()]) if found else None
 
 
-def main(argv: Sequence[str] | None = None) -> Path:
-    """Trains a teacher as the arguments say; SIGTERM and Ctrl-C end it with everything saved.
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trains a teacher as the arguments say; from its first step SIGTERM and Ctrl-C end it with everything saved.
+
+    The output folder is for the setting `teacher` of stage 2.
 
     Returns:
-        `Path`: the folder, for the setting `teacher` of stage 2.
-
-    Raises:
-        ValueError, OSError: for a model, pictures or names that cannot be read.
+        `int`: the exit code.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     asked = _arguments(argv)
     if asked.num_threads:
         torch.set_num_threads(asked.num_threads)
-    config = TrainConfig(
-        train_data_dir=asked.train_data_dir,
-        exclude=asked.exclude,
-        resolution=asked.resolution,
-        train_batch_size=asked.train_batch_size,
-        seed=asked.seed,
-    )
-    with stop_on_signals() as stop:
-        model = load_model(asked.model, freeze=DECIDES_SYMBOLS).eval()
-        output = train_teacher(
-            crop_batches(config, Share(config.train_batch_size)),
-            model.encode_latent,
-            asked.output_dir,
-            scheduler=model.scheduler,
-            unet=TEACHER_UNET | {"block_out_channels": [asked.width, 2 * asked.width, 3 * asked.width]},
-            max_steps=asked.max_train_steps,
-            held_out=_held_out(config),
+    try:
+        config = TrainConfig(
+            train_data_dir=asked.train_data_dir,
+            exclude=asked.exclude,
+            resolution=asked.resolution,
+            train_batch_size=asked.train_batch_size,
             seed=asked.seed,
-            stop=stop,
         )
+        batches, held_out = crop_batches(config, Share(config.train_batch_size)), _held_out(config)
+        model = load_model(asked.model, freeze=DECIDES_SYMBOLS).eval()
+        with stop_on_signals() as stop:
+            output = train_teacher(
+                batches,
+                model.encode_latent,
+                asked.output_dir,
+                scheduler=model.scheduler,
+                unet=TEACHER_UNET | {"block_out_channels": [asked.width, 2 * asked.width, 3 * asked.width]},
+                max_steps=asked.max_train_steps,
+                held_out=held_out,
+                seed=asked.seed,
+                stop=stop,
+            )
+    except (OneDCError, OSError, ValueError) as error:
+        print(f"teacher: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("teacher: stopped before its first step; nothing was saved.", file=sys.stderr)
+        return 130
     print(f"Teacher: {output}")
-    return output
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

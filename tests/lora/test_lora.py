@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from onedc_hf import Corrupt, ModelError, OneDCGenerator, OneDCGeneratorConfig, OneDCPipeline
@@ -25,78 +23,9 @@ from onedc_hf.lora import adapter_id, load_adapter, unload_adapters
 from onedc_hf.models.adapters import base_state
 from onedc_hf.training.lora import add_adapter
 
-from .conftest import TINY_MODEL
-from .hub.conftest import client, hub  # noqa: F401
-
-Picture = Callable[..., np.ndarray]
-NAME = "pytorch_lora_weights.safetensors"
-PARTS = ("conv_in", "vae_reduction")
-
-
-def learn(generator: OneDCGenerator, steps: int = 3) -> None:
-    """Steps on random features, large enough to be seen."""
-    parameters = [p for p in generator.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=0.05)
-    draw = torch.Generator().manual_seed(1)
-    detail, tokens = torch.randn(2, 8, 16, 16, generator=draw), torch.randn(2, 4, 16, generator=draw)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        generator(detail, tokens, torch.tensor([50.0, -1.0])).square().mean().backward()
-        optimizer.step()
-
-
-@pytest.fixture
-def pipe(tiny_folder: Path) -> OneDCPipeline:
-    """The tiny model, for changing."""
-    return OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float32)
-
-
-@pytest.fixture(scope="module")
-def trained(tiny_folder: Path) -> OneDCPipeline:
-    """The tiny model with an adapter that learned on it, and with it both parts; read-only."""
-    pipe = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float32)
-    with torch.random.fork_rng():
-        torch.manual_seed(2)
-        add_adapter(pipe.generator, rank=4, alpha=2.0, train_also=PARTS)
-    learn(pipe.generator)
-    return pipe
-
-
-@pytest.fixture(scope="module")
-def adapter(trained: OneDCPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its folder; read-only."""
-    folder = tmp_path_factory.mktemp("adapter")
-    trained.save_lora_weights(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def plain_adapter(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of another adapter, without further parts."""
-    pipe = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.float32)
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        add_adapter(pipe.generator, rank=2, alpha=2.0, targets=["to_q", "conv1"])
-    learn(pipe.generator)
-    folder = tmp_path_factory.mktemp("plain")
-    pipe.save_lora_weights(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def data(tiny_pipeline: OneDCPipeline, picture: Picture) -> bytes:
-    """A file that was written without an adapter."""
-    return tiny_pipeline.compress(picture(70, 90))
-
-
-def contents(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors and settings of an adapter's file."""
-    with safe_open(folder / NAME, framework="pt") as file:
-        return load_file(folder / NAME), json.loads(file.metadata()["lora_adapter_metadata"])
-
-
-def pixels(pipe: OneDCPipeline, data: bytes) -> np.ndarray:
-    return np.asarray(pipe.decompress(data))
+from ..conftest import TINY_MODEL
+from ..hub.conftest import client, hub  # noqa: F401
+from .adapters import NAME, Picture, contents, learn, pixels
 
 
 def test_what_was_trained_is_loaded_to_the_last_bit(
