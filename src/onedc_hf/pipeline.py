@@ -76,7 +76,7 @@ class OneDCPipelineOutput(BaseOutput):
     bpp: list[float]
 
 
-class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline):
+class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline):  # type: ignore[misc]
     """One-step diffusion image codec.
 
     Args:
