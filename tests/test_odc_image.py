@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from onedc_hf import BitstreamError, OneDCPipeline, PictureError, save_picture
 from onedc_hf.provenance import DIGITAL_SOURCE_TYPE
@@ -97,3 +97,15 @@ def test_it_is_copied_and_pickled_like_any_other(written, again, rebuilt: bool) 
         if rebuilt:
             image.load()
         assert np.array_equal(np.asarray(again(image)), np.asarray(expected))
+
+
+def test_metadata_can_be_asked_for_before_the_pixels_and_is_there_after(tmp_path: Path, picture) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "maker"
+    photo = Image.fromarray(picture(64, 64))
+    photo.info["exif"] = exif.tobytes()
+    (tmp_path / "a.odc").write_bytes(OneDCPipeline.from_pretrained().compress(photo, z_only=True, keep_metadata=True))
+    with Image.open(tmp_path / "a.odc") as image:
+        assert image.getexif()[ExifTags.Base.Make] == "maker"
+        image.load()
+        assert image.getexif()[ExifTags.Base.Make] == "maker"

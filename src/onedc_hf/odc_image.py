@@ -6,13 +6,16 @@ Opening reads the header alone, without torch and without a model; the picture i
 from __future__ import annotations
 
 import functools
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from PIL import ImageFile
 
 from ._register import FORMAT
-from .coding import inspect, parse_header
-from .errors import BitstreamError
+from .coding import Tag, parse_header
+from .coding.header import parse_sections
+from .coding.metadata import unpack_metadata
+from .errors import BitstreamError, Corrupt
 
 if TYPE_CHECKING:
     from .pipeline import OneDCPipeline
@@ -41,9 +44,14 @@ class OdcImageFile(ImageFile.ImageFile):
             header = parse_header(self._data)
         except BitstreamError as error:
             raise SyntaxError(str(error)) from error  # what Pillow expects from a plug-in that cannot read a file
-        self._mode = "RGBA" if _has_alpha(self._data) else "RGB"
+        extensions = _extensions(self._data)
+        self._mode = "RGBA" if any(tag == Tag.ALPHA for tag, _ in extensions) else "RGB"
         self._size = (header.width, header.height)
         self.info = {"onedc:ModelId": header.model_id, "onedc:BitsPerPixel": f"{header.bpp:.4f}"}
+        with suppress(Corrupt):  # `load` says what is wrong
+            kept = unpack_metadata(extensions)
+            kept.pop("icc_profile", None)  # the colours are its own only when the picture is rebuilt
+            self.info |= kept
         self.tile = []
 
     def load(self) -> Any:
@@ -62,9 +70,9 @@ class OdcImageFile(ImageFile.ImageFile):
         return super().load()
 
 
-def _has_alpha(data: bytes) -> bool:
-    """Whether a file holds alpha, as far as that can be seen without a model."""
+def _extensions(data: bytes) -> tuple[tuple[int, bytes], ...]:
+    """What comes beside the picture, as far as that can be seen without a model."""
     try:
-        return any(extension["name"] == "alpha" for extension in inspect(data)["extensions"])
+        return parse_sections(data).extensions
     except BitstreamError:  # `load` says what is wrong
-        return False
+        return ()

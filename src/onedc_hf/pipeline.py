@@ -278,6 +278,8 @@ class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline
 
         Raises:
             BitstreamError: for bytes that this model cannot decode; the subclass and text say why.
+            PictureError: if the networks give NaN or infinity, which half precision does for symbols that no picture
+                has.
         """
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"`output_type` must be 'pil', 'np' or 'pt'; got {output_type!r}.")
