@@ -269,6 +269,11 @@ def test_an_srgb_profile_leaves_every_pixel_as_it_is(rgb, mode):
     np.testing.assert_array_equal(load_picture(picture), plain)
 
 
+def test_16_bits_are_read_in_either_order_of_bytes():
+    native = np.random.default_rng(2).integers(0, 65536, (8, 9, 3), dtype=np.uint16)
+    np.testing.assert_array_equal(load_picture(native.astype(">u2")), load_picture(native.astype("<u2")))
+
+
 @pytest.mark.parametrize("profile", ["garbage", "rgb in cmyk", "space without a name"])
 def test_a_profile_that_cannot_be_used_is_ignored_with_a_warning(profile):
     picture = Image.new("RGB", (2, 2), (9, 8, 7))

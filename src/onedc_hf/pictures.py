@@ -263,8 +263,8 @@ def _from_pil(picture: Image.Image, where: str, max_pixels: int | None) -> Opene
     if is_raw_tiff(picture):
         raise PictureError(f"{where}: {DEVELOP}")
     _check_size(*picture.size, max_pixels)  # before its pixels ask for memory
-    # A MPO file is a photograph with previews or a gain map behind it: no animation, nobody expects a warning.
-    if getattr(picture, "is_animated", False) and picture.format != "MPO":
+    # Previews or a gain map behind a photograph (MPO), layers behind the picture that they make (PSD): no animation.
+    if getattr(picture, "is_animated", False) and picture.format not in ("MPO", "PSD"):
         frames = getattr(picture, "n_frames", 1)
         warn_user(f"{where}: frame {picture.tell() + 1} of {frames} is used, the others are ignored")
     if 0 in picture.size:
@@ -391,7 +391,7 @@ def _split_alpha(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]
     alpha_in_palette = picture.mode == "P" and picture.palette is not None and picture.palette.mode == "RGBA"
     keyed = "transparency" in picture.info and picture.mode in ("1", "L", "P", "RGB")
     if picture.mode == "PA" or alpha_in_palette or keyed:
-        picture = picture.convert("RGBA")
+        picture = picture.convert("LA" if picture.mode == "L" else "RGBA")  # a profile of grey is for grey
     if picture.mode in ("LA", "RGBA"):
         return picture.convert(picture.mode[:-1]), picture.getchannel("A")
     if picture.mode == "1":
@@ -475,8 +475,8 @@ def _from_array(
 def _to_bytes(array: np.ndarray, what: str) -> np.ndarray:
     if array.dtype == np.uint8:
         return array
-    if array.dtype == np.uint16:
-        return _scale_16_bits(array, what)
+    if array.dtype.newbyteorder("=") == np.uint16:  # also of a file whose bytes lie the other way round
+        return _scale_16_bits(array.astype(np.uint16, copy=False), what)
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * 255
     if array.dtype.kind == "f":

@@ -434,6 +434,14 @@ def test_resume_knows_a_picture_that_was_turned(onedc, photos):
     assert onedc("compress", "turned.jpg", "--resume") == (0, "1 file there already\n", "")
 
 
+def test_names_do_not_steer_the_terminal(onedc, photos):
+    (photos / "a.png").rename(photos / "\x1b[31mred.png")
+    code, out, _ = onedc("compress", photos / "\x1b[31mred.png")
+    assert code == 0 and "\x1b" not in out and "photos/\\x1b[31mred.png -> " in out
+    code, _, err = onedc("compress", "no\x07thing.png")
+    assert code == 1 and "no\\x07thing.png" in err
+
+
 @pytest.mark.parametrize("left", [0, 60])
 def test_resume_rebuilds_a_picture_that_is_empty_or_cut(onedc, photos, left):
     onedc("compress", photos, "-o", "small/")
@@ -459,7 +467,8 @@ def test_a_link_to_itself_is_no_place_to_write_to(onedc, photos):
     assert code == 1 and "photos/a.odc cannot be written" in err and "bug" not in err
 
 
-def test_a_picture_too_long_for_its_format_is_refused_before_it_is_rebuilt(onedc, fake_pipeline, monkeypatch):
+def test_a_picture_too_long_for_its_format_is_refused_before_it_is_rebuilt(onedc, fake_pipeline, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     Image.new("RGB", (16_384, 1)).save("long.png")
     assert onedc("compress", "long.png")[0] == 0
     assert onedc("decompress", "long.odc", "-o", "back.png")[0] == 0

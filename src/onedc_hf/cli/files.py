@@ -433,12 +433,16 @@ def complain(message: str, path: Path | None = None) -> None:
         _write(f"onedc: {where}{message}", sys.stderr)
 
 
+# Names may hold what steers a terminal: colours, or a line that is written over.
+_SHOWN = {code: f"\\x{code:02x}" for code in (*range(32), 127) if chr(code) not in "\n\t"}
+
+
 def _write(line: str, stream: TextIO | None) -> None:
     if stream is None:  # closed by a shell: `>&-`
         return
     # A name that the terminal cannot show is no reason to fail.
     encoding = stream.encoding or "utf-8"
-    line = line.encode(encoding, "backslashreplace").decode(encoding)
+    line = line.encode(encoding, "backslashreplace").decode(encoding).translate(_SHOWN)
     if "tqdm" in sys.modules:
         sys.modules["tqdm"].tqdm.write(line, file=stream)
     else:
