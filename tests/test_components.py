@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from onedc_hf import ModelError, OneDCAutoencoder, OneDCPipeline, PictureError, TooLarge, WrongModel, pipeline
+from onedc_hf import ModelError, OneDCAutoencoder, OneDCPipeline, PictureError, TooLarge, WrongModel, entropy_path
 from onedc_hf.coding import BitstreamWriter
 from onedc_hf.coding.authors import read_authors_file
 from onedc_hf.coding.limits import too_large
@@ -94,7 +94,7 @@ def test_a_file_that_names_its_decoder_is_read_where_that_cannot_be_compared(
     def put_away(_: object) -> str:
         raise ModelError("put away")
 
-    monkeypatch.setattr(pipeline, "decoder_digest", put_away)
+    monkeypatch.setattr(entropy_path, "decoder_digest", put_away)
     assert OneDCPipeline.from_pretrained(tiny_folder).decompress(data).size == (64, 64)
 
 

@@ -177,8 +177,11 @@ def test_the_command_says_what_is_wrong(
 def test_an_interrupt_before_the_first_step_ends_the_command_and_writes_no_model(
     command: Callable[..., int], tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    as_usual = signal.getsignal(signal.SIGINT)
+
     def interrupted(*_: object) -> None:
-        signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is as_usual  # which Python turns into this:
+        raise KeyboardInterrupt
 
     monkeypatch.setattr("onedc_hf.training.hyper_latent.analyse", interrupted)
     monkeypatch.setattr("onedc_hf.training.hyper_latent.load_model", lambda _: load_model(str(tiny_folder)))

@@ -3,6 +3,7 @@
 Shapes: B batch, D detail channels, L latent channels, h and w rows and columns at 1/8, T semantic tokens of width S.
 """
 
+import functools
 import re
 from dataclasses import field
 from typing import Any, Literal
@@ -154,6 +155,7 @@ class OneDCGenerator(WholeWeights, PreTrainedModel):
         if isinstance(module, nn.Conv2d | nn.Linear | nn.GroupNorm | nn.LayerNorm | ChannelNorm):
             module.reset_parameters()
 
+    @functools.wraps(PreTrainedModel.save_pretrained)  # diffusers looks for `variant` and others in the signature
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """Saves the generator as `PreTrainedModel` does.
 
