@@ -156,7 +156,7 @@ class OneDCGenerator(WholeWeights, PreTrainedModel):
             module.reset_parameters()
 
     @functools.wraps(PreTrainedModel.save_pretrained)  # diffusers looks for `variant` and others in the signature
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         """Saves the generator as `PreTrainedModel` does.
 
         Raises:
