@@ -34,13 +34,12 @@ from .coding.limits import too_large
 from .errors import BitstreamError, Corrupt, EncodeError, TargetError, TooLarge, Truncated, WrongModel
 from .models import OneDCCodec
 from .models.exact import CodingUnit, ExactEntropyModel, ExactHyper
-from .rate_search import search_row
+from .rate_search import ANY_SIZE, search_row
 from .releases import where_to_get
 from .user_warning import warn_user
 
 __all__ = ["Analysed", "SymbolCoder", "Symbols"]
 
-_ANY_SIZE = 2**62  # bytes; a target above asks for nothing
 _OVERHEAD_BYTES = 20  # header, checks and coder tail, on average (coding/bitstream.py)
 _Z_ONLY_OVERHEAD_BYTES = 13
 
@@ -163,7 +162,7 @@ class SymbolCoder:
             TargetError: if even the smallest file is larger.
         """
         smallest = self.write(analysed, None)
-        budget = min(budget, _ANY_SIZE)
+        budget = min(budget, ANY_SIZE)
         if len(smallest) > budget:
             raise TargetError(
                 f"The target of {budget} bytes is too small for this {analysed.width}x{analysed.height} picture: the "

@@ -47,14 +47,13 @@ from .models.codec import semantic_tokens
 from .models.patch_attention import attend_in_patches
 from .pictures import PictureInput, from_tensor, is_open_file, open_picture, pad, to_output, to_tensor
 from .provenance import provenance_info
-from .rate_search import check_rate
+from .rate_search import ANY_SIZE, check_rate
 from .storage import StorageMixin
 from .tiling import POSITION, Canvas, Tiling, assemble, part_of, spans
 
 __all__ = ["OneDCPipeline", "OneDCPipelineOutput"]
 
 _DEFAULT_QUALITY = 50
-_ANY_SIZE = 2**62  # bytes; a target above asks for nothing
 _COMPONENTS = ("vae", "codec", "generator", "scheduler")
 _LATENT_PER_POSITION = POSITION // 8  # the VAE's grid
 
@@ -209,7 +208,7 @@ class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline
         # 3. The rate: a row of gains.
         coder = self._coder
         if target_bpp is not None:
-            target_bytes = int(min(float(target_bpp) * width * height / 8, _ANY_SIZE))
+            target_bytes = int(min(float(target_bpp) * width * height / 8, ANY_SIZE))
         if target_bytes is None and (z_only or self.codec.config.z_only):
             data = coder.write(analysed, None)
         elif target_bytes is not None:

@@ -8,7 +8,10 @@ from numbers import Real
 
 import numpy as np
 
-__all__ = ["check_rate", "search_row"]
+__all__ = ["ANY_SIZE", "check_rate", "search_row"]
+
+ANY_SIZE = 2**62
+"""Bytes: a target above asks for nothing."""
 
 
 def check_rate(quality: int | None, target_bytes: int | None, target_bpp: float | None, z_only: bool) -> None:

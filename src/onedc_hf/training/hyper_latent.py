@@ -30,7 +30,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import OneDCError
 from ..hub.inherited import carry_licences
 from .components import load_model, save_pipeline
 from .config import TrainConfig
@@ -39,7 +38,7 @@ from .losses import OPPONENTS
 from .model import TrainableOneDC, z_excess
 from .publish import ORIGINS, origins
 from .stage1 import geometric
-from .standalone import picture_arguments, stop_on_signals
+from .standalone import exit_code, picture_arguments, stop_on_signals
 from .steps import FiniteSteps
 
 __all__ = ["AnalysedCrops", "ThumbnailReader", "analyse", "main", "thumbnails", "train_hyper_latent"]
@@ -257,50 +256,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = _arguments(argv)
     if asked.num_threads:
         torch.set_num_threads(asked.num_threads)
+    return exit_code("hyper_latent", "Pipeline", lambda: _train(asked))
+
+
+def _train(asked: argparse.Namespace) -> Path:
     output: Path = asked.output_dir
-    try:
-        config = TrainConfig(
-            train_data_dir=asked.train_data_dir, exclude=asked.exclude, resolution=asked.resolution, seed=asked.seed
+    config = TrainConfig(
+        train_data_dir=asked.train_data_dir, exclude=asked.exclude, resolution=asked.resolution, seed=asked.seed
+    )
+    if (output / "pipeline").exists():
+        raise ValueError(f"{output} holds the pipeline of an earlier run: give this one another --output_dir.")
+    output.mkdir(parents=True, exist_ok=True)
+    model = load_model(asked.model)
+    made_from = origins({"init_from": asked.model, "stage": 2})  # none is the model in the box, as there
+    (output / ORIGINS).write_text(json.dumps(made_from) + "\n", encoding="utf-8")
+    model.gain_anchors.requires_grad_(False)  # so that the gain rows are saved as they are
+    pixels = (Crops.of(batch).pixels for batch in crop_batches(config, Share(_ANALYSED_BATCH)))
+    crops = analyse(model, pixels, asked.crops)
+    logger.info("%d crops analysed", len(crops.y))
+    # From here on there is something to save.
+    with stop_on_signals() as stop, (output / "log.jsonl").open("w", encoding="utf-8") as file:
+
+        def log(line: dict[str, float]) -> None:
+            logger.info("%s", line)
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+
+        train_hyper_latent(
+            model,
+            crops,
+            steps=asked.max_train_steps,
+            batch=asked.train_batch_size,
+            rate_batch=asked.rate_batch_size,
+            learning_rate=asked.learning_rate,
+            seed=asked.seed,
+            log=log,
+            stop=stop,
         )
-        if (output / "pipeline").exists():
-            raise ValueError(f"{output} holds the pipeline of an earlier run: give this one another --output_dir.")
-        output.mkdir(parents=True, exist_ok=True)
-        model = load_model(asked.model)
-        made_from = origins({"init_from": asked.model, "stage": 2})  # none is the model in the box, as there
-        (output / ORIGINS).write_text(json.dumps(made_from) + "\n", encoding="utf-8")
-        model.gain_anchors.requires_grad_(False)  # so that the gain rows are saved as they are
-        pixels = (Crops.of(batch).pixels for batch in crop_batches(config, Share(_ANALYSED_BATCH)))
-        crops = analyse(model, pixels, asked.crops)
-        logger.info("%d crops analysed", len(crops.y))
-        # From here on there is something to save.
-        with stop_on_signals() as stop, (output / "log.jsonl").open("w", encoding="utf-8") as file:
-
-            def log(line: dict[str, float]) -> None:
-                logger.info("%s", line)
-                file.write(json.dumps(line) + "\n")
-                file.flush()
-
-            train_hyper_latent(
-                model,
-                crops,
-                steps=asked.max_train_steps,
-                batch=asked.train_batch_size,
-                rate_batch=asked.rate_batch_size,
-                learning_rate=asked.learning_rate,
-                seed=asked.seed,
-                log=log,
-                stop=stop,
-            )
-            save_pipeline(model, output / "pipeline")
-            carry_licences(made_from, asked.model, output / "pipeline")
-    except (OneDCError, OSError, ValueError) as error:
-        print(f"hyper_latent: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("hyper_latent: stopped before its first step; nothing was saved.", file=sys.stderr)
-        return 130
-    print(f"Pipeline: {output / 'pipeline'}")
-    return 0
+        save_pipeline(model, output / "pipeline")
+        carry_licences(made_from, asked.model, output / "pipeline")
+    return output / "pipeline"
 
 
 if __name__ == "__main__":

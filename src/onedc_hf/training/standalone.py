@@ -1,14 +1,17 @@
-"""What trainers with a command of their own share: arguments about pictures, and how they are asked to stop."""
+"""What trainers with a command of their own share: arguments about pictures, and how they stop and end."""
 
 from __future__ import annotations
 
 import argparse
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["picture_arguments", "stop_on_signals"]
+from ..errors import OneDCError
+
+__all__ = ["exit_code", "picture_arguments", "stop_on_signals"]
 
 
 def picture_arguments(what: str) -> argparse.ArgumentParser:
@@ -44,3 +47,23 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for sig, handler in zip(signals, before, strict=True):
             signal.signal(sig, handler)
+
+
+def exit_code(name: str, result: str, train: Callable[[], Path]) -> int:
+    """Trains, says where the result lies or in one line what is wrong, and gives the code to exit with.
+
+    Args:
+        name (`str`): the command, for what it says.
+        result (`str`): what it makes, for the line that says where.
+        train (`Callable`): returns the folder; from its first step on it ends by itself when it is told to stop.
+    """
+    try:
+        made = train()
+    except (OneDCError, OSError, ValueError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{name}: stopped before its first step; nothing was saved.", file=sys.stderr)
+        return 130
+    print(f"{result}: {made}")
+    return 0

@@ -27,14 +27,13 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from ..errors import OneDCError
 from .components import DECIDES_SYMBOLS, load_model
 from .config import TrainConfig
 from .crops import Cropping, Share, crop_batches
 from .matching import fake_score_loss
 from .picture_sets import excluded_names, open_split
 from .scores import LatentScale, NoiseSchedule, ScoreNetwork
-from .standalone import picture_arguments, stop_on_signals
+from .standalone import exit_code, picture_arguments, stop_on_signals
 from .steps import FiniteSteps
 from .validation_pictures import named_pictures
 
@@ -243,36 +242,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = _arguments(argv)
     if asked.num_threads:
         torch.set_num_threads(asked.num_threads)
-    try:
-        config = TrainConfig(
-            train_data_dir=asked.train_data_dir,
-            exclude=asked.exclude,
-            resolution=asked.resolution,
-            train_batch_size=asked.train_batch_size,
+    return exit_code("teacher", "Teacher", lambda: _train(asked))
+
+
+def _train(asked: argparse.Namespace) -> Path:
+    config = TrainConfig(
+        train_data_dir=asked.train_data_dir,
+        exclude=asked.exclude,
+        resolution=asked.resolution,
+        train_batch_size=asked.train_batch_size,
+        seed=asked.seed,
+    )
+    batches, held_out = crop_batches(config, Share(config.train_batch_size)), _held_out(config)
+    model = load_model(asked.model, freeze=DECIDES_SYMBOLS).eval()
+    with stop_on_signals() as stop:
+        return train_teacher(
+            batches,
+            model.encode_latent,
+            asked.output_dir,
+            scheduler=model.scheduler,
+            unet=TEACHER_UNET | {"block_out_channels": [asked.width, 2 * asked.width, 3 * asked.width]},
+            max_steps=asked.max_train_steps,
+            held_out=held_out,
             seed=asked.seed,
+            stop=stop,
         )
-        batches, held_out = crop_batches(config, Share(config.train_batch_size)), _held_out(config)
-        model = load_model(asked.model, freeze=DECIDES_SYMBOLS).eval()
-        with stop_on_signals() as stop:
-            output = train_teacher(
-                batches,
-                model.encode_latent,
-                asked.output_dir,
-                scheduler=model.scheduler,
-                unet=TEACHER_UNET | {"block_out_channels": [asked.width, 2 * asked.width, 3 * asked.width]},
-                max_steps=asked.max_train_steps,
-                held_out=held_out,
-                seed=asked.seed,
-                stop=stop,
-            )
-    except (OneDCError, OSError, ValueError) as error:
-        print(f"teacher: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("teacher: stopped before its first step; nothing was saved.", file=sys.stderr)
-        return 130
-    print(f"Teacher: {output}")
-    return 0
 
 
 if __name__ == "__main__":
