@@ -147,15 +147,27 @@ class OneDCAutoencoder(WholeWeights, ModelMixin, ConfigMixin):
         Raises:
             ModelError: if this one has more.
         """
-        has = self.config.decoder_layers
+        return self._deeper("decoder_layers", count, 1 + self.config.decoder_layers, noise_before=self._noise_before)
+
+    def with_head_layers(self, count: int) -> OneDCAutoencoder:
+        """This autoencoder with so many blocks at 1/2 in its decoder's head, as `with_decoder_layers` does at 1/8.
+
+        Raises:
+            ModelError: if this one has more.
+        """
+        first = 3 + self.config.decoder_layers + self.config.head_layers
+        return self._deeper("head_layers", count, first)
+
+    def _deeper(self, setting: str, count: int, first: int, **kept: Any) -> OneDCAutoencoder:
+        """One whose decoder has `count` blocks of a kind; new ones come in at index `first`, and do nothing yet."""
+        has = self.config[setting]
         if has == count:
             return self
         if has > count:
             raise ModelError(
-                f"The autoencoder's decoder has {has} blocks and cannot get {count}: set `decoder_layers` to {has} or "
-                "more, or to 0, which keeps what there is."
+                f"The autoencoder has {has} `{setting}` and cannot get {count}: set it to {has} or more, or to 0, "
+                "which keeps what there is."
             )
-        first = 1 + has  # of what follows the blocks
         moved = {}
         for name, tensor in self.state_dict().items():
             part, _, rest = name.partition(".")
@@ -163,11 +175,12 @@ class OneDCAutoencoder(WholeWeights, ModelMixin, ConfigMixin):
             if part == "decoder" and int(index) >= first:
                 name = f"decoder.{int(index) + count - has}.{leaf}"
             moved[name] = tensor
-        deeper = self._grown(moved, decoder_layers=count, noise_before=self._noise_before)
-        for index in range(first, 1 + count):
+        deeper = self._grown(moved, **{setting: count}, **kept)
+        for index in range(first, first + count - has):
             block: Any = deeper.decoder[index]
-            nn.init.zeros_(block.project.weight)
-            nn.init.zeros_(block.project.bias)
+            last = block.project if isinstance(block, LiteBlock) else block.conv2
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
         return deeper
 
     def _grown(self, weights: dict[str, Tensor], **settings: Any) -> OneDCAutoencoder:

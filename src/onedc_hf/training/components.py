@@ -149,7 +149,7 @@ def grow_decoder(model: TrainableOneDC, config: TrainConfig) -> None:
     Raises:
         ModelError: if this VAE cannot have them, or has other noise or more blocks.
     """
-    asked = [name for name in ("noise_channels", "decoder_layers") if getattr(config, name)]
+    asked = [name for name in ("noise_channels", "decoder_layers", "head_layers") if getattr(config, name)]
     if not asked:
         return
     if not isinstance(model.vae, OneDCAutoencoder):
@@ -161,6 +161,8 @@ def grow_decoder(model: TrainableOneDC, config: TrainConfig) -> None:
         model.vae = model.vae.with_noise(config.noise_channels)
     if config.decoder_layers:
         model.vae = model.vae.with_decoder_layers(config.decoder_layers)
+    if config.head_layers:
+        model.vae = model.vae.with_head_layers(config.head_layers)
 
 
 def choose_what_learns(model: TrainableOneDC, config: TrainConfig) -> list[nn.Parameter]:
@@ -185,11 +187,12 @@ def choose_what_learns(model: TrainableOneDC, config: TrainConfig) -> list[nn.Pa
             "`noise_channels` gives the VAE's decoder weights that have to learn, and `freeze` covers them: freeze "
             "`vae.encoder` in place of `vae` (in stage 2 an empty `freeze` covers the whole VAE), or leave it at 0."
         )
-    if config.decoder_layers and not any(name.startswith("vae.decoder.") for name in trainable):
-        raise ValueError(
-            "`decoder_layers` gives the VAE's decoder blocks that have to learn, and `freeze` covers them: freeze "
-            "`vae.encoder` in place of `vae` (in stage 2 an empty `freeze` covers the whole VAE), or leave it at 0."
-        )
+    for setting in ("decoder_layers", "head_layers"):
+        if getattr(config, setting) and not any(name.startswith("vae.decoder.") for name in trainable):
+            raise ValueError(
+                f"`{setting}` gives the VAE's decoder blocks that have to learn, and `freeze` covers them: freeze "
+                "`vae.encoder` in place of `vae` (in stage 2 an empty `freeze` covers the whole VAE), or leave it at 0."
+            )
     if not trainable:
         raise ValueError("Everything is frozen: nothing would learn. Look at `freeze`.")
     others = sorted({".".join(name.split(".")[:2]) for name in trainable if not name.startswith("generator.")})

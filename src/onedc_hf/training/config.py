@@ -33,6 +33,7 @@ class TrainConfig:
         noise_channels (`int`): give the decoder of an `OneDCAutoencoder` that has none so many channels of noise beside
             the latent, to make texture of (32 in the box); 0: leave it as it is.
         decoder_layers (`int`): give it so many blocks at 1/8, the new ones behind the others; 0: leave it as it is.
+        head_layers (`int`): the same for the dense blocks at 1/2, its head.
         train_lora (`bool`): of the generator's U-Net only a LoRA learns (peft). Where nothing else learns but parts of
             the generator, it is saved alone, as a file that `load_lora_weights` reads; otherwise within the pipeline.
         rank, lora_alpha, lora_targets: of the adapter; no targets: those of the paper.
@@ -141,6 +142,7 @@ class TrainConfig:
     freeze: list[str] = dataclasses.field(default_factory=list)
     noise_channels: int = 0
     decoder_layers: int = 0
+    head_layers: int = 0
     train_lora: bool = False
     rank: int = 64
     lora_alpha: float = 8.0
@@ -303,6 +305,7 @@ class TrainConfig:
         for name in (
             "noise_channels",
             "decoder_layers",
+            "head_layers",
             "picture_cache_mib",
             "num_threads",
             "num_train_epochs",

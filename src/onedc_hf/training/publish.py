@@ -77,6 +77,7 @@ _SHOWN = (
     "freeze",
     "noise_channels",
     "decoder_layers",
+    "head_layers",
     "lambda_low",
     "lambda_high",
     "seed",
