@@ -1,7 +1,8 @@
 """LoRA adapters of the generator: load, unload, save, and their id.
 
-The file is read in lora_file.py, which adapters act is kept track of in lora_acting.py. Where they were trained with
-the adapter (spec section 4), `unet.conv_in.*` and `vae_reduction.*` are replaced whole.
+The file is read in lora_file.py, which adapters act is kept track of in lora_acting.py; lora_mixin.py is what a
+pipeline offers of all this. Where they were trained with the adapter (spec section 4), `unet.conv_in.*` and
+`vae_reduction.*` are replaced whole.
 
 An adapter changes pixels and never symbols: with it and without it a pipeline reads the same files.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ from torch import Tensor
 from .adapter_base import BASE_FIELD, name_base, warn_of_another_base
 from .errors import ModelError
 from .identity import update_digest
-from .lora_acting import Acting, beside_others, lora_layers
+from .lora_acting import Acting, beside_others, lora_layers, refuse_fused, refuse_unknown
 from .lora_file import LORA_A, LORA_B, METADATA_KEY, UNET, WEIGHTS_NAME, known_settings, read_adapter
 from .memory_layout import settle
 from .models import OneDCGenerator
@@ -33,9 +35,9 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 __all__ = [
-    "LoraMixin",
     "adapter_id",
     "check_name",
+    "delete_adapters",
     "load_adapter",
     "make_lora_config",
     "part_names",
@@ -211,27 +213,36 @@ def unload_adapters(generator: OneDCGenerator) -> None:
     added = added_adapters(generator)
     if not added and base_state(generator).keys() == generator.state_dict().keys():
         return
-    if fused := sorted({name for layer in lora_layers(generator) for name in layer.merged_adapters} & added.keys()):
-        raise ModelError(
-            f"The adapter {', '.join(map(repr, fused))} was fused into the weights: `generator.unet.unfuse_lora()` "
-            "takes it out again, but for rounding; for the model as it was, load it anew."
-        )
+    refuse_fused(generator, added)
     if not added:
         _unwrap(generator)
         return
+    own_acted = next(iter(added.values())).own_acted
+    delete_adapters(generator, list(added))
+    layers = [layer for layer in lora_layers(generator) if OWN_ADAPTER in layer.scaling]
+    if own_acted and not all(OWN_ADAPTER in layer.active_adapters for layer in layers):
+        for layer in layers:
+            layer.set_adapter([OWN_ADAPTER], inference_mode=True)
+
+
+def delete_adapters(generator: OneDCGenerator, names: Sequence[str]) -> None:
+    """Takes some adapters off and restores what they replaced; the others stay and act as they did.
+
+    Raises:
+        ModelError: if there is no such adapter, or one was fused into the weights.
+    """
+    added = added_adapters(generator)
+    refuse_unknown(generator, names)
+    refuse_fused(generator, names)
     _check_at_hand(generator)
     acting = Acting(generator)
-    own_acted = next(iter(added.values())).own_acted
-    for name, adapter in added.items():
+    for name in dict.fromkeys(names):
         if name in getattr(generator.unet, "peft_config", {}):
             _delete(generator, name)
-        _set(generator, adapter.replaced)
+        _set(generator, added[name].replaced)
         generator.adapters.pop(name, None)
     _unwrap(generator)
     acting.restore()
-    if own_acted and not acting.own:
-        for layer in lora_layers(generator):
-            layer.set_adapter([OWN_ADAPTER], inference_mode=True)
 
 
 def _delete(generator: OneDCGenerator, name: str) -> None:
@@ -345,57 +356,3 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     sha = hashlib.sha256()
     update_digest(sha, sorted(tensors.items()))
     return sha.hexdigest()
-
-
-# The pipeline's side --------------------------------------------------------------------------------------------------
-
-
-class LoraMixin:
-    """What a pipeline with a `generator` offers, by diffusers' names."""
-
-    generator: OneDCGenerator
-
-    def load_lora_weights(
-        self,
-        pretrained_model_name_or_path: str | os.PathLike[str],
-        weight_name: str | None = None,
-        adapter_name: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Loads a LoRA adapter of the generator; adapters that are loaded already stay and add up.
-
-        It changes how files look, not which files can be read. Files that are written while it is loaded name it
-        (`adapter_id`), and a pipeline without it says so when it decodes them. Needs peft.
-
-        Args:
-            pretrained_model_name_or_path (`str` or `os.PathLike`): folder, `.safetensors` file, or repository id.
-            weight_name (`str`, *optional*): the file's name, if it is not `pytorch_lora_weights.safetensors`.
-            adapter_name (`str`, *optional*): what to call it; by default `"default"`, or `"beside"` where the model
-                owns an adapter of that name.
-            kwargs: `subfolder`, `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`.
-
-        Raises:
-            ModelError: if there is no such file, it does not fit this model, or the name is taken.
-        """
-        load_adapter(self.generator, pretrained_model_name_or_path, weight_name, adapter_name, pipeline=self, **kwargs)
-
-    def unload_lora_weights(self) -> None:
-        """Takes all loaded adapters off: the model is then what it was before, bit for bit."""
-        unload_adapters(self.generator)
-
-    def save_lora_weights(self, save_directory: str | os.PathLike[str], adapter_name: str | None = None) -> None:
-        """Saves a loaded or trained adapter as `pytorch_lora_weights.safetensors`, which `load_lora_weights` reads.
-
-        Args:
-            save_directory (`str` or `os.PathLike`): made if it does not exist.
-            adapter_name (`str`, *optional*): which one, where there are several.
-
-        Raises:
-            ModelError: if there is no such adapter, or a file where the folder is to be.
-        """
-        save_adapter(self.generator, save_directory, adapter_name)
-
-    @property
-    def adapter_id(self) -> str | None:
-        """SHA-256 of the LoRA adapters that act, 64 hex digits; `None` without one."""
-        return adapter_id(self.generator)

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from .errors import ModelError
 from .models import OneDCGenerator
-from .models.adapters import OWN_ADAPTER
+from .models.adapters import OWN_ADAPTER, added_adapters
 
-__all__ = ["Acting", "beside_others", "lora_layers"]
+__all__ = [
+    "Acting",
+    "active_adapters",
+    "beside_others",
+    "choose_adapters",
+    "lora_layers",
+    "refuse_fused",
+    "refuse_unknown",
+]
 
 
 @contextmanager
@@ -71,3 +80,59 @@ def lora_layers(generator: OneDCGenerator) -> list[Any]:
     from peft.tuners.lora import LoraLayer
 
     return [layer for layer in generator.unet.modules() if isinstance(layer, LoraLayer)]
+
+
+def active_adapters(generator: OneDCGenerator) -> list[str]:
+    """Names of the added adapters that act on some layer, whatever their strength there."""
+    layers = [layer for layer in lora_layers(generator) if not layer.disable_adapters]
+    return [
+        name
+        for name in added_adapters(generator)
+        if any(name in layer.scaling and name in layer.active_adapters for layer in layers)
+    ]
+
+
+def choose_adapters(generator: OneDCGenerator, weights: Mapping[str, float]) -> None:
+    """Lets these added adapters act, each with a factor of its trained strength, and no others.
+
+    An adapter that the model owns goes on as before, and what learned goes on learning.
+
+    Raises:
+        ModelError: if there is no such adapter, or one was fused into the weights.
+    """
+    refuse_unknown(generator, weights)
+    added = added_adapters(generator)
+    refuse_fused(generator, added)
+    learning = [parameter for parameter in generator.parameters() if parameter.requires_grad]
+    for layer in lora_layers(generator):
+        own = [name for name in layer.active_adapters if name not in added]
+        layer.set_adapter([*own, *weights], inference_mode=True)
+        layer.enable_adapters(True)  # also where `unet.disable_adapters()` had switched all off
+        for name, weight in weights.items():
+            layer.set_scale(name, weight)
+    generator.requires_grad_(False)
+    for parameter in learning:
+        parameter.requires_grad_(True)
+
+
+def refuse_unknown(generator: OneDCGenerator, names: Iterable[str]) -> None:
+    """Raises `ModelError` if one of these is no adapter that was added."""
+    added = added_adapters(generator)
+    for name in names:
+        if name in added:
+            continue
+        if name == OWN_ADAPTER and generator.config.lora is not None:
+            raise ModelError(f"The adapter {name!r} is a part of this model, not one that was loaded onto it.")
+        there = ", ".join(map(repr, added)) or "none"
+        raise ModelError(f"There is no adapter {name!r}; loaded: {there}.")
+
+
+def refuse_fused(generator: OneDCGenerator, names: Iterable[str]) -> None:
+    """Raises `ModelError` if one of these adapters was fused into the weights."""
+    fused = {name for layer in lora_layers(generator) for name in layer.merged_adapters} & set(names)
+    if fused:
+        raise ModelError(
+            f"The adapter {', '.join(map(repr, sorted(fused)))} was fused into the weights: "
+            "`generator.unet.unfuse_lora()` takes it out again, but for rounding; for the model as it was, load it "
+            "anew."
+        )

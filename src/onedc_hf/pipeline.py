@@ -40,7 +40,7 @@ from .identity import (
     warn_of_another_decoder,
 )
 from .loading import check_components
-from .lora import LoraMixin
+from .lora_mixin import LoraMixin
 from .memory_layout import settle
 from .models import OneDCAutoencoder, OneDCCodec, OneDCGenerator
 from .models.codec import semantic_tokens
