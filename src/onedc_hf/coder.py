@@ -9,7 +9,7 @@ Shapes: Y X rows and columns of the latent at 1/16, Z V at 1/64, N channels of `
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -180,19 +180,22 @@ class SymbolCoder:
                 bits += ideal_bits(symbols, index, self.model.tables, self.model.skip_index)
 
             self.encode_units(analysed, row, count)
-            return bits / 8 + len(smallest) + _OVERHEAD_BYTES - _Z_ONLY_OVERHEAD_BYTES
+            expected[row] = bits / 8 + len(bare) + _OVERHEAD_BYTES - _Z_ONLY_OVERHEAD_BYTES
+            return expected[row]
 
-        row = search_row(estimate, self.entropy.quality_rows, budget)
-        best = smallest
-        while row >= 0:
+        # What comes beside the picture is the same in every row, and would hide how sizes grow from row to row.
+        bare = self.write(replace(analysed, extensions=()), None)
+        room = budget - (len(smallest) - len(bare))
+        expected: dict[int, float] = {}
+        row = search_row(estimate, self.entropy.quality_rows, room)
+        best, over = smallest, self.entropy.quality_rows
+        while 0 <= row < over and expected.get(row, 0.0) <= 1.005 * room + 8:  # as far as an estimate may be off
             data = self.write(analysed, row)
-            if len(data) > budget:
-                if best is not smallest:
-                    break
-                row -= 1
-                continue
-            best, row = data, row + 1
-            if row == self.entropy.quality_rows or len(best) > 0.97 * budget:
+            if len(data) <= budget:
+                best, row = data, row + 1
+            elif best is smallest:
+                over, row = row, row - 1
+            else:
                 break
         return best
 

@@ -4,7 +4,6 @@ import errno
 import io
 import os
 import stat
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -15,12 +14,10 @@ from PIL import ExifTags, Image
 
 from onedc_hf.cli import files
 from onedc_hf.cli.main import main
-from onedc_hf.coding import inspect, parse_header
+from onedc_hf.coding import parse_header
 from onedc_hf.errors import OneDCError
 from onedc_hf.saving import staged_folder, write_atomically
 from onedc_hf.user_warning import warn_user
-
-from ..fake_pipeline import FakePipeline
 
 pytestmark = pytest.mark.usefixtures("fake_pipeline")
 
@@ -337,31 +334,6 @@ def test_a_pipe_is_written_into_and_not_replaced(onedc, photos):
         assert onedc("compress", "photos/a.png", "-o", "pipe.odc", "--force")[0] == 0
         assert parse_header(reader.read()).width == 70
     assert Path("pipe.odc").is_fifo() and not Path("pipe.odc").is_file()
-
-
-@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="no /dev/stdout here")
-@pytest.mark.parametrize("into", ["pipe", "file"])
-def test_no_report_gets_into_a_file_that_is_written_to_stdout(photos, into):
-    code = f"""
-import sys
-from {FakePipeline.__module__} import FakePipeline
-import types
-sys.modules["onedc_hf.pipeline"] = types.ModuleType("onedc_hf.pipeline")
-sys.modules["onedc_hf.pipeline"].OneDCPipeline = FakePipeline
-from onedc_hf.cli.main import main
-sys.exit(main(["compress", "photos/a.png", "-o", "/dev/stdout", "--force"]))
-"""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
-    with open("a.odc", "wb") as file:
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            stdout=file if into == "file" else subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-            check=True,
-        )
-    data = Path("a.odc").read_bytes() if into == "file" else done.stdout
-    assert inspect(data)["valid"] and b"photos/a.png -> /dev/stdout  " in done.stderr
 
 
 def test_a_model_that_cannot_be_loaded_is_one_line(onedc, photos, fake_pipeline, monkeypatch):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from onedc_hf import OneDCPipeline, TargetError
 from onedc_hf.coder import SymbolCoder
+from onedc_hf.coding import Tag
 from onedc_hf.rate_search import search_row
 
 Picture = Callable[..., np.ndarray]
@@ -27,6 +30,19 @@ def test_a_byte_target_is_met_from_below_and_closely(many_rates: OneDCPipeline, 
     for wanted in (sizes[30], sizes[70], (sizes[30] + sizes[70]) // 2):
         found = len(many_rates.compress(rgb, target_bytes=wanted))
         assert 0.93 * wanted <= found <= wanted
+
+
+@pytest.mark.parametrize("beside", [0, 60_000])
+def test_the_quality_above_would_not_fit(many_rates: OneDCPipeline, picture: Picture, beside: int) -> None:
+    extensions = ((Tag.EXIF, np.random.default_rng(0).bytes(beside)),) if beside else ()
+    with torch.inference_mode():
+        analysed = dataclasses.replace(many_rates._analyse(picture(128, 192)), extensions=extensions)
+        files = [many_rates._coder.write(analysed, row) for row in range(101)]
+        for wanted in range(len(files[0]), len(files[-1]), (len(files[-1]) - len(files[0])) // 12):
+            found = many_rates._coder.write_within(analysed, wanted)
+            row = files.index(found)
+            assert len(found) <= wanted < len(files[row + 1])
+        assert many_rates._coder.write_within(analysed, len(files[-1])) == files[-1]
 
 
 def test_a_bpp_target_counts_the_pictures_own_pixels(many_rates: OneDCPipeline, picture: Picture) -> None:

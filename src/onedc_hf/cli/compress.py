@@ -5,9 +5,11 @@ Without one of --quality, --target-bytes, --target-bpp and --z-only, the model's
   onedc compress photo.png                      writes photo.odc beside it
   onedc compress photo.png -o a.odc --quality 60
   onedc compress photos/ -o small/ --target-bpp 0.03
+  onedc compress - < photo.jpg > photo.odc      standard input and output
 """
 
 import argparse
+import io
 from typing import Any
 
 from ..camera_files import CAMERA_SUFFIXES
@@ -19,18 +21,20 @@ from .files import (
     is_named_odc,
     is_picture,
     plan_as_asked,
+    read,
     refuse_output_among,
     report,
     run_all,
     write_output,
 )
 from .models import add_lora_argument, add_model_arguments, load_pipeline
+from .streams import STDIN
 from .text import count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("inputs", nargs="+", metavar="PICTURE", help="files, glob patterns, folders")
+    parser.add_argument("inputs", nargs="+", metavar="PICTURE", help="files, glob patterns, folders, or -")
     add_output_arguments(parser)
     rate = parser.add_mutually_exclusive_group()
     rate.add_argument(
@@ -62,7 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
         from ..coding import parse_header
 
         assert pipeline is not None
-        data = pipeline.compress(str(job.source), **options)
+        source = io.BytesIO(read(job.source)) if job.source == STDIN else str(job.source)
+        data = pipeline.compress(source, **options)
         header = parse_header(data)
         if not write_output(job, data):
             return f"{job.target}: there already"

@@ -3,6 +3,7 @@
 onedc decompress photo.odc                    writes photo.png beside it
 onedc decompress photo.odc -o photo.webp      other formats by the suffix (WebP lossless, JPEG and AVIF at quality 95)
 onedc decompress small/ -o rebuilt/
+onedc decompress - < photo.odc > photo.png    standard input and output (PNG)
 """
 
 import argparse
@@ -25,11 +26,12 @@ from .files import (
     write_output,
 )
 from .models import add_lora_argument, add_model_arguments, load_pipeline
+from .streams import STDOUT
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("inputs", nargs="+", metavar="FILE", help=".odc files, glob patterns, folders")
+    parser.add_argument("inputs", nargs="+", metavar="FILE", help=".odc files, glob patterns, folders, or -")
     add_output_arguments(parser)
     parser.add_argument(
         "--partial", action="store_true", help="also rebuild what arrived of files that were cut (unverified)"
@@ -51,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     jobs = plan_as_asked(arguments, sources, ".png")
     for job in jobs:
         try:
-            picture_format(job.target)  # a suffix that nobody knows is found out before the work is done
+            picture_format(_named(job.target))  # a suffix that nobody knows is found out before the work is done
         except ValueError as error:
             raise UsageError(str(error)) from None
     pipeline = load_pipeline(arguments) if any(not job.problem for job in jobs) else None
@@ -59,14 +61,19 @@ def run(arguments: argparse.Namespace) -> int:
     def work(job: Job) -> str:
         assert pipeline is not None
         data = read(job.source)
-        _check_side(data, job.target)
+        _check_side(data, _named(job.target))
         picture = pipeline.decompress(data, allow_partial=arguments.partial, preview=arguments.preview)
-        if not write_output(job, encode_picture(picture, job.target, provenance=not arguments.no_provenance)):
+        if not write_output(job, encode_picture(picture, _named(job.target), provenance=not arguments.no_provenance)):
             return f"{job.target}: there already"
         return f"{job.source} -> {job.target}  {picture.width}x{picture.height}"
 
     failed = run_all(jobs, work, "decompress") + len(problems)
     return 1 if failed else 0
+
+
+def _named(target: Path) -> Path:
+    """The output's name, as far as its suffix counts: standard output has none, and gets what a file gets."""
+    return Path("stdout.png") if target == STDOUT else target
 
 
 def _check_side(data: bytes, target: Path) -> None:

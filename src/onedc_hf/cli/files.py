@@ -18,6 +18,7 @@ from .._register import MAGIC
 from ..errors import BitstreamError, NotOneDC, OneDCError, PictureError, UnsupportedVersion
 from ..picture_kinds import first_bytes, is_picture, says_picture
 from ..saving import write_atomically
+from .streams import STDIN, STDOUT, read_stdin, write_stdout
 from .text import count
 
 __all__ = [
@@ -74,7 +75,7 @@ def is_odc(path: Path) -> bool:
 
 
 def find_inputs(patterns: Sequence[str], is_meant: Callable[[Path], bool]) -> tuple[list[Path], list[str]]:
-    """Turn files, glob patterns and folders into a list of files without repetitions.
+    """Turn files, glob patterns and folders into a list of files without repetitions; `-` is standard input.
 
     Of a folder, the files directly in it that `is_meant` accepts, sorted; hidden ones are left out. A file that is
     named is kept whatever it is, also if it does not exist: the reader says what is wrong with it.
@@ -97,6 +98,8 @@ def find_inputs(patterns: Sequence[str], is_meant: Callable[[Path], bool]) -> tu
 
 def _matches(pattern: str, is_meant: Callable[[Path], bool]) -> tuple[list[Path], str]:
     """The files that one argument means, and what to say if they are none."""
+    if pattern in (str(STDIN), "/dev/stdin"):
+        return [STDIN], ""
     path = Path(pattern)
     if path.is_dir():
         files = sorted(
@@ -118,14 +121,16 @@ def _may_be_several(pattern: str) -> bool:
 def missing(path: Path) -> str:
     """Why an input cannot be read, as far as its name says, or nothing: found out before a model is loaded for it."""
     try:
-        return "" if path.exists() else "no such file"
+        return "" if path == STDIN or path.exists() else "no such file"
     except OSError as error:
         return error.strerror or str(error)
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """Add `--output`, and what is done about outputs that exist."""
-    parser.add_argument("-o", "--output", metavar="PATH", help="a file, or a folder (existing, or ending in a slash)")
+    parser.add_argument(
+        "-o", "--output", metavar="PATH", help="a file, a folder (existing, or ending in a slash), or -"
+    )
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--force", action="store_true", help="replace files that exist")
     existing.add_argument("--resume", action="store_true", help="leave files that exist as they are and do the others")
@@ -145,7 +150,8 @@ def plan(
     Args:
         sources (`Sequence[Path]`): inputs.
         output (`str`, *optional*): what `-o` says: a file (for one input), or a folder: an existing one, or one named
-            with a slash at its end, which is made. By default, outputs lie beside their inputs.
+            with a slash at its end, which is made; or `-`, standard output, where one file is written to be handed on.
+            By default, outputs lie beside their inputs; that of standard input goes to standard output.
         suffix (`str`): suffix of the outputs, unless `output` names a file.
         inputs (`Sequence[str]`): what the sources were found by: files, patterns, folders.
         force (`bool`): existing files may be replaced.
@@ -155,6 +161,10 @@ def plan(
         `UsageError`: one output file for several inputs, or for a folder or pattern, however many files that gives
             today; a folder that does not exist; or an `.odc` file under the name of a picture.
     """
+    if STDIN in sources and len(inputs or sources) > 1:
+        raise UsageError("- is standard input, which holds one file: give it alone")
+    if output in ("-", str(STDOUT)) or (output is None and STDIN in sources):
+        return [_to_stdout(sources, inputs)] if sources else []
     folder = None
     if output is not None and (output.endswith(("/", os.sep)) or os.path.isdir(output)):
         folder = Path(output)
@@ -198,6 +208,19 @@ def plan(
     return jobs
 
 
+def _to_stdout(sources: Sequence[Path], inputs: Sequence[str]) -> Job:
+    """The one job whose output is handed on.
+
+    Raises:
+        `UsageError`: there are several, or there is nobody to hand it on to.
+    """
+    if len(sources) > 1 or any(map(_may_be_several, inputs)):
+        raise UsageError("-o - hands on one file, and there can be several inputs; for a folder: -o FOLDER/")
+    if sys.stdout is not None and sys.stdout.isatty():
+        raise UsageError("what is written is nothing for a terminal: hand it on (> FILE), or name a file with -o")
+    return Job(sources[0], STDOUT, missing(sources[0]), "replace")
+
+
 def plan_as_asked(arguments: argparse.Namespace, sources: Sequence[Path], suffix: str) -> list[Job]:
     """`plan` as the arguments of `add_output_arguments`, and the command's `inputs`, say."""
     return plan(
@@ -226,7 +249,7 @@ def _standing(job: Job, other: Path | None, suffix: str) -> Literal["absent", "c
         raise OneDCError(problem)
     if os.path.islink(target) and not os.path.exists(target) and job.existing != "replace":
         raise OneDCError(f"{target} is a link to nothing; remove it, or name another file with -o")
-    if target.exists() and target.samefile(source):
+    if target.exists() and source != STDIN and target.samefile(source):
         raise OneDCError(f"would be written over itself; name another file with -o (it is {target})")
     if other is not None:
         if not missing(other) and source.samefile(other):
@@ -349,6 +372,8 @@ def run_all(jobs: Sequence[Job], work: Callable[[Job], str], verb: str) -> int:
 
 def _takes_stdout(target: Path) -> bool:
     """Whether a line on stdout could get into a job's output: that is stdout itself, or any device or pipe."""
+    if target == STDOUT:
+        return True
     try:
         there = target.stat()
         return not stat.S_ISREG(there.st_mode) or os.path.samestat(there, os.fstat(sys.stdout.fileno()))
@@ -451,7 +476,9 @@ def _write(line: str, stream: TextIO | None) -> None:
 
 
 def read(path: Path) -> bytes:
-    """Read a whole file; an `OneDCError` says that it is missing or a folder."""
+    """Read a whole file, or standard input; an `OneDCError` says that it is missing or a folder."""
+    if path == STDIN:
+        return read_stdin()
     if path.is_dir():
         raise OneDCError(f"{path}: this is a folder")
     if not path.exists():
@@ -466,7 +493,10 @@ def write_output(job: Job, data: bytes) -> bool:
         `OneDCError`: it cannot be written; or another process wrote it since the job was planned, and theirs is kept.
     """
     try:
-        write_atomically(job.target, data, replace=job.existing == "replace")
+        if job.target == STDOUT:
+            write_stdout(data)
+        else:
+            write_atomically(job.target, data, replace=job.existing == "replace")
     except FileExistsError as error:
         if job.existing == "refuse":
             raise OneDCError(f"{job.target} was written by another process meanwhile; it is left as it is") from error

@@ -17,7 +17,7 @@ _NAMED = {"identity": "decoder id", "adapter": "adapter id"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("inputs", nargs="+", metavar="FILE", help=".odc files, glob patterns, folders")
+    parser.add_argument("inputs", nargs="+", metavar="FILE", help=".odc files, glob patterns, folders, or -")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

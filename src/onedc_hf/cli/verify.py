@@ -14,7 +14,7 @@ from .models import add_model_arguments, load_pipeline
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("inputs", nargs="+", metavar="FILE", help=".odc files, glob patterns, folders")
+    parser.add_argument("inputs", nargs="+", metavar="FILE", help=".odc files, glob patterns, folders, or -")
     add_model_arguments(parser)
 
 
