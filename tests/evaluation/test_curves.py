@@ -16,9 +16,10 @@ from onedc_hf.cli.main import main
 from onedc_hf.errors import OneDCError
 from onedc_hf.evaluation import page, plots
 from onedc_hf.evaluation.classical import CODECS
-from onedc_hf.evaluation.curves import Curve, bd_rate, bd_rate_interval, curve_of
+from onedc_hf.evaluation.curves import Curve, bd_rate, bd_rate_interval, curve_of, told_apart
 from onedc_hf.evaluation.model_page import TASKS, model_index, task_values, write_eval_results
 from onedc_hf.evaluation.published import comparable_curves, published_curves, published_source
+from onedc_hf.evaluation.rows import FORMAT
 from onedc_hf.evaluation.run import load_results, rebuilt_picture
 from onedc_hf.evaluation.tables import BEGIN, END
 
@@ -55,7 +56,7 @@ def make_results(save=0.5, name="box"):
                 row |= {"encode_seconds": 0.1, "decode_seconds": 0.2} if codec == "onedc" else {}
                 rows.append(row)
     return {
-        "format": 2,
+        "format": FORMAT,
         "model": {"name": name, "model_id": "ab" * 32, "weights": "beef"},
         "dataset": {
             "name": "kodak",
@@ -112,6 +113,26 @@ def test_a_curve_that_needs_a_constant_share_of_the_bits_has_that_bd_rate(save, 
     assert found.percent == pytest.approx(100 * (save - 1), abs=1e-6)
     back = bd_rate(curve_of(results, metric), curve_of(results, metric, "avif"))
     assert back.percent == pytest.approx(100 * (1 / save - 1), abs=1e-6)
+
+
+def test_models_of_one_name_are_told_apart_by_their_weights():
+    one, other = make_results(), make_results()
+    one["model"]["weights"], other["model"]["weights"] = "aaaaaaaaa", "bbbbbbbbb"
+    curves = [curve_of(results, "psnr") for results in (one, other)]
+    titles = [curve.title for curve in told_apart(curves, [one, other])]
+    assert titles == [f"{curves[0].title}, weights aaaaaa", f"{curves[0].title}, weights bbbbbb"]
+    assert told_apart(curves[:1], [one]) == curves[:1]
+    jpeg = curve_of(one, "psnr", "jpeg")
+    assert told_apart([curves[0], jpeg], [one, one]) == [curves[0], jpeg]
+
+
+def test_a_run_may_be_named_by_its_folder(tmp_path):
+    from onedc_hf.cli.bd_rate import read_results
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "results.json").write_text(json.dumps(make_results()))
+    for text, codec in (("run", "onedc"), ("run:jpeg", "jpeg"), ("run/results.json:jpeg", "jpeg")):
+        assert read_results(str(tmp_path / text)) == (make_results(), codec)
 
 
 def test_the_overlap_is_what_both_cover():

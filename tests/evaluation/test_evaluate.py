@@ -1,6 +1,8 @@
 """`onedc evaluate`: rows of real files, resumed where they can be, and what is made of them."""
 
 import json
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from PIL import Image
 from onedc_hf.cli.main import main
 from onedc_hf.evaluation.classical import Ladder, decode
 from onedc_hf.evaluation.metrics import fid, psnr
-from onedc_hf.evaluation.rows import RowStore
+from onedc_hf.evaluation.rows import FORMAT, RowStore
 from onedc_hf.evaluation.run import weights_digest
 
 from .test_network_metrics import Inception
@@ -69,11 +71,12 @@ def test_a_second_run_measures_only_what_is_missing(fake_pipeline, folder, out):
     assert len(fake_pipeline.asked) == 9 and again == results
 
 
-def test_a_run_that_was_killed_while_it_wrote_a_row_goes_on(fake_pipeline, folder, out):
+@pytest.mark.parametrize("end", ['{"picture": ', ' "bpp"', '}, "'])  # the last: behind the first of the inner records
+def test_a_run_that_was_killed_while_it_wrote_a_row_goes_on(fake_pipeline, folder, out, end):
     _, results = run(folder, out)
     rows = out / "rows-0.jsonl"
     text = rows.read_text()
-    rows.write_text(text[: text.rindex('"bpp"')])  # half a row, without its line end
+    rows.write_text(text[: text.rindex(end) + len(end) - 1])  # half a row, without its line end
     _, again = run(folder, out)
     strip = [{k: v for k, v in row.items() if not k.endswith("_seconds")} for row in again["rows"]]
     assert strip == [{k: v for k, v in row.items() if not k.endswith("_seconds")} for row in results["rows"]]
@@ -114,6 +117,38 @@ def test_other_weights_are_measured_anew(fake_pipeline, folder, out):
         layer.weight.copy_(before)
     _, third = run(folder, out, "--limit", "1")  # back again: its own rows and files are still there
     assert third["rows"] == first["rows"] and len(fake_pipeline.asked) == 6
+
+
+def test_rows_of_measures_that_were_defined_otherwise_do_not_count(fake_pipeline, folder, out):
+    _, results = run(folder, out, "--limit", "1")
+    rows = out / "rows-0.jsonl"
+    rows.write_text(rows.read_text().replace(f'"format": {FORMAT}', f'"format": {FORMAT - 1}'))
+    _, again = run(folder, out, "--limit", "1")
+    assert len(fake_pipeline.asked) == 6 and len(again["rows"]) == len(results["rows"])
+
+
+def test_another_config_is_another_model(tiny_folder, tmp_path):
+    from onedc_hf import OneDCPipeline
+
+    shutil.copytree(tiny_folder, tmp_path / "model")
+    config = tmp_path / "model" / "vae" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"scaling_factor": 0.8}))
+    one, other = (OneDCPipeline.from_pretrained(path) for path in (tiny_folder, tmp_path / "model"))
+    assert one.model_id == other.model_id and weights_digest(one) != weights_digest(other)
+
+
+def test_a_long_name_in_letters_of_several_bytes_is_measured(fake_pipeline, folder, out):
+    (folder / "p0.png").rename(folder / f"{'図' * 80}.png")
+    code, results = run(folder, out)
+    assert code == 0 and len(results["rows"]) == 27
+
+
+def test_results_do_not_go_among_the_pictures(fake_pipeline, folder, capsys):
+    before = sorted(folder.rglob("*"))
+    assert run(folder, folder / ".." / folder.name)[0] == 2
+    assert "folder of the pictures" in capsys.readouterr().err and sorted(folder.rglob("*")) == before
+    for _ in range(2):  # below them they are in nobody's way
+        assert run(folder, folder / "run", "--limit", "1")[0] == 0
 
 
 def test_a_picture_in_other_tiles_is_measured_anew(tiny_folder):
@@ -440,7 +475,7 @@ def test_a_row_file_of_something_else_is_not_touched(fake_pipeline, folder, out,
 
 def test_a_model_of_one_rate_is_measured_at_its_own(fake_pipeline, folder, out):
     codec = torch.nn.Linear(1, 1)
-    codec.config = type("Config", (), {"quality_rows": 1})()
+    codec.config = SimpleNamespace(quality_rows=1, to_dict=dict)
     fake_pipeline.components = {"codec": codec}
     _, results = run(folder, out, "--limit", "1")
     assert results["settings"] == ["z-only", "own rate"]

@@ -44,6 +44,26 @@ def test_ms_ssim_is_one_for_equal_pictures_and_the_product_of_luminance_for_flat
     assert ms_ssim(flat, flat + 50) == pytest.approx(((2 * a * b + c1) / (a * a + b * b + c1)) ** 0.1333, abs=1e-3)
 
 
+def test_ms_ssim_counts_only_windows_that_lie_in_the_picture(original):
+    """The definition, written out once more: contrast and structure at five scales, luminance at the last."""
+    import torch
+    import torch.nn.functional as F
+
+    taps = torch.exp(-(torch.arange(11.0) - 5).square() / (2 * 1.5**2)).double()
+    window = torch.outer(taps, taps)[None, None] / taps.sum() ** 2
+    other = blurred(original, 2)
+    x, y = (torch.from_numpy(p.transpose(2, 0, 1)[:, None] / 255) for p in (original[:, :SIDE], other[:, :SIDE]))
+    value = torch.ones(3, dtype=torch.float64)
+    for scale, weight in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
+        mx, my, xx, yy, xy = (F.conv2d(p, window) for p in (x, y, x * x, y * y, x * y))
+        term = (2 * (xy - mx * my) + 0.03**2) / (xx - mx * mx + yy - my * my + 0.03**2)
+        if scale == 4:
+            term = term * (2 * mx * my + 0.01**2) / (mx * mx + my * my + 0.01**2)
+        value *= term.mean((1, 2, 3)) ** weight
+        x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+    assert ms_ssim(original[:, :SIDE], other[:, :SIDE]) == pytest.approx(float(value.mean()), abs=1e-5)
+
+
 @pytest.mark.parametrize("name", ENOUGH)
 def test_every_metric_prefers_the_original_and_less_blur(name, original):
     metric = METRICS[name]
@@ -107,7 +127,7 @@ def test_a_picture_too_small_or_of_another_size_is_an_error(name, original):
 @pytest.mark.parametrize(
     ("name", "module"),
     [
-        ("ms_ssim", "torchmetrics.functional.image"),
+        ("ms_ssim", "pytorch_msssim"),
         ("st_lpips_vgg", "stlpips_pytorch.stlpips"),
         ("ssimulacra2", "ssimulacra2"),
         ("class_agreement_lite0", "efficientnet_lite_pytorch"),

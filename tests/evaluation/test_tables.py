@@ -7,6 +7,7 @@ import pytest
 
 from onedc_hf.errors import OneDCError
 from onedc_hf.evaluation import tables
+from onedc_hf.evaluation.rows import FORMAT
 
 
 def row(picture, setting, codec, size, psnr, **more):
@@ -41,7 +42,7 @@ def results():
         "set_metrics": [],
         "sets": sets,
     }
-    return {"format": 2, "model": model, "machine": machine, "metrics": ["psnr"], "rows": rows, **facts}
+    return {"format": FORMAT, "model": model, "machine": machine, "metrics": ["psnr"], "rows": rows, **facts}
 
 
 def test_the_table_has_means_in_order_of_rate_with_onedc_first(results):

@@ -22,12 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the BD-rate and the range it holds for; where there is none, say why and return 1."""
-    from ..evaluation.curves import bd_rate, check_same_pictures, curve_of
+    from ..evaluation.curves import bd_rate, check_same_pictures, curve_of, told_apart
     from ..evaluation.metrics import ALL_METRICS
 
     sides = [read_results(text) for text in (arguments.anchor, arguments.tested)]
     check_same_pictures([results for results, _ in sides])
-    anchor, tested = (curve_of(results, arguments.metric, codec) for results, codec in sides)
+    curves = [curve_of(results, arguments.metric, codec) for results, codec in sides]
+    anchor, tested = told_apart(curves, [results for results, _ in sides])
     found = bd_rate(anchor, tested)
     say(
         f"{tested.title} against {anchor.title}: {found.percent:+.1f} % bits at equal "
@@ -38,11 +39,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def read_results(text: str) -> tuple[dict[str, Any], str]:
-    """Read `results.json` or `results.json:codec` into a record and the codec meant."""
+    """Read `results.json` or `results.json:codec`, or a run's folder in its place: the record, and the codec meant."""
     from ..evaluation.run import load_results
 
     path, codec = Path(text), "onedc"
-    if not path.is_file() and ":" in text:
-        name, _, codec = text.partition(".json:")
-        path = Path(f"{name}.json")
-    return load_results(path), codec
+    if not path.exists() and ":" in text:
+        name, _, codec = text.rpartition(":")
+        path = Path(name)
+    return load_results(path / "results.json" if path.is_dir() else path), codec

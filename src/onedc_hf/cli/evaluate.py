@@ -80,6 +80,13 @@ def run(arguments: argparse.Namespace) -> int:
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
+    pictures = (
+        Path(arguments.dataset),
+        Path(arguments.data_dir or ""),
+        Path(arguments.dataset, arguments.data_dir or ""),
+    )
+    if arguments.out.resolve() in {path.resolve() for path in pictures if path != Path()}:
+        raise UsageError(f"--out {arguments.out} is the folder of the pictures: results would be taken for pictures")
     source = open_source(
         arguments.dataset,
         data_dir=arguments.data_dir,
@@ -171,5 +178,7 @@ def _options(arguments: argparse.Namespace) -> list[str]:
         "--lora": arguments.lora and _without_path(arguments.lora),
         "--dtype": None if arguments.dtype == "auto" else arguments.dtype,
         "--tile-size": arguments.tile_size,
+        "--max-pixels": arguments.max_pixels,
+        "--device": None if arguments.device == "cpu" else arguments.device,
     }
     return [word for name, value in asked.items() if value is not None for word in (name, str(value))]

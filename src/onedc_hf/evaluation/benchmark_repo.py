@@ -110,6 +110,7 @@ def make_benchmark_repo(name: str, folder: Path, out: Path) -> list[Path]:
         "tasks": [{"id": task, "config": "default", "split": "test"} for task in TASKS],
     }
     table = Path("data", "test-00000-of-00001.parquet")
+    out.parent.mkdir(parents=True, exist_ok=True)
     with staged_folder(out) as staged:
         (staged / "data").mkdir()
         with TemporaryDirectory() as cache:

@@ -115,9 +115,12 @@ class Ladder:
     def nearest(self, target_bytes: int) -> Encoded:
         """Return the file whose size is nearest to `target_bytes`, above or below, by binary search over the quality.
 
-        Sizes grow with quality but for a byte here and there, which the search does not mind.
+        Sizes grow with quality from the smallest file on, but for a byte here and there, which the search does not
+        mind.
         """
         low, high = self.codec.lowest, self.codec.highest
+        # Of a small picture, AVIF at quality 0 can be larger than at 3.
+        low = min(range(low, low + 4), key=lambda quality: len(self.at(quality)))
         floor = len(self.at(low))
         if floor >= target_bytes:
             return Encoded(self.codec.name, low, self.at(low), at_floor=floor > target_bytes)

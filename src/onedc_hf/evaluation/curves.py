@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -13,7 +13,7 @@ from ..errors import OneDCError
 from .metrics import ALL_METRICS
 from .tables import codec_title, summarise
 
-__all__ = ["BDRate", "Curve", "bd_rate", "bd_rate_interval", "check_same_pictures", "curve_of"]
+__all__ = ["BDRate", "Curve", "bd_rate", "bd_rate_interval", "check_same_pictures", "curve_of", "told_apart"]
 
 _DRAWS = 200  # of pictures, for an interval
 _SURE = 0.9  # share of the draws that must have a BD-rate
@@ -81,6 +81,22 @@ def curve_of(results: dict[str, Any], metric: str, codec: str = "onedc") -> Curv
     points = _merged([(line["bpp"], line[metric]) for line in lines])
     title = f"OneDC ({results['model']['name']})" if codec == "onedc" else codec_title(codec)
     return Curve(title, metric, tuple(points))
+
+
+def told_apart(curves: Sequence[Curve], records: Sequence[dict[str, Any]]) -> list[Curve]:
+    """The curves, with their models' weights in the titles of those that would be called the same.
+
+    Args:
+        curves (`Sequence[Curve]`): of one metric.
+        records (`Sequence[dict]`): the results that each is from.
+    """
+    titles = [curve.title for curve in curves]
+    return [
+        replace(curve, title=f"{curve.title}, weights {record['model']['weights'][:6]}")
+        if titles.count(curve.title) > 1 and curve.title.startswith("OneDC")
+        else curve
+        for curve, record in zip(curves, records, strict=True)
+    ]
 
 
 def _merged(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

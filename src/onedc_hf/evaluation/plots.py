@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import OneDCError
 from .benchmarks import benchmarks, checked_benchmark
-from .curves import Curve, check_same_pictures, curve_of
+from .curves import Curve, check_same_pictures, curve_of, told_apart
 from .metrics import ALL_METRICS
 from .published import PUBLISHED_METRICS, comparable_curves
 from .tables import summarise
@@ -116,8 +116,9 @@ def _check_published(dataset: dict[str, Any], published: Sequence[str]) -> None:
 def _panel(
     panel: "Axes", results: Sequence[dict[str, Any]], metric: str, published: Sequence[str], sources: list[str]
 ) -> None:
-    for record, style in zip(results, _OURS * len(results), strict=False):
-        _line(panel, curve_of(record, metric), style, width=1.8)
+    ours = told_apart([curve_of(record, metric) for record in results], results)
+    for curve, style in zip(ours, _OURS * len(results), strict=False):
+        _line(panel, curve, style, width=1.8)
     for codec in results[0]["codecs"]:
         if codec != "onedc":
             _line(panel, curve_of(results[0], metric, codec), _OTHERS.get(codec, _LEARNED), width=1.1)

@@ -10,6 +10,7 @@ row holds one picture at one setting by one codec:
     one key for each metric (null where the picture is too small for it), grid (readings of spectrum.py)
     encode_seconds, decode_seconds (OneDC only)
     at (seconds since 1970: of rows about the same thing, whichever process wrote them, the newest counts)
+    format (of this program's measures: rows of another one do not count)
 
 or, where one could not be measured: picture, setting, error, at. It counts until newer rows of the same picture and
 setting are there.
@@ -24,10 +25,11 @@ from typing import Any
 
 from ..errors import OneDCError
 
-__all__ = ["OWN_RATE", "Z_ONLY", "Row", "RowStore", "file_digest", "setting_order"]
+__all__ = ["FORMAT", "OWN_RATE", "Z_ONLY", "Row", "RowStore", "file_digest", "setting_order"]
 
 Z_ONLY = "z-only"
 OWN_RATE = "own rate"  # of a model that has one rate
+FORMAT = 3  # of rows and result files; another one where a measure is defined otherwise
 
 Row = dict[str, Any]
 _FileKey = tuple[str, str, str | None]  # of the original, codec, of the file
@@ -85,10 +87,12 @@ class RowStore:
                     if _cut_off(line):  # the process was killed while it wrote
                         continue
                     raise OneDCError(
-                        f"{path}, line {number}: no row of an evaluation ({error!r}); name another folder, or delete it"
+                        f"{path}, line {number}: no row of an evaluation ({error!r}); delete that line, or name "
+                        "another folder"
                     ) from error
         for row in sorted(found, key=lambda row: row["at"]):
-            self._take(row)
+            if row.get("format") == FORMAT:
+                self._take(row)
 
     def borrow(self, results: dict[str, Any]) -> None:
         """Let what an earlier result file says of other codecs stand for files, and sets of them, that are the same."""
@@ -133,7 +137,7 @@ class RowStore:
 
     def add(self, row: Row) -> Row:
         """Append a row."""
-        row = {**row, "at": round(time.time(), 3)}
+        row = {**row, "format": FORMAT, "at": round(time.time(), 3)}
         self._take(row)
         with self._path.open("ab+") as file:
             torn = False
@@ -199,5 +203,9 @@ def _files(members: Sequence[Row]) -> tuple[tuple[str, str], ...]:
 
 
 def _cut_off(line: str) -> bool:
-    """Whether a line may be the beginning of a row."""
-    return line.startswith('{"picture": "'[: len(line)]) and not line.endswith("}")
+    """Whether a line that cannot be read may be the beginning of a row."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return line.startswith('{"picture": "'[: len(line)])
+    return False

@@ -11,7 +11,6 @@ only what is missing, and what belongs to other weights.
 import hashlib
 import json
 import math
-import os
 import platform
 import re
 import time
@@ -31,7 +30,7 @@ from .classical import CODECS, Ladder, decode
 from .learned import LearnedLadder, is_learned
 from .metrics import METRICS, SET_METRICS
 from .originals import Original, Source
-from .rows import OWN_RATE, Z_ONLY, Row, RowStore, file_digest
+from .rows import FORMAT, OWN_RATE, Z_ONLY, Row, RowStore, file_digest
 from .spectrum import grid_report
 
 if TYPE_CHECKING:
@@ -51,7 +50,6 @@ __all__ = [
 
 RATES = (0.01, 0.02, 0.03, 0.067, 0.1, 0.15, 0.25)
 DEFAULT_CODECS = ("jpeg", "webp", "avif", "jxl")
-FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -229,11 +227,10 @@ class _Subject:
     def _write(self, data: bytes, codec: str, setting: str, suffix: str) -> Path:
         folder = self._store.folder / "files" / codec / setting.replace(" ", "-")
         folder.mkdir(parents=True, exist_ok=True)
-        stem = re.sub(r"[^\w.-]+", "_", self._original.name)[:80]  # the name may come from a stranger's data set
+        stem = re.sub(r"[^\w.-]+", "_", self._original.name)  # the name may come from a stranger's data set
+        stem = stem.encode()[:80].decode(errors="ignore")  # a file's name has room for 255 bytes
         file = folder / f"{stem}-{self._original.sha256[:8]}.{suffix}"
-        temporary = file.with_name(f".{file.name}.{os.getpid()}")
-        temporary.write_bytes(data)
-        temporary.replace(file)
+        write_atomically(file, data)
         return file
 
     def _completed(self, row: Row, rebuilt: Callable[[], np.ndarray]) -> Row:
@@ -444,8 +441,8 @@ def load_results(path: Path) -> dict[str, Any]:
 def weights_digest(pipeline: "OneDCPipeline") -> str:
     """Return 16 hex digits of a SHA-256 over every tensor of every component, as loaded (so the dtype counts).
 
-    With them goes what else decides files and pictures: how much the encoder weighs bits, adapters that are loaded, and
-    tiles, where they are not the default ones.
+    With them goes what else decides files and pictures: the configs, adapters that are loaded, and tiles, where they
+    are not the default ones.
     """
     import torch
 
@@ -458,14 +455,21 @@ def weights_digest(pipeline: "OneDCPipeline") -> str:
         for key, tensor in sorted(component.state_dict().items()):
             digest.update(f"{name}.{key} {tensor.dtype} {list(tensor.shape)}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        if weight := getattr(getattr(component, "config", None), "rounding_rate_weight", 0):
-            digest.update(f"{name}.rounding_rate_weight {weight}".encode())
+        digest.update(f"{name} {json.dumps(_settings(component), sort_keys=True, default=str)}\n".encode())
     if adapter := pipeline.adapter_id:
         digest.update(f"adapter {adapter}".encode())
     tiling = getattr(pipeline, "_tiling", Tiling())
     if tiling != Tiling():
         digest.update(f"tiling {tiling}".encode())
     return digest.hexdigest()[:16]
+
+
+def _settings(component: Any) -> dict[str, Any]:
+    """A component's config, without what says by which program and from where it was loaded."""
+    config = getattr(component, "config", {})
+    config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    told = {"transformers_version", "architectures", "dtype", "torch_dtype"}
+    return {key: value for key, value in config.items() if not key.startswith("_") and key not in told}
 
 
 def machine_facts(pipeline: "OneDCPipeline") -> dict[str, Any]:

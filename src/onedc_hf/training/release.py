@@ -38,6 +38,7 @@ from ..evaluation import tables
 from ..evaluation.classical import available_codecs
 from ..evaluation.metrics import OFFLINE_METRICS
 from ..evaluation.model_page import model_index
+from ..evaluation.rows import FORMAT
 from ..evaluation.run import load_results
 from ..hub.card import build_card, training_sources
 from ..pictures import load_picture
@@ -174,7 +175,7 @@ def evaluate_box(kodak: Path, repository: Path) -> dict[str, Any]:
     command += ["--no_python", sys.executable, "-m", "onedc_hf.cli.main", "evaluate"]
     command += ["--dataset", "kodak", "--data-dir", str(kodak), "--out", str(run)]
     command += ["--metrics", *OFFLINE_METRICS, "--codecs", *available_codecs()]
-    if kept.is_file():
+    if kept.is_file() and json.loads(kept.read_text(encoding="utf-8"))["format"] == FORMAT:
         command += ["--reuse", str(kept)]
     one_thread = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     report = [sys.executable, "-m", "onedc_hf.cli.main", "report", str(run), "--cost"]

@@ -230,8 +230,8 @@ class Validator:
     ):
         if not pictures:
             raise PictureError("Validation has no picture: give files or folders as `validation_images`.")
-        if find_spec("torchmetrics") is None:
-            raise ModuleNotFoundError("Validation needs `torchmetrics`: pip install 'onedc-hf[train]'")
+        if find_spec("pytorch_msssim") is None:
+            raise ModuleNotFoundError("Validation needs `pytorch-msssim`: pip install 'onedc-hf[train]'")
         self.model, self.pictures, self.bpp, self.z_only = model, pictures, tuple(bpp), z_only
         self.folder, self.trackers = folder / "validation", trackers
         self.last: ValidationResult | None = None
