@@ -80,12 +80,10 @@ def run(arguments: argparse.Namespace) -> int:
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    pictures = (
-        Path(arguments.dataset),
-        Path(arguments.data_dir or ""),
-        Path(arguments.dataset, arguments.data_dir or ""),
-    )
-    if arguments.out.resolve() in {path.resolve() for path in pictures if path != Path()}:
+    places = [arguments.dataset]
+    if arguments.data_dir is not None:  # a folder here, or one in the folder that is the data set
+        places = [arguments.data_dir, f"{arguments.dataset}/{arguments.data_dir}"]
+    if arguments.out.resolve() in {Path(place).resolve() for place in places}:
         raise UsageError(f"--out {arguments.out} is the folder of the pictures: results would be taken for pictures")
     source = open_source(
         arguments.dataset,
