@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import struct
 import warnings
@@ -16,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from onedc_hf import Corrupt, OneDCPipeline, PictureError
 from onedc_hf.beside import check_beside
@@ -25,9 +26,10 @@ from onedc_hf.coder import SymbolCoder
 from onedc_hf.coding import Tag
 from onedc_hf.coding.metadata import METADATA_LIMIT, pack_alpha, pack_metadata, unpack_alpha, unpack_metadata
 from onedc_hf.colour import from_srgb
+from onedc_hf.exif import exif_facts, without_orientation
 from onedc_hf.identity import warn_of_another_decoder
 from onedc_hf.picture_files import encode_picture, save_picture
-from onedc_hf.pictures import exif_facts, load_picture, open_picture
+from onedc_hf.pictures import load_picture, open_picture
 from onedc_hf.provenance import DIGITAL_SOURCE_TYPE, provenance_info, provenance_xmp
 
 from .test_pictures import profile_with_swapped_primaries
@@ -495,3 +497,38 @@ def test_alpha_is_kept_or_put_on_white_with_a_word(picture: Picture, tmp_path: P
 def test_formats_that_would_change_a_picture_are_refused(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(ValueError, match="no picture format for photographs"):
         save_picture(Image.new("RGB", (8, 8)), tmp_path / f"a{suffix}")
+
+
+def test_a_picture_that_lies_on_its_side_is_saved_so_in_every_format(tmp_path: Path, picture: Picture) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    image = Image.fromarray(picture(20, 40))
+    image.info["exif"] = exif.tobytes()
+    for suffix in ("png", "jpg", "webp", "tif"):
+        save_picture(image, tmp_path / f"a.{suffix}")
+        with Image.open(tmp_path / f"a.{suffix}") as found:
+            assert ImageOps.exif_transpose(found).size == (20, 40)
+
+
+def test_a_file_whose_metadata_turn_the_picture_is_upright_all_the_same(
+    tiny_pipeline: OneDCPipeline, picture: Picture
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation], exif[ExifTags.Base.Artist] = 6, "somebody"
+    with torch.inference_mode():
+        analysed = tiny_pipeline._analyse(picture(64, 96))
+        kept = tuple(pack_metadata({"exif": exif.tobytes()}))
+        data = tiny_pipeline._coder.write(dataclasses.replace(analysed, extensions=kept), 0)
+    found = Image.Exif()
+    found.load(tiny_pipeline.decompress(data).info["exif"])
+    assert found[ExifTags.Base.Artist] == "somebody" and ExifTags.Base.Orientation not in found
+    assert without_orientation(b"Exif\0\0no tags") == b"Exif\0\0no tags"
+
+
+def test_xmp_may_be_text(tmp_path: Path, picture: Picture) -> None:
+    image = Image.fromarray(picture(8, 8))
+    image.info["xmp"] = "<x/>"
+    for suffix in ("png", "webp", "tif"):
+        save_picture(image, tmp_path / f"a.{suffix}")
+    with Image.open(tmp_path / "a.webp") as found:
+        assert b"<x/>" in found.info["xmp"]

@@ -79,6 +79,18 @@ def test_a_damaged_file_says_so_when_its_pixels_are_asked_for(written, tmp_path:
         Image.open(tmp_path / "stub.odc")
 
 
+def test_damage_is_found_without_a_model(written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = written
+    data = bytearray(path.read_bytes())
+    with Image.open(path) as image:
+        image.verify()
+    data[-9] ^= 1
+    (tmp_path / "b.odc").write_bytes(data)
+    monkeypatch.setattr("onedc_hf.odc_image._box", lambda: pytest.fail("a model was loaded"))
+    with Image.open(tmp_path / "b.odc") as image, pytest.raises(BitstreamError):
+        image.verify()
+
+
 def test_a_picture_with_alpha_says_so_before_it_is_rebuilt(tmp_path: Path, picture) -> None:
     alpha = np.full((70, 50), 255, np.uint8)
     alpha[:20] = 40

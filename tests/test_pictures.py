@@ -7,6 +7,7 @@ import sys
 import warnings
 import zlib
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,6 +112,67 @@ def test_16_bit_grey_is_scaled_and_not_clipped(value, expected, form, tmp_path):
         Image.fromarray(values).save(picture)
     with pytest.warns(UserWarning, match="nearly black") if 0 < value <= 255 else nullcontext():
         assert one(load_picture(picture)) == (expected,) * 3
+
+
+def grey_tiff(path: Path, bits: int, white_is_zero: bool, data: bytes, floats: bool = False) -> Path:
+    """A file of one row of grey numbers, as they are."""
+    width = len(data) * 8 // bits
+    tags = [(256, width), (257, 1), (258, bits), (259, 1), (262, 0 if white_is_zero else 1), (273, 8)]
+    tags += [(277, 1), (278, 1), (279, len(data)), (339, 3 if floats else 1)]
+    at = 8 + len(data) + len(data) % 2
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, value) for tag, value in tags)
+    body = data.ljust(at - 8, b"\0") + struct.pack("<H", len(tags)) + entries + bytes(4)
+    path.write_bytes(struct.pack("<2sHI", b"II", 42, at) + body)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("bits", "data", "expected"),
+    [
+        (8, bytes([0, 128, 255]), [0, 128, 255]),
+        (16, struct.pack("<3H", 0, 32768, 65535), [0, 128, 255]),
+        (12, bytes([0xFF, 0xF8, 0x00]), [255, 128]),  # packed from the upper bits on
+        (32, struct.pack("<3f", 0, 0.5, 1), [0, 128, 255]),
+    ],
+)
+@pytest.mark.parametrize("white_is_zero", [False, True])
+def test_grey_tiffs_mean_what_their_tags_say(tmp_path, bits, data, expected, white_is_zero):
+    if bits == 12 and white_is_zero:
+        pytest.skip("Pillow does not read them")
+    path = grey_tiff(tmp_path / "grey.tif", bits, white_is_zero, data, floats=bits == 32)
+    found = load_picture(path)[0, :, 0].tolist()
+    wanted = [255 - value for value in expected] if white_is_zero else expected
+    assert all(abs(one - other) <= 1 for one, other in zip(found, wanted, strict=True)), (found, wanted)
+
+
+def keyed_png(path: Path, bits: int, colour: bool, row: bytes, key: bytes, width: int) -> Path:
+    """A PNG of one row with a transparent colour, in a depth that Pillow does not write."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, bits, 2 if colour else 0, 0, 0, 0))
+    data = chunk(b"IDAT", zlib.compress(b"\0" + row))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"tRNS", key) + data + chunk(b"IEND", b""))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("bits", "row", "key", "alpha"),
+    [
+        (2, b"\x30", "0003", [255, 0]),
+        (4, b"\x0f", "000f", [255, 0]),
+        (4, b"\x5f", "0005", [0, 255]),
+        (16, bytes.fromhex("123456789abc34007800bc00"), "123456789abc", [0, 255]),
+    ],
+)
+def test_a_transparent_colour_has_the_depth_of_its_file(tmp_path, bits, row, key, alpha):
+    path = keyed_png(tmp_path / "keyed.png", bits, bits == 16, row, bytes.fromhex(key), 2)
+    opened = open_picture(path)
+    assert opened.alpha is not None and opened.alpha.tolist() == [alpha]
+    with Image.open(path) as picture:  # a caller's own stays as it was
+        before = dict(picture.info)
+        assert open_picture(picture).alpha.tolist() == [alpha] and picture.info == before
 
 
 @pytest.mark.parametrize("form", ["I", "uint16"])

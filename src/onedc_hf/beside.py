@@ -10,6 +10,7 @@ from .coding import Tag
 from .coding.metadata import pack_alpha, pack_metadata, unpack_alpha, unpack_metadata
 from .colour import from_srgb
 from .errors import Corrupt, PictureError
+from .exif import without_orientation
 from .pictures import OpenedPicture
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Extensions",
     "check_beside",
     "check_name",
+    "kept_metadata",
     "pack_beside",
     "with_alpha",
     "with_metadata",
@@ -79,13 +81,25 @@ def with_alpha(rgb: np.ndarray, extensions: Extensions) -> np.ndarray:
     return np.concatenate([rgb, unpack_alpha(alpha, *rgb.shape[:2])[..., None]], axis=2)
 
 
+def kept_metadata(extensions: Extensions) -> dict[str, bytes]:
+    """The metadata of a file, by Pillow's keys; EXIF without a word of how pixels lie, which are upright in every file.
+
+    Raises:
+        Corrupt: if an extension is damaged.
+    """
+    metadata = unpack_metadata(extensions)
+    if "exif" in metadata and (exif := without_orientation(metadata.pop("exif"))):
+        metadata["exif"] = exif
+    return metadata
+
+
 def with_metadata(picture: Any, extensions: Extensions) -> Any:
     """A PIL image with the metadata of a file in its `info`, and in the colours of its profile.
 
     Raises:
         Corrupt: if an extension is damaged.
     """
-    metadata = unpack_metadata(extensions)
+    metadata = kept_metadata(extensions)
     profile = metadata.pop("icc_profile", None)
     if profile is not None:
         picture = from_srgb(picture, profile)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from PIL import ImageFile
 
 from ._register import FORMAT
+from .beside import kept_metadata
 from .coding import Tag, parse_header
 from .coding.header import parse_sections
-from .coding.metadata import unpack_metadata
 from .errors import BitstreamError, Corrupt
 
 if TYPE_CHECKING:
@@ -49,10 +49,20 @@ class OdcImageFile(ImageFile.ImageFile):
         self._size = (header.width, header.height)
         self.info = {"onedc:ModelId": header.model_id, "onedc:BitsPerPixel": f"{header.bpp:.4f}"}
         with suppress(Corrupt):  # `load` says what is wrong
-            kept = unpack_metadata(extensions)
+            kept = kept_metadata(extensions)
             kept.pop("icc_profile", None)  # the colours are its own only when the picture is rebuilt
             self.info |= kept
         self.tile = []
+
+    def verify(self) -> None:
+        """Check header, sections and checksum, without a model. As every Pillow picture, it can only be closed then.
+
+        Raises:
+            BitstreamError: what is wrong with the file.
+        """
+        if self._data:
+            parse_sections(self._data)
+        super().verify()
 
     def load(self) -> Any:
         """Rebuild the picture, once.

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from PIL import Image
+from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from .colour import is_rgb_profile, to_srgb
-from .pictures import exif_facts
+from .exif import exif_facts, orientation
 from .provenance import provenance_xmp
 from .saving import write_atomically
 from .user_warning import warn_user
@@ -110,6 +110,9 @@ def encode_picture(picture: Image.Image, path: Path, provenance: bool = True) ->
         warn_user(f"{path}: EXIF is left out, a JPEG cannot hold so much")
         del kept["exif"]
     facts = _facts(kept.get("exif", b""))
+    if name == "TIFF" and (turn := orientation(kept.get("exif", b""))) is not None:
+        facts = facts or Image.Exif()
+        facts[ExifTags.Base.Orientation] = turn  # the pixels lie as they were given
     if facts is None:
         warn_user(f"{path}: the kept EXIF is left out, it is damaged")
         del kept["exif"]
@@ -193,7 +196,8 @@ def _in_srgb(picture: Image.Image, profile: bytes, path: Path) -> Image.Image:
 
 def _packet(info: dict[str, Any], path: Path, name: str, provenance: bool) -> bytes | None:
     """The XMP to write: what was kept with the note in it, or the note alone where the format cannot hold both."""
-    kept, noted = info.get("xmp"), provenance and "onedc:DigitalSourceType" in info
+    kept = info.get("xmp")
+    kept, noted = kept.encode() if isinstance(kept, str) else kept, provenance and "onedc:DigitalSourceType" in info
     xmp = provenance_xmp(info, kept) if noted else kept
     if noted and kept and xmp == provenance_xmp(info):
         warn_user(f"{path}: the kept XMP is left out, it is no packet that the note can join")

@@ -27,7 +27,9 @@ from .camera_files import DEVELOP, is_raw_tiff
 from .coding.limits import MAX_PIXELS, too_large
 from .colour import is_rgb_profile, to_srgb
 from .errors import PictureError
+from .exif import exif_facts
 from .opening import IS_ODC, guarded, load_pixels, open_plain, seekable
+from .sample_values import Numbers, read_numbers
 from .user_warning import warn_user
 
 if TYPE_CHECKING:
@@ -58,11 +60,6 @@ _TURNS = {
 }  # fmt: skip
 _XMP_TURN = re.compile(rb'tiff:Orientation="[0-9]"|<tiff:Orientation>[0-9]</tiff:Orientation>')
 _EXIF_START = b"Exif\0\0"
-# Not among them: orientation, which has been applied.
-_EXIF_FACTS = (
-    ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.Software,
-    ExifTags.Base.DateTime, ExifTags.Base.Artist, ExifTags.Base.HostComputer, ExifTags.Base.Copyright,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -270,6 +267,7 @@ def _from_pil(picture: Image.Image, where: str, max_pixels: int | None) -> Opene
     if 0 in picture.size:
         raise PictureError(f"{where}: the picture is empty ({picture.width}x{picture.height} pixels)")
     profile = picture.info.get("icc_profile")
+    numbers = read_numbers(picture)
     among_tags = _exif_among_tags(picture)  # now, since they are gone once the picture is turned
     if (turn := _turn(picture)) is not None:  # else it would be copied, and pictures can be large
         picture = _turned(picture, turn, where)
@@ -278,7 +276,10 @@ def _from_pil(picture: Image.Image, where: str, max_pixels: int | None) -> Opene
         metadata.pop("icc_profile", None)
     load_pixels(picture)  # some formats know their mode only then, and an icon its size
     _check_size(*picture.size, max_pixels)
-    picture = _to_8_bits(picture, where)
+    picture = _to_8_bits(picture, where, numbers)
+    if numbers.clear is not None:
+        picture = picture.copy()  # it may be the caller's own
+        picture.info["transparency"] = numbers.clear
     colour, alpha = _split_alpha(picture)
     if profile or colour.mode == "LAB":
         colour = to_srgb(colour, profile, where)
@@ -323,18 +324,6 @@ def _exif_among_tags(picture: Image.Image) -> dict[str, bytes]:
         return {}
 
 
-def exif_facts(exif: Image.Exif) -> Image.Exif:
-    """What EXIF says of a photograph, without what it says of the file that the photograph came in."""
-    found = Image.Exif()
-    for tag in _EXIF_FACTS:
-        if tag in exif:
-            found[tag] = exif[tag]
-    for pointer in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-        if inner := {tag: value for tag, value in exif.get_ifd(pointer).items() if tag != ExifTags.IFD.Interop}:
-            found[pointer] = inner
-    return found
-
-
 def _metadata(picture: Image.Image) -> dict[str, bytes]:
     """EXIF, XMP and colour profile as bytes, as far as there are any."""
     xmp = picture.info.get("xmp") or picture.info.get("XML:com.adobe.xmp")
@@ -356,10 +345,11 @@ def _opened(rgb: np.ndarray, alpha: np.ndarray | None, metadata: dict[str, bytes
     return OpenedPicture(rgb, alpha, metadata)
 
 
-def _to_8_bits(picture: Image.Image, where: str) -> Image.Image:
+def _to_8_bits(picture: Image.Image, where: str, numbers: Numbers) -> Image.Image:
     """Scales grey pictures of more than 8 bits (`convert("L")` would clip them at 255); others pass unchanged."""
     if picture.mode == "F":
-        return Image.fromarray(_float_to_bytes(np.asarray(picture), where))
+        floats = np.asarray(picture)
+        return Image.fromarray(_float_to_bytes(1 - floats if numbers.white_is_zero else floats, where))
     if picture.mode != "I" and picture.mode not in _MODES_16_BIT:
         return picture
     values = np.asarray(picture).astype(np.int64)
@@ -368,7 +358,9 @@ def _to_8_bits(picture: Image.Image, where: str) -> Image.Image:
         raise PictureError(
             f"{where}: integer pixels from {low} to {high}, expected 16 bits (0 to 65535); scale them to 8 bits first"
         )
-    grey = Image.fromarray(_scale_16_bits(values, where))
+    shown = np.minimum(values, numbers.highest)
+    shown = numbers.highest - shown if numbers.white_is_zero else shown
+    grey = Image.fromarray(_scale_16_bits(shown * 65535 // numbers.highest, where))
     clear = picture.info.get("transparency")  # tRNS of a 16-bit grey PNG: the one value that is transparent
     if isinstance(clear, int):
         grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))

@@ -140,6 +140,23 @@ def test_integers_out_of_bounds_are_refused(name: str, value: int) -> None:
         layer.check_bounds()
 
 
+@pytest.mark.parametrize("weights", ["none", "one channel", "small"])
+def test_channels_without_weights_are_held(weights: str) -> None:
+    """A channel that training cut off, a branch that begins at zero: what is left of them is the bias."""
+    rng = np.random.default_rng(0)
+    weight, bias = rng.normal(size=(4, 8, 1, 1)), rng.normal(size=4)
+    weight[1:] *= 0 if weights == "none" else 1
+    weight[0] *= 1e-7 if weights == "small" else 0
+    layer = IntegerConv(8, 4)
+    layer.quantise(weight, bias, 14, 10)
+    x = torch.randint(-ACTIVATION_LIMIT, ACTIVATION_LIMIT, (1, 5, 5, 8), generator=torch.Generator().manual_seed(0))
+    found = layer(x.float()).double() / 2**10
+    wanted = (x.double() / 2**14) @ torch.from_numpy(weight[:, :, 0, 0]).T + torch.from_numpy(bias)
+    assert (found - wanted.clamp(-32, 32)).abs().max() < 0.01
+    IntegerConv(4, 4).quantise(np.zeros((4, 4, 1, 1)), np.zeros(4), 10, 10)
+    IntegerConv(4, 4).quantise(np.zeros((4, 4, 1, 1)), None, 10, 10)
+
+
 def test_weights_that_are_not_finite_are_refused() -> None:
     weight = np.ones((4, 8, 1, 1))
     weight[0, 0] = np.nan

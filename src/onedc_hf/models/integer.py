@@ -51,6 +51,7 @@ WEIGHT_LIMIT = (1 << 10) - 1
 SPLIT_SUM_LIMIT = (1 << 17) - 1  # sum of |weight| of an output: x 128 stays below 2^24
 _ACCUMULATOR_LIMIT = 1 << 36
 _MULTIPLIER_BITS = 16
+_LARGEST_SHIFT = 52
 _SLOPE_BITS = 8  # of a slope's numerator: 16-bit activations times it are exact in float32
 
 
@@ -144,6 +145,18 @@ def leaky(values: Tensor, slope: float) -> Tensor:
 # Layers -----------------------------------------------------------------------------------------------------------
 
 
+def _units(room: np.ndarray, bits_in: int, bits_out: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Real values of a weight unit `[O]` of at least `room`, the multipliers `[O]` they belong to, and the shift."""
+    scale = np.ldexp(room, bits_out - bits_in)  # real factor of an accumulator unit in output units
+    # The largest shift at which every multiplier has at most 16 bits; of weights that are all zero there is none.
+    shift = min(_MULTIPLIER_BITS - 1 - int(np.frexp(scale.max())[1]), _LARGEST_SHIFT)
+    multiplier = np.ceil(np.ldexp(scale, shift)).astype(np.int64)
+    while multiplier.max() >= 1 << _MULTIPLIER_BITS:
+        shift -= 1
+        multiplier = np.ceil(np.ldexp(scale, shift)).astype(np.int64)
+    return np.ldexp(multiplier.astype(np.float64), bits_in - bits_out - shift), multiplier, shift
+
+
 class IntegerConv(nn.Module):
     """A 1x1, 3x3 or depthwise 3x3 convolution with zero padding and stride 1.
 
@@ -198,18 +211,18 @@ class IntegerConv(nn.Module):
         # Of weight units (per unit of multiplier, at shift 0) so that |w| and the sum of |w| keep to their limits.
         room = np.maximum(np.abs(rows).max(axis=1) / WEIGHT_LIMIT, np.abs(rows).sum(axis=1) / SPLIT_SUM_LIMIT)
         room = np.maximum(room, 2.0**-40) * 1.001  # rounding may add half a unit to every weight
-        scale = np.ldexp(room, bits_out - bits_in)  # real factor of an accumulator unit in output units
-        # The largest shift at which every multiplier has at most 16 bits.
-        shift = _MULTIPLIER_BITS - 1 - int(np.frexp(scale.max())[1])
-        multiplier = np.ceil(np.ldexp(scale, shift)).astype(np.int64)
-        while multiplier.max() >= 1 << _MULTIPLIER_BITS:
-            shift -= 1
-            multiplier = np.ceil(np.ldexp(scale, shift)).astype(np.int64)
-        unit = np.ldexp(multiplier.astype(np.float64), bits_in - bits_out - shift)  # real value of a weight unit
+        bias = np.zeros(len(weight)) if bias is None else bias
+        unit, multiplier, shift = _units(room, bits_in, bits_out)
+        offset = np.rint(np.ldexp(bias / unit, bits_in))
+        crowded = np.abs(offset) >= _ACCUMULATOR_LIMIT - SPLIT_SUM_LIMIT * ACTIVATION_LIMIT
+        if crowded.any():  # a bias far beyond the weights, such as that of a channel that is cut off
+            needed = np.ldexp(np.abs(bias), bits_in) / (_ACCUMULATOR_LIMIT >> 1)
+            room = np.where(crowded, np.maximum(room, needed), room)
+            unit, multiplier, shift = _units(room, bits_in, bits_out)
+            offset = np.rint(np.ldexp(bias / unit, bits_in))
         integers = np.rint(rows / unit[:, None])
         integers = integers.reshape(len(weight), -1, self.taps).transpose(0, 2, 1)  # [O, taps, I]
         self.weight.copy_(torch.from_numpy(integers.astype(np.int16)))
-        offset = np.zeros(len(weight)) if bias is None else np.rint(np.ldexp(bias / unit, bits_in))
         self.bias.copy_(torch.from_numpy(offset.astype(np.int64)))
         self.multiplier.copy_(torch.from_numpy(multiplier.astype(np.int32)))
         self.shift.fill_(shift)
@@ -239,7 +252,7 @@ class IntegerConv(nn.Module):
             "sum of weights": total.max(initial=0) <= SPLIT_SUM_LIMIT,
             "accumulator": largest < _ACCUMULATOR_LIMIT,
             "multiplier": multiplier.min(initial=0) >= 0 and multiplier.max(initial=0) < 1 << _MULTIPLIER_BITS,
-            "shift": -_MULTIPLIER_BITS <= int(self.shift) <= 52,
+            "shift": -_MULTIPLIER_BITS <= int(self.shift) <= _LARGEST_SHIFT,
         }
         failed = [name for name, good in checks.items() if not good]
         if failed:
