@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from onedc_hf import OneDCError
-from onedc_hf.saving import staged_folder
+from onedc_hf.saving import saved_over, staged_folder
 
 
 def _fill(out: Path) -> None:
@@ -20,6 +20,18 @@ def _fill(out: Path) -> None:
 
 def _is_made(out: Path) -> bool:
     return [path.name for path in out.iterdir()] == ["part"] and (out / "part" / "file").read_text() == "x"
+
+
+def test_what_a_killed_save_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    left, running, mine = (tmp_path / name for name in (".onedc-old", ".onedc-new", ".onedc"))
+    for folder in (left, running, mine):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"x")
+    os.utime(left, (0, 0))
+    os.utime(mine, (0, 0))
+    with saved_over(tmp_path) as staged:
+        (staged / "model_index.json").write_text("{}")
+    assert not left.exists() and running.exists() and mine.exists() and (tmp_path / "model_index.json").exists()
 
 
 def test_the_current_folder_is_filled_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ __all__ = ["forget_origin", "make_folder", "replaced_weights", "saved_over", "st
 
 _CONFIGS = ("config.json", "scheduler_config.json")
 _STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")  # of weights, as transformers and diffusers name them
+_SURELY_LEFT = 3600.0  # seconds: no save takes as long
 _SHARD = f"{'[0-9]' * 5}-of-{'[0-9]' * 5}"
 
 
@@ -94,6 +96,9 @@ def saved_over(folder: Path, variant: str | None = None) -> Iterator[Path]:
         folder (`Path`): exists; what else is in it stays.
         variant (`str`, *optional*): of the model's weight files.
     """
+    for left in folder.glob(".onedc-*"):  # of a save that was killed, which an upload of the folder would take along
+        if left.is_dir() and time.time() - left.stat().st_mtime > _SURELY_LEFT:
+            shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".onedc-", ignore_cleanup_errors=True) as temporary:
         staged = Path(temporary)
         yield staged

@@ -96,6 +96,17 @@ def test_a_float_model_is_made_exact(onedc, photos, tiny_folder, tmp_path):
     assert not Path("four").exists()
 
 
+def test_the_exact_model_of_the_current_folder_lies_beside_it(onedc, photos, tiny_folder, tmp_path, monkeypatch):
+    pipeline = OneDCPipeline.from_pretrained(tiny_folder)
+    pipeline.codec.make_float()
+    pipeline.save_pretrained("float")
+    monkeypatch.chdir(tmp_path / "float")
+    assert onedc("quantize-entropy", ".", "--calibrate", "../photos")[0] == 0
+    assert (tmp_path / "float-exact" / "model_index.json").exists() and not Path("-exact").exists()
+    monkeypatch.chdir("vae")
+    assert onedc("quantize-entropy", "..", "--calibrate", "../../photos")[0] == 2  # it is there already
+
+
 def test_tables_are_fitted_to_pictures_that_are_named(onedc, photos, tiny_folder):
     pipeline = OneDCPipeline.from_pretrained(tiny_folder)
     pipeline.codec.make_float()

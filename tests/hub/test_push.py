@@ -13,7 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 
-from onedc_hf import OneDCPipeline
+from onedc_hf import OneDCError, OneDCPipeline
 from onedc_hf.hub import push
 from onedc_hf.saving import replaced_weights
 
@@ -199,6 +199,52 @@ def test_licences_go_along_when_a_model_is_saved_and_pushed(hub, client, tiny_fo
     assert files["licences/CreativeML-OpenRAIL-M.txt"] == b"use it well"
     card = ModelCard(files["README.md"].decode())
     assert card.data.license == "other" and "use restrictions" in card.text
+
+
+def test_licences_of_a_model_that_came_from_a_hub_go_along(hub, client, tiny_folder, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(tiny_folder, source)
+    (source / "licences").mkdir()
+    (source / "licences" / "CC-BY-NC-SA-4.0.txt").write_text("no commercial use")
+    client(PUSH, folder=source)
+    again = 'from onedc_hf import OneDCPipeline\nOneDCPipeline.from_pretrained("alice/tiny").push_to_hub("alice/again")'
+    client(again, home="cold")
+    files = hub.files("alice/again")
+    assert files["licences/CC-BY-NC-SA-4.0.txt"] == b"no commercial use"
+    assert ModelCard(files["README.md"].decode()).data["license_name"] == "cc-by-nc-sa-4.0"
+
+
+def test_a_public_repository_does_not_get_what_is_private(hub, client, tiny_folder):
+    code = """
+from huggingface_hub import HfApi
+from onedc_hf import OneDCError, OneDCPipeline
+HfApi().create_repo("alice/open")
+pipe = OneDCPipeline.from_pretrained(folder)
+try:
+    pipe.push_to_hub("alice/open", private=True)
+except OneDCError as error:
+    print(error)
+pipe.push_to_hub("alice/closed", private=True)
+pipe.push_to_hub("alice/closed", private=True)
+"""
+    assert "everybody can see it: nothing was uploaded" in client(code, folder=tiny_folder)
+    assert "model_index.json" not in hub.files("alice/open") and "model_index.json" in hub.files("alice/closed")
+
+
+def test_a_card_with_metadata_that_are_none_is_named(tiny_folder, tmp_path, monkeypatch):
+    (tmp_path / "README.md").write_text("---\nlicense: mit\ntags: [a\n---\n")
+    monkeypatch.setattr(push, "create_repo", lambda repo_id, **_: SimpleNamespace(repo_id=repo_id))
+    monkeypatch.setattr(push, "hf_hub_download", lambda *_, **__: str(tmp_path / "README.md"))
+    monkeypatch.setattr(push, "upload_folder", lambda **_: pytest.fail("it was pushed"))
+    with pytest.raises(OneDCError, match=r"README\.md of 'alice/tiny' has metadata that cannot be read"):
+        OneDCPipeline.from_pretrained(tiny_folder).push_to_hub("alice/tiny")
+
+
+def test_a_part_that_is_saved_does_not_say_where_it_came_from(tiny_folder, tmp_path):
+    pipe = OneDCPipeline.from_pretrained(tiny_folder)
+    for name in ("vae", "codec", "generator"):
+        getattr(pipe, name).save_pretrained(tmp_path / name)
+        assert str(tiny_folder) not in (tmp_path / name / "config.json").read_text()
 
 
 def test_variant_pull_request_and_generic_loader(hub, client, tiny_folder, photo):

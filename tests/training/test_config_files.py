@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from onedc_hf.training import cli
+from onedc_hf.training import cli, config_files
 from onedc_hf.training.config import TrainConfig
 from onedc_hf.training.config_files import load_config
 
@@ -47,6 +47,29 @@ def test_every_default_is_of_its_own_kind_and_whole_numbers_are_numbers(tmp_path
     settings = dataclasses.asdict(TrainConfig(train_data_dir="photos")) | {"learning_rate": 1, "predictor": {"a": 1}}
     (tmp_path / "all.json").write_text(json.dumps(settings))
     assert load_config(str(tmp_path / "all.json"), {}) == TrainConfig(**settings)
+
+
+def test_a_file_on_the_hub_does_not_say_what_is_read_here_and_where_it_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    strangers = {
+        "learning_rate": 0.5,
+        "push_to_hub": True,
+        "hub_model_id": "bob/loot",
+        "hub_token": "hf_bob",
+        "validation_images": ["/home/alice/private"],
+        "train_data_dir": "/home/alice/private",
+        "output_dir": "/home/alice",
+        "report_to": ["wandb"],
+        "logging_dir": TrainConfig(train_data_dir="a").logging_dir,
+    }
+    (tmp_path / "good.json").write_text(json.dumps(strangers))
+    monkeypatch.setattr(config_files, "hf_hub_download", lambda *_: str(tmp_path / "good.json"))
+    config = load_config("bob/configs/good.json", {"train_data_dir": "mine", "output_dir": "out"})
+    assert config == TrainConfig(train_data_dir="mine", output_dir="out", learning_rate=0.5)
+    assert "Not taken from it: hub_model_id, hub_token, push_to_hub, report_to, validation_images." in caplog.text
+    kept = load_config(str(tmp_path / "good.json"), {})  # one's own file says all it wants
+    assert (kept.hub_model_id, kept.train_data_dir) == ("bob/loot", "/home/alice/private")
 
 
 def test_a_setting_given_beside_a_file_is_not_said_to_be_in_it() -> None:

@@ -150,6 +150,8 @@ def test_strangers_see_no_paths_and_no_token(tmp_path: Path) -> None:
             "discriminators": str(tmp_path / "discriminators.safetensors"),
             "validation_images": ["~/a.png", "./b/c.png"],
             "hub_token": "hf_secret",
+            "push_to_hub": True,
+            "hub_model_id": "me/mine",
             "seed": 3,
         }
     )

@@ -102,6 +102,15 @@ def test_it_goes_on_from_weights(train: Train, tmp_path: Path) -> None:
     )
 
 
+def test_an_earlier_teacher_is_not_replaced_unless_it_is_gone_on_with(train: Train, tmp_path: Path) -> None:
+    first = train()
+    before = (first / "log.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="holds a teacher already"):
+        train(output=first)
+    assert (first / "log.jsonl").read_bytes() == before
+    assert train(output=first, init_from=first, max_steps=1) == first
+
+
 def test_it_stops_when_asked_to_with_everything_saved(train: Train) -> None:
     asked: list[int] = []
     folder = train(stop=lambda: bool(asked.append(0)) or len(asked) == 3)

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--distillation", nargs="+", default=[], metavar="FILE", help="code predictor, tokenizer: for training"
     )
     parser.add_argument("--push-to-hub", metavar="ID", help="then upload the folder to this repository")
-    parser.add_argument("--private", action="store_true", help="a repository that is new for it is private")
+    parser.add_argument("--private", action="store_true", help="in a private repository")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -48,6 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
             complain(problem)
         if not calibrate:
             raise UsageError("--calibrate names no picture")
+    if Path(arguments.out).exists() and any(Path(arguments.out).iterdir()):
+        raise UsageError(f"{arguments.out} is there already and not empty: name another folder with --out")
     repo = None
     if arguments.push_to_hub:  # whoever may not write there should know before the work, not after it
         repo = _open_repository(arguments.push_to_hub, arguments.private)
@@ -96,12 +98,15 @@ def _open_repository(wanted: str, private: bool) -> str:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import httpx
 
+    from ..hub.push import refuse_public
+
     api = HfApi()
     try:
         repo: str = api.create_repo(wanted, private=private or None, exist_ok=True).repo_id
         # Whoever may read an existing repository "creates" it without an error. Asking how a file would have to be
         # uploaded needs the right to write, and uploads nothing.
         api.preupload_lfs_files(repo, additions=[CommitOperationAdd("conversion.json", b"{}")])
+        refuse_public(repo, private)
     except (HFValidationError, httpx.HTTPError, OSError) as error:
         raise OneDCError(
             f"Nothing was converted, as {wanted!r} cannot be written to: {error} Check the id (`org/name`) and the "

@@ -35,7 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Load, quantise, save."""
-    target = Path(arguments.output or f"{Path(arguments.model.rstrip('/')).name}-exact")
+    # Of "." the name of the folder, and a place beside it: a folder of weights within another is nobody's wish.
+    model = Path(arguments.model)
+    beside = model.resolve().parent if model.name in ("", "..") else Path()
+    target = Path(arguments.output or beside / f"{(model.resolve() if model.is_dir() else model).name}-exact")
     if target.exists() and not arguments.force:
         raise UsageError(f"{target} exists; name another folder with -o, or write into it with --force")
     pictures = _every_picture(arguments.calibrate, "--calibrate")

@@ -6,19 +6,22 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import CommitInfo, ModelCard, create_repo, hf_hub_download, upload_folder
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+import yaml
+from huggingface_hub import CommitInfo, HfApi, ModelCard, create_repo, hf_hub_download, snapshot_download, upload_folder
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import httpx
 
+from ..errors import OneDCError
 from ..saving import replaced_weights
 from ..user_warning import warn_user
 from .card import build_card, is_box, load_argument
-from .inherited import inherited_licence
+from .inherited import FOLDER, carry_licences, inherited_licence
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -37,6 +40,7 @@ def push_pipeline(
     variant: str | None = None,
     subfolder: str | None = None,
     beside: Mapping[str, Path] | None = None,
+    replaces: Sequence[str] = (),
 ) -> CommitInfo:
     """Save a pipeline and upload it in one commit.
 
@@ -48,20 +52,27 @@ def push_pipeline(
             the repository has keeps its text; its metadata is made to state `license`, or what the model inherits.
         license (`str`, *optional*): licence of the weights, as the Hub writes it (see `build_card`).
         commit_message (`str`, *optional*): defaults to "Upload OneDCPipeline".
-        private (`bool`, *optional*): whether a new repository is private.
+        private (`bool`, *optional*): whether a new repository is private; with `True` one that is there has to be.
         token (`str`, *optional*): access token; defaults to the stored one.
         create_pr (`bool`, *optional*, defaults to `False`): open a pull request instead of committing.
         variant (`str`, *optional*): label in the names of the weight files, for instance `"fp16"`. It casts nothing.
         subfolder (`str`, *optional*): folder inside the repository. No card is written then.
         beside (`Mapping[str, Path]`, *optional*): further files and folders for the same commit: path in the repository
             -> where it lies now.
+        replaces (`Sequence[str]`, *optional*): patterns of files in the repository that go with the same commit, beside
+            earlier weights.
+
+    Raises:
+        `OneDCError`: the repository is public and was to be private, or its card cannot be read.
 
     Returns:
         `CommitInfo`: the commit; `pr_url` and `pr_revision` are set for a pull request.
     """
     repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+    refuse_public(repo_id, private, token)
     with TemporaryDirectory() as folder:
         pipeline.save_pretrained(folder, variant=variant)
+        _fetch_licences(pipeline, Path(folder), token)
         if not subfolder:
             write_root_config(pipeline, folder)
             stated = inherited_licence(Path(folder), license)
@@ -83,7 +94,36 @@ def push_pipeline(
             commit_message=commit_message or f"Upload {type(pipeline).__name__}",
             token=token,
             create_pr=create_pr,
-            delete_patterns=replaced_weights(folder, variant),
+            delete_patterns=[*replaced_weights(folder, variant), *replaces],
+        )
+
+
+def _fetch_licences(pipeline: "DiffusionPipeline", folder: Path, token: str | None) -> None:
+    """Takes the licence texts of a model that was loaded from the Hub along, which bind whoever passes it on."""
+    origin = pipeline.config.get("_name_or_path") or ""
+    if origin.count("/") != 1 or Path(origin).exists():  # those of a folder went along when it was saved
+        return
+    try:
+        found = snapshot_download(origin, allow_patterns=f"{FOLDER}/*.txt", token=token)
+    except (httpx.HTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        warn_user(
+            f"Whether {origin!r}, which this model was loaded from, has licences that go with it could not be looked "
+            f"up ({error}): look into its folder `{FOLDER}`, and pass on what is there."
+        )
+        return
+    carry_licences((), found, folder)
+
+
+def refuse_public(repo_id: str, private: bool | None, token: str | None = None) -> None:
+    """Refuses to publish what was to be kept private: creating a repository that is there leaves it as it is.
+
+    Raises:
+        `OneDCError`: it is public, and `private` is true.
+    """
+    if private and not HfApi(token=token).repo_info(repo_id).private:
+        raise OneDCError(
+            f"{repo_id!r} is there already, and everybody can see it: nothing was uploaded. Make it private in its "
+            "settings on the Hub, or name another repository."
         )
 
 
@@ -121,7 +161,14 @@ def _present_card(repo_id: str, token: str | None) -> ModelCard | None:
         raise
     except EntryNotFoundError:
         return None
-    return ModelCard.load(path)
+    try:
+        return ModelCard.load(path)
+    except (ValueError, yaml.YAMLError) as error:
+        reason = str(error).replace("\n", " ")
+        raise OneDCError(
+            f"The README.md of {repo_id!r} has metadata that cannot be read, so it cannot be kept: correct it there, "
+            f"or give another `card`. ({reason})"
+        ) from error
 
 
 def _state_licence(card: ModelCard, stated: Mapping[str, Any], repo_id: str) -> None:

@@ -5,6 +5,7 @@ Shapes: B batch, H and W rows and columns of the picture (multiples of 8), h = H
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import torch
@@ -115,6 +116,12 @@ class OneDCAutoencoder(WholeWeights, ModelMixin, ConfigMixin):
         # Not diffusers' `to`, which warns that casting spoils what has to stay in float32: here it cannot.
         nn.Module.to(loaded[0] if isinstance(loaded, tuple) else loaded, dtype)
         return loaded
+
+    def to_json_string(self) -> str:
+        """The config as it is saved: without the place that it was loaded from, which nobody else needs to know."""
+        config = json.loads(super().to_json_string())
+        config.pop("_name_or_path", None)
+        return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
     @property
     def _noise_before(self) -> int:

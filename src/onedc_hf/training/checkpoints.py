@@ -17,6 +17,7 @@ from accelerate import Accelerator
 
 from ..errors import OneDCError
 from ..lora_file import WEIGHTS_NAME
+from ..saving import write_atomically
 from .config import TrainConfig
 
 __all__ = ["changed_settings", "checkpoint_to_resume", "write_checkpoint", "write_settings"]
@@ -132,12 +133,16 @@ def write_checkpoint(accelerator: Accelerator, output: Path, step: int, keep: in
 
 def write_settings(output: Path, config: TrainConfig) -> None:
     """Writes the settings beside the checkpoints that are made with them."""
-    (output / _SETTINGS).write_text(config.to_json(), encoding="utf-8")
+    write_atomically(output / _SETTINGS, config.to_json().encode())
 
 
 def changed_settings(output: Path, config: TrainConfig) -> list[str]:
     """Names of settings that a checkpoint depends on and that differ from those of the run so far."""
     path = output / _SETTINGS
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError:
+        logger.warning("%s cannot be read: nothing is known of the settings of the run so far.", path)
+        before = {}
     now = json.loads(config.to_json())
     return [name for name, value in now.items() if before.get(name, value) != value and name not in _MAY_CHANGE]

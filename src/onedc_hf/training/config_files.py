@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import logging
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -13,6 +15,25 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from .config import TrainConfig
 
 __all__ = ["load_config", "model_settings", "package_file"]
+
+logger = logging.getLogger(__name__)
+
+# Whoever wrote a file on the Hub does not say what of this machine is read, where it is published, and by whose token.
+_OURS_TO_SAY = (
+    "cache_dir",
+    "hub_license",
+    "hub_model_id",
+    "hub_private_repo",
+    "hub_token",
+    "logging_dir",
+    "output_dir",
+    "push_to_hub",
+    "report_to",
+    "resume_from_checkpoint",
+    "tracker_project_name",
+    "train_data_dir",
+    "validation_images",
+)
 
 
 def package_file(name: str) -> Path | None:
@@ -36,7 +57,8 @@ def load_config(name: str, overrides: dict[str, Any]) -> TrainConfig:
     """Reads a config and applies overrides.
 
     Args:
-        name (`str`): of a config of the package (`box-stage1`), a JSON file, or `org/repo/path.json` on the Hub.
+        name (`str`): of a config of the package (`box-stage1`), a JSON file, or `org/repo/path.json` on the Hub. Of the
+            last, settings that say what is read here and where it is published are not taken, with a warning.
         overrides (`dict`): settings that go before the config's.
 
     Raises:
@@ -53,8 +75,10 @@ def load_config(name: str, overrides: dict[str, Any]) -> TrainConfig:
         raise ValueError(f"{path.name} is no JSON: {error}") from error
     if not isinstance(read, dict):
         raise ValueError(f"{path.name} must hold one JSON object, of settings by name; it holds a {_kind(read)}.")
-    values = read | overrides
     kinds = get_type_hints(TrainConfig)
+    if not package_file(f"{name}.json") and not Path(name).is_file():
+        read = _without_ours(read, overrides, name)
+    values = read | overrides
     if unknown := set(values) - set(kinds):
         raise ValueError(f"{path.name}: unknown settings {', '.join(sorted(unknown))}.")
     for setting, value in values.items():
@@ -64,6 +88,28 @@ def load_config(name: str, overrides: dict[str, Any]) -> TrainConfig:
     if overrides.get("max_train_steps"):
         values["num_train_epochs"] = 0
     return TrainConfig(**values)
+
+
+def _without_ours(read: dict[str, Any], overrides: dict[str, Any], name: str) -> dict[str, Any]:
+    """The settings of a file on the Hub but for those that are not its writer's to choose."""
+    usual = {field.name: field for field in dataclasses.fields(TrainConfig)}
+    left_out = [
+        setting
+        for setting in _OURS_TO_SAY
+        if setting in read and setting not in overrides and read[setting] != _default(usual[setting])
+    ]
+    if left_out:
+        logger.warning(
+            "%s is a file on the Hub, which does not say what is read on this machine, and where it is published. Not "
+            "taken from it: %s. Give them yourself if you want them.",
+            name,
+            ", ".join(left_out),
+        )
+    return {setting: value for setting, value in read.items() if setting not in _OURS_TO_SAY}
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "an object"}

@@ -280,6 +280,9 @@ class LatentGuidance:
         self.norms, self._calls = dict(state["norms"]), int(state["calls"])
 
 
+_STEPS = 1000  # of a noise schedule: what timesteps are drawn from
+
+
 def make_latent_guidance(config: TrainConfig, run: TrainingRun, model: TrainableOneDC) -> LatentGuidance:
     """Loads the teacher of a run's settings, makes the discriminator, and has both in the run's checkpoints.
 
@@ -295,6 +298,11 @@ def make_latent_guidance(config: TrainConfig, run: TrainingRun, model: Trainable
         real_dtype=mixed.get(run.accelerator.mixed_precision, torch.float32),
         device=run.device,
     )
+    if len(teacher.schedule) != _STEPS:
+        raise ValueError(
+            f"`teacher`: the noise schedule of {config.teacher} has {len(teacher.schedule)} steps, and stage 2 is made "
+            f"for {_STEPS}, as Stable Diffusion has them."
+        )
     latents, expected = model.generator.config.latent_channels, teacher.fake.unet.config.in_channels
     if latents != expected:
         raise ValueError(

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCardData
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from huggingface_hub.utils import httpx
 
@@ -41,6 +41,7 @@ __all__ = [
     "training_text",
 ]
 
+_SHEET = "validation.png"
 # Settings that say where something lies on the machine of the run.
 _PATHS = (
     "cache_dir",
@@ -64,6 +65,8 @@ _PATHS = (
 )
 ORIGINS = "made_from.json"  # in a run's folder
 _SECRETS = frozenset({"hub_token"})
+# Whoever starts from the settings of a published run does not mean to publish over it.
+_OF_PUBLISHING = frozenset({"hub_license", "hub_model_id", "hub_private_repo", "push_to_hub", "resume_from_checkpoint"})
 # Rows of the card's table, where the run has them.
 _SHOWN = (
     "stage",
@@ -116,7 +119,8 @@ def open_repository(hub_model_id: str, output_dir: str | Path, token: str = "", 
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, httpx.HTTPError, OSError) as error:
         raise PublishError(
             f"The run cannot be published as {wanted!r}: {error} Check `hub_model_id`, log in with `hf auth login` (or "
-            "set HF_TOKEN) with a token that may write there, or leave out `push_to_hub`."
+            "set HF_TOKEN) with a token that may write there, or leave out `push_to_hub` (`--no-push_to_hub` where the "
+            "config has it)."
         ) from error
     if public:
         raise PublishError(
@@ -169,7 +173,13 @@ def publish(
     with TemporaryDirectory() as temporary, _explained(repo_id, output):
         beside = _facts(output, Path(temporary), shown, validation) | licence_files(output / "pipeline")
         return push_pipeline(
-            pipe, repo_id, card=card, commit_message=_commit_message(step, of), token=token or None, beside=beside
+            pipe,
+            repo_id,
+            card=card,
+            commit_message=_commit_message(step, of),
+            token=token or None,
+            beside=beside,
+            replaces=[] if _SHEET in beside else [_SHEET],  # of an earlier run, beside weights that it does not show
         )
 
 
@@ -180,8 +190,8 @@ def _facts(
     (written / "train_config.json").write_text(json.dumps(shown, indent=2) + "\n", encoding="utf-8")
     facts = {"train_config.json": written / "train_config.json"}
     if validation is not None:
-        validation.sheet.save(written / "validation.png")
-        facts["validation.png"] = written / "validation.png"
+        validation.sheet.save(written / _SHEET)
+        facts[_SHEET] = written / _SHEET
     if (output / "log.jsonl").is_file():
         facts["log.jsonl"] = output / "log.jsonl"
     return facts
@@ -232,7 +242,10 @@ def publish_adapter(
         files |= licence_files(output)
         operations = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
         operations.append(CommitOperationAdd("README.md", card.encode()))
-        return HfApi(token=token or None).create_commit(repo_id, operations, commit_message=_commit_message(step, of))
+        api = HfApi(token=token or None)
+        if _SHEET not in files and api.file_exists(repo_id, _SHEET):
+            operations.append(CommitOperationDelete(_SHEET))
+        return api.create_commit(repo_id, operations, commit_message=_commit_message(step, of))
 
 
 def adapter_card(
@@ -324,11 +337,11 @@ def _commit_message(step: int, of: int | None) -> str:
 
 
 def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as strangers may see them: no token, and of paths only the last part."""
+    """Settings as strangers may see them: no token, nothing about publishing, and of paths only the last part."""
     return {
         name: _without_folders(value) if name in _PATHS else value
         for name, value in settings.items()
-        if name not in _SECRETS
+        if name not in _SECRETS | _OF_PUBLISHING
     }
 
 

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..hub.inherited import carry_licences
+from ..saving import write_atomically
 from .checkpoints import changed_settings, checkpoint_to_resume, write_checkpoint, write_settings
 from .config import TrainConfig
 from .crops import Crops, Share, crop_batches, steps_of_epochs
@@ -242,7 +243,8 @@ class TrainingRun:
                 forget_later_lines(self.output / LOG, self.step)
             write_settings(self.output, self.config)
             if self._resume is None:  # later what the run started from may be gone
-                (self.output / ORIGINS).write_text(json.dumps(origins(dataclasses.asdict(self.config))) + "\n")
+                made_from = json.dumps(origins(dataclasses.asdict(self.config))) + "\n"
+                write_atomically(self.output / ORIGINS, made_from.encode())
         if self.accelerator.log_with:
             self._trackers = Trackers(
                 self.accelerator, self.config.tracker_project_name, dataclasses.asdict(self.config)

@@ -126,10 +126,14 @@ def train_teacher(
         `Path`: the folder, for `load_teacher`.
 
     Raises:
-        ValueError: for a U-Net that wants captions, or too few pictures.
+        ValueError: for a U-Net that wants captions, too few pictures, or a folder that holds another teacher.
         TrainingError: if gradients stay infinite or no numbers; nothing more is saved then.
     """
     output = Path(output)
+    if (output / "unet").exists() and not (init_from and output.resolve() == Path(init_from).resolve()):
+        raise ValueError(
+            f"{output} holds a teacher already: give this one another folder, or go on with that one by `init_from`."
+        )
     output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     schedule = NoiseSchedule(scheduler)
