@@ -17,6 +17,7 @@ from accelerate.state import AcceleratorState
 from torch.utils.data import DataLoader
 
 from onedc_hf import ModelError, OneDCPipeline
+from onedc_hf.training.checkpoints import write_settings
 from onedc_hf.training.components import load_start, make_model
 from onedc_hf.training.config import TrainConfig
 from onedc_hf.training.config_files import load_config, model_settings
@@ -174,6 +175,27 @@ def test_a_half_written_checkpoint_is_not_taken_up(config: Make, tmp_path: Path)
     AcceleratorState._reset_state(True)
     with pytest.raises(FileNotFoundError, match="latest"):
         train(config(resume_from_checkpoint="latest"))
+
+
+def test_settings_that_were_cut_off_do_not_end_a_run_for_good(
+    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(config(max_train_steps=1))
+    settings = tmp_path / "run" / "train_config.json"
+    whole = settings.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            write_settings(tmp_path / "run", config(seed=5))
+    assert settings.read_bytes() == whole
+    settings.write_bytes(whole[: len(whole) // 2])  # by an earlier version of the program
+    AcceleratorState._reset_state(True)
+    train(config(resume_from_checkpoint="latest", max_train_steps=2))
+    assert "train_config.json cannot be read" in caplog.text and settings.read_bytes() != whole
 
 
 def test_a_folder_of_another_run_is_left_alone(config: Make, tmp_path: Path) -> None:
