@@ -112,7 +112,8 @@ def choose_adapters(generator: OneDCGenerator, weights: Mapping[str, float]) -> 
             layer.set_scale(name, weight)
     generator.requires_grad_(False)
     for parameter in learning:
-        parameter.requires_grad_(True)
+        if not parameter.is_inference():  # see `Acting.restore`
+            parameter.requires_grad_(True)
 
 
 def refuse_unknown(generator: OneDCGenerator, names: Iterable[str]) -> None:

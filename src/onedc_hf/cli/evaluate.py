@@ -65,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     from accelerate import PartialState
     from tqdm import tqdm
 
+    from ..evaluation.benchmarks import benchmarks
     from ..evaluation.classical import available_codecs
     from ..evaluation.metrics import OFFLINE_METRICS
     from ..evaluation.originals import open_source
@@ -80,10 +81,10 @@ def run(arguments: argparse.Namespace) -> int:
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    places = [arguments.dataset]
-    if arguments.data_dir is not None:  # a folder here, or one in the folder that is the data set
-        places = [arguments.data_dir, f"{arguments.dataset}/{arguments.data_dir}"]
-    if arguments.out.resolve() in {Path(place).resolve() for place in places}:
+    pictures = arguments.data_dir  # of a benchmark
+    if arguments.dataset not in benchmarks() and Path(arguments.dataset).is_dir():
+        pictures = Path(arguments.dataset, arguments.data_dir or "")
+    if pictures is not None and arguments.out.resolve() == Path(pictures).resolve():
         raise UsageError(f"--out {arguments.out} is the folder of the pictures: results would be taken for pictures")
     source = open_source(
         arguments.dataset,

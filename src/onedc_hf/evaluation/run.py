@@ -466,7 +466,7 @@ def weights_digest(pipeline: "OneDCPipeline") -> str:
 
 def _settings(component: Any) -> dict[str, Any]:
     """A component's config, without what says by which program and from where it was loaded."""
-    config = getattr(component, "config", {})
+    config: Any = getattr(component, "config", {})
     config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     told = {"transformers_version", "architectures", "dtype", "torch_dtype"}
     return {key: value for key, value in config.items() if not key.startswith("_") and key not in told}
