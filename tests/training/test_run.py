@@ -267,7 +267,7 @@ def test_a_lora_that_trains_with_the_codec_is_a_part_of_the_model(config: Make, 
 
 
 def test_a_config_may_lie_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "birds.json").write_text(json.dumps({"train_data_dir": "birds", "resolution": 192}))
+    (tmp_path / "birds.json").write_text(json.dumps({"seed": 7, "resolution": 192}))
     asked = []
 
     def download(repo: str, file: str) -> str:
@@ -275,9 +275,9 @@ def test_a_config_may_lie_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return str(tmp_path / "birds.json")
 
     monkeypatch.setattr("onedc_hf.training.config_files.hf_hub_download", download)
-    found = load_config("org/recipes/box/birds.json", {"resolution": 256})
+    found = load_config("org/recipes/box/birds.json", {"resolution": 256, "train_data_dir": "birds"})
     assert asked == [("org/recipes", "box/birds.json")]
-    assert (found.train_data_dir, found.resolution) == ("birds", 256)
+    assert (found.seed, found.train_data_dir, found.resolution) == (7, "birds", 256)
     with pytest.raises(ValueError, match="No config 'org/recipes'"):
         load_config("org/recipes", {})
 
