@@ -1,5 +1,6 @@
 """`onedc evaluate`: rows of real files, resumed where they can be, and what is made of them."""
 
+import argparse
 import json
 import shutil
 from types import SimpleNamespace
@@ -420,6 +421,16 @@ def test_the_record_says_how_it_was_made_without_paths_of_this_machine(fake_pipe
     _, results = run(folder.parent, out, "--limit", "2", "--data-dir", str(folder), "--dtype", "float32")
     assert results["options"] == ["--data-dir", "set", "--dtype", "float32"]
     assert results["dataset"]["limit"] == 2 and results["model"]["adapter"] is None
+
+
+@pytest.mark.parametrize(("device", "said"), [("cpu", []), ("cpu:0", []), ("cuda", ["--device", "cuda"])])
+def test_the_command_of_a_record_names_what_decides_figures(device, said):
+    from onedc_hf.cli import evaluate
+
+    parser = argparse.ArgumentParser()
+    evaluate.add_arguments(parser)
+    asked = ["--dataset", "set", "--out", "run", "--max-pixels", "5000", "--device", device]
+    assert evaluate._options(parser.parse_args(asked)) == ["--max-pixels", "5000", *said]
 
 
 def test_the_parquet_file_shows_pictures_and_holds_the_files(fake_pipeline, folder, out):

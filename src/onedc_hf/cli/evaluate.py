@@ -178,6 +178,6 @@ def _options(arguments: argparse.Namespace) -> list[str]:
         "--dtype": None if arguments.dtype == "auto" else arguments.dtype,
         "--tile-size": arguments.tile_size,
         "--max-pixels": arguments.max_pixels,
-        "--device": None if arguments.device == "cpu" else arguments.device,
+        "--device": None if arguments.device.startswith("cpu") else arguments.device,
     }
     return [word for name, value in asked.items() if value is not None for word in (name, str(value))]
