@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
             complain(problem)
         if not calibrate:
             raise UsageError("--calibrate names no picture")
-    if Path(arguments.out).exists() and any(Path(arguments.out).iterdir()):
+    if Path(arguments.out).is_dir() and any(Path(arguments.out).iterdir()):
         raise UsageError(f"{arguments.out} is there already and not empty: name another folder with --out")
     repo = None
     if arguments.push_to_hub:  # whoever may not write there should know before the work, not after it
