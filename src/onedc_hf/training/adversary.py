@@ -4,7 +4,12 @@ Discriminators that have learned are worth keeping: new ones teach a model that 
 steps. A run writes them beside its pipeline, and the package has those that the model in the box learned from.
 
 Four small discriminators look at the feature maps of a frozen network, after a fixed random mixing of channels, so
-that they cannot live on a single conspicuous channel. Hinge loss, spectral norm.
+that they cannot live on a single conspicuous channel. Spectral norm, and one of two losses:
+
+- `hinge`: every logit for itself; the model is pulled as hard by a place that looks right as by one that does not.
+- `paired`: the logit of a place against that of the same place in the original (relativistic pairing;
+  Jolicoeur-Martineau, 2019, and Huang et al., "The GAN is dead; long live the GAN!", 2024). A place that looks as real
+  as its original pulls no harder than what is learned of it, and what originals have in common cancels.
 
 Shapes: feature maps are `[B, C, h, w]`.
 """
@@ -24,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from ..errors import ModelError
+from .config import ADVERSARY_LOSSES
 from .steps import FiniteSteps
 
 __all__ = ["BOX_DISCRIMINATORS", "DISCRIMINATORS", "Adversary"]
@@ -55,6 +61,10 @@ class Adversary:
         learning_rate (`float`): of the discriminators.
         device (`torch.device`): where they live.
         accumulated (`int`): calls of `learn` that make one step.
+        loss (`str`): `hinge` or `paired`.
+
+    Raises:
+        ValueError: for another loss.
     """
 
     def __init__(
@@ -63,7 +73,11 @@ class Adversary:
         learning_rate: float,
         device: torch.device | str = "cpu",
         accumulated: int = 1,
+        loss: str = "hinge",
     ):
+        if loss not in ADVERSARY_LOSSES:
+            raise ValueError(f"An adversary's loss is one of {', '.join(ADVERSARY_LOSSES)}; got {loss!r}.")
+        self.loss = loss
         self.channels = " ".join(map(str, channels))  # tells one feature network from another
         self.heads = nn.ModuleList(_Head(width) for width in channels).to(device)
         self.optimizer = torch.optim.Adam(self.heads.parameters(), lr=learning_rate, betas=(0.0, 0.98))
@@ -79,13 +93,20 @@ class Adversary:
         return [head(found / (original.std() + 1e-3)) for head, found, original in pairs]
 
     def generator_loss(self, maps: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
-        """Hinge loss of the model, of each picture, `[B]`: minus the mean logit of its feature maps.
+        """Loss of the model, of each picture, `[B]`: of all places, the mean of each map.
+
+        Hinge: minus the logit. Paired: `softplus(original's - rebuilt's)`.
 
         Args:
             maps (`Sequence[torch.Tensor]`): of rebuilt pictures.
             real (`Sequence[torch.Tensor]`): of their originals.
         """
-        return torch.stack([-logit.mean(dim=(1, 2, 3)) for logit in self.logits(maps, real)]).mean(dim=0)
+        losses = [-low for low in self.logits(maps, real)]
+        if self.loss == "paired":
+            with torch.no_grad():
+                highs = self.logits(real, real)
+            losses = [F.softplus(high + loss) for high, loss in zip(highs, losses, strict=True)]
+        return torch.stack([loss.mean(dim=(1, 2, 3)) for loss in losses]).mean(dim=0)
 
     def learn(self, fake: Sequence[Tensor], real: Sequence[Tensor]) -> dict[str, float]:
         """One step of the discriminators on feature maps (without gradient) of rebuilt and original pictures.
@@ -93,14 +114,19 @@ class Adversary:
         Where batches are accumulated, the gradients of as many calls make one step.
 
         Returns:
-            `dict`: the hinge loss, and the share of logits on the right side of zero.
+            `dict`: the loss, and the share of logits on the right side: of zero, or of their partners.
         """
         loss = fake[0].new_zeros(())
         right, count = 0.0, 0
         for low, high in zip(self.logits(fake, real), self.logits(real, real), strict=True):
-            loss = loss + F.relu(1 + low).mean() + F.relu(1 - high).mean()
-            right += float((low < 0).sum() + (high > 0).sum())
-            count += low.numel() + high.numel()
+            if self.loss == "paired":
+                loss = loss + F.softplus(low - high).mean()
+                right += float((low < high).sum())
+                count += low.numel()
+            else:
+                loss = loss + F.relu(1 + low).mean() + F.relu(1 - high).mean()
+                right += float((low < 0).sum() + (high > 0).sum())
+                count += low.numel() + high.numel()
         (loss / self.accumulated).backward()
         self._calls += 1
         if self._calls % self.accumulated == 0:

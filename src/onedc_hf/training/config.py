@@ -14,6 +14,7 @@ __all__ = ["ALIASES", "TrainConfig"]
 ALIASES = {"init_from": "pretrained_model_name_or_path"}
 _MIXED_PRECISIONS = ("", "no", "fp16", "bf16")
 _OPTIMIZERS = ("adamw", "adafactor")
+ADVERSARY_LOSSES = ("hinge", "paired")
 _LICENCE_ID = re.compile(r"[a-z0-9.+-]+")  # `openrail++` is one
 
 
@@ -118,6 +119,7 @@ class TrainConfig:
         vgg_weights, lpips_heads, dists_weights (`str`): files of LPIPS and DISTS (training/perceptual.py).
         adversary_learning_rate (`float`), adversary_every (`int`): the discriminators' rate and how many steps apart
             they learn.
+        adversary_loss (`str`): `hinge`, or `paired`: each place against the same place of the original.
         discriminators (`str`): where the discriminators start from: `box` (those that the model in the box learned
             from), or the `discriminators.safetensors` of a run; empty: new ones.
         adversary_warmup_steps (`int`): steps at the start in which only the discriminators (and in stage 2 the fake
@@ -245,6 +247,7 @@ class TrainConfig:
     adversary_weight: float = 0.0
     adversary_learning_rate: float = 2e-4
     adversary_every: int = 2
+    adversary_loss: str = "hinge"
     discriminators: str = ""
     adversary_warmup_steps: int = 0
 
@@ -294,6 +297,10 @@ class TrainConfig:
             raise ValueError(
                 f"`smallest_scale` must be above 0 and not above `largest_scale`; got {self.smallest_scale} and "
                 f"{self.largest_scale}."
+            )
+        if self.adversary_loss not in ADVERSARY_LOSSES:
+            raise ValueError(
+                f"`adversary_loss` is one of {', '.join(ADVERSARY_LOSSES)}; got {self.adversary_loss!r}."
             )
         for name in ("low_rate_detail", "high_rate_detail"):
             if not 0 <= getattr(self, name) <= 1:

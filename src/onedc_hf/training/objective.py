@@ -122,7 +122,8 @@ def picture_losses(config: TrainConfig, run: TrainingRun) -> RunLosses:
         adversary = None
         if config.adversary_weight:
             accumulated = config.gradient_accumulation_steps
-            adversary = Adversary(features.channels, config.adversary_learning_rate, run.device, accumulated)
+            rate, loss = config.adversary_learning_rate, config.adversary_loss
+            adversary = Adversary(features.channels, rate, run.device, accumulated, loss)
             if config.discriminators and not run.resumes:  # a checkpoint has its own
                 adversary.load(config.discriminators)
             run.keep(adversary)
