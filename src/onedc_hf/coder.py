@@ -33,12 +33,13 @@ from .coding import (
 from .coding.limits import too_large
 from .errors import BitstreamError, Corrupt, EncodeError, TargetError, TooLarge, Truncated, WrongModel
 from .models import OneDCCodec
+from .models.context import PASSES, unfold_into
 from .models.exact import CodingUnit, ExactEntropyModel, ExactHyper
 from .rate_search import ANY_SIZE, search_row
 from .releases import where_to_get
 from .user_warning import warn_user
 
-__all__ = ["Analysed", "SymbolCoder", "Symbols"]
+__all__ = ["Analysed", "Chosen", "SymbolCoder", "Symbols"]
 
 _OVERHEAD_BYTES = 20  # header, checks and coder tail, on average (coding/bitstream.py)
 _Z_ONLY_OVERHEAD_BYTES = 13
@@ -62,6 +63,25 @@ class Analysed:
     z_index: np.ndarray
     hyper: ExactHyper
     extensions: tuple[tuple[int, bytes], ...] = ()
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What an encoder chose at a quality row, `[1, N, Y, X]` float32 each.
+
+    Args:
+        y_hat (`torch.Tensor`): the rebuilt latent.
+        symbols (`torch.Tensor`): whole numbers.
+        scales (`torch.Tensor`): standard deviations of the symbols.
+        steps (`torch.Tensor`): what a symbol's step is in the domain of `y`.
+        bits (`float`): of all symbols, by the coder's tables.
+    """
+
+    y_hat: Tensor
+    symbols: Tensor
+    scales: Tensor
+    steps: Tensor
+    bits: float
 
 
 @dataclass(frozen=True)
@@ -125,14 +145,41 @@ class SymbolCoder:
         self, analysed: Analysed, row: int, write: Callable[[np.ndarray, np.ndarray], None], nearest: bool = False
     ) -> None:
         """Chooses symbols of `y` unit by unit at a quality row and hands them and scale indexes to `write`."""
+        self._encode(analysed, row, lambda unit, symbols: write(symbols, unit.scale_index[0].cpu().numpy()), nearest)
+
+    def _encode(
+        self, analysed: Analysed, row: int, take: Callable[[CodingUnit, np.ndarray], None], nearest: bool = False
+    ) -> Tensor:
+        """The same, with the whole unit to `take`; the rebuilt latent `[1, N, Y, X]`."""
         weight = 0.0 if nearest else self.codec.rate_weight(torch.tensor(self.quality(row), dtype=torch.float32))
 
         def code(unit: CodingUnit) -> Tensor:
             symbols = clamp_symbols(unit.quantise(analysed.y, weight)[0].cpu().numpy())  # int32 [N/4, rows, X]
-            write(symbols, unit.scale_index[0].cpu().numpy())
+            take(unit, symbols)
             return torch.from_numpy(symbols)[None].to(unit.means.device)
 
-        self.entropy.code(analysed.hyper, self.entropy.gain(row), code)
+        return self.entropy.code(analysed.hyper, self.entropy.gain(row), code)
+
+    @torch.no_grad()
+    def choose(self, analysed: Analysed, row: int) -> Chosen:
+        """What `write` would code at a quality row, without writing it."""
+        folded = torch.empty(PASSES, 3, *analysed.hyper.means.shape, device=analysed.hyper.means.device)
+        bits = 0.0
+
+        def take(unit: CodingUnit, symbols: np.ndarray) -> None:
+            nonlocal bits
+            index = unit.scale_index[0].cpu().numpy()
+            bits += ideal_bits(symbols, index, self.model.tables, self.model.skip_index)
+            parts = (torch.from_numpy(symbols), unit.scales, 1 / unit.factor)
+            for part, values in zip(folded[unit.index], parts, strict=True):
+                part[:, :, unit.rows] = values.to(part)
+
+        y_hat = self._encode(analysed, row, take)
+        whole = torch.empty(3, *analysed.y.shape, device=folded.device)
+        for index in range(PASSES):
+            for values, part in zip(whole, folded[index], strict=True):
+                unfold_into(values, part, index)
+        return Chosen(y_hat.clone(), *whole, bits=bits)
 
     def write(self, analysed: Analysed, row: int | None, nearest: bool = False) -> bytes:
         """One whole file at a quality row; `None` writes the hyper-latent alone.

@@ -12,7 +12,7 @@ L latent channels, N channels of `y`, K digits of `z`, D detail channels, S sema
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, DiffusionPipeline
 from diffusers.utils import BaseOutput
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .authors import decode_authors_file, header_of, is_authors_file
 from .beside import pack_beside, with_alpha, with_metadata
@@ -48,6 +49,7 @@ from .models.patch_attention import attend_in_patches
 from .pictures import PictureInput, from_tensor, is_open_file, open_picture, pad, to_output, to_tensor
 from .provenance import provenance_info
 from .rate_search import ANY_SIZE, check_rate
+from .refinement import Refiner, check_effort
 from .storage import StorageMixin
 from .tiling import POSITION, Canvas, Tiling, assemble, part_of, spans
 
@@ -140,6 +142,7 @@ class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline
         z_only: bool = False,
         keep_metadata: bool = False,
         name_decoder: bool = False,
+        effort: int = 0,
     ) -> bytes: ...
 
     @overload
@@ -152,6 +155,7 @@ class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline
         z_only: bool = False,
         keep_metadata: bool = False,
         name_decoder: bool = False,
+        effort: int = 0,
     ) -> list[bytes]: ...
 
     @torch.inference_mode()
@@ -164,6 +168,7 @@ class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline
         z_only: bool = False,
         keep_metadata: bool = False,
         name_decoder: bool = False,
+        effort: int = 0,
     ) -> bytes | list[bytes]:
         """Compresses a picture, or each of a list of pictures of any sizes.
 
@@ -178,6 +183,9 @@ class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline
                 without loss; both count in `target_bytes`.
             name_decoder (`bool`): note in the file which decoder side is at hand, in 7 bytes: another one that rebuilds
                 the picture then says so in a warning.
+            effort (`int`): steps of refinement (refinement.py): 5 to 20 save 5 to 10 % of the bytes or give as much in
+                quality, and each costs what one to three `decompress` do. Files decode as ever. A z-only file stays
+                as it is.
 
         Returns:
             `bytes`, or a list of them for a list: the `.odc` file.
@@ -186,14 +194,20 @@ class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline
             PictureError: for a picture that cannot be read.
             ModelError: if this model only reads files (`decoder_only`).
             TargetError: if even the smallest file is larger than the target; it names that size.
-            TypeError, ValueError: for arguments that contradict each other or lie out of range.
+            TypeError, ValueError: for arguments that contradict each other or lie out of range; for `effort` where
+                parts are put away between their turns (offload), since gradients pass all of them.
         """
         check_rate(quality, target_bytes, target_bpp, z_only)
+        check_effort(effort)
+        if effort and any(
+            hasattr(part, "_hf_hook") for name in _COMPONENTS[:3] for part in getattr(self, name).modules()
+        ):
+            raise ValueError("`effort` needs all parts on one device at a time: it does not go with CPU offload.")
         if self.codec.config.decoder_only:
             raise ModelError("This model only reads files: it was saved without its analysis side (`decoder_only`).")
         if isinstance(image, list | tuple):
             rate = (quality, target_bytes, target_bpp, z_only)
-            return [self.compress(one, *rate, keep_metadata, name_decoder) for one in image]
+            return [self.compress(one, *rate, keep_metadata, name_decoder, effort) for one in image]
         # 1. The picture as the networks see it, and what goes beside it.
         opened = open_picture(cast(PictureInput, image), self.max_pixels)
         rgb = opened.rgb  # [height, width, 3] uint8
@@ -215,7 +229,10 @@ class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline
             data = coder.write_within(analysed, target_bytes)
         else:
             data = coder.write(analysed, coder.row(_DEFAULT_QUALITY if quality is None else quality))
-        # 4. The proof: symbols and checks are decoded again before anything is handed out.
+        # 4. Refinement, if asked for.
+        if effort:
+            data = self._refiner(rgb, analysed).write(analysed, data, effort, target_bytes)
+        # 5. The proof: symbols and checks are decoded again before anything is handed out.
         coder.prove(data, analysed)
         self.maybe_free_model_hooks()
         return data
@@ -311,23 +328,47 @@ class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline
         """The decoder side, from symbols to pixels `[height, width, 3]` uint8."""
         # The semantic map belongs to the picture as a whole: every tile attends to all of its tokens.
         semantic = self.codec.adapt(symbols.semantic_seed)  # [1, S, Z, V]
-        tokens = semantic_tokens(semantic)  # [1, Z*V, S]
-        quality = torch.tensor([self._coder.quality(symbols.row)], dtype=torch.float32, device=tokens.device)
-
-        def rebuild_tile(rows: slice, columns: slice) -> tuple[Tensor]:
-            y_hat = part_of(symbols.y_hat, rows, columns, Y_PER_Z)
-            detail = self.codec.synthesise(y_hat, part_of(semantic, rows, columns, 1))  # [1, D, h, w]
-            latent = self.generator(detail, tokens, quality)  # [1, L, h, w], from one step of diffusion
-            latent = (latent / self.vae.config.scaling_factor).to(self.vae.dtype)
-            place = {}
-            if getattr(self.vae.config, "noise_channels", 0):  # noise belongs to a place in the picture
-                place["origin"] = (_LATENT_PER_POSITION * rows.start, _LATENT_PER_POSITION * columns.start)
-            return (torch.from_numpy(from_tensor(self.vae.decode(latent, **place).sample)[0]),)
-
         height, width = symbols.header.height, symbols.header.width
         pixels = torch.empty(height, width, 3, dtype=torch.uint8)
+
+        def rebuild_tile(rows: slice, columns: slice) -> tuple[Tensor]:
+            tile = self._rebuild_tile(symbols.y_hat, semantic, symbols.row, rows, columns)
+            return (torch.from_numpy(from_tensor(tile)[0]),)
+
         assemble(rebuild_tile, *self._tiles(height, width), [Canvas(pixels, POSITION, rows=0, columns=1)])
         return pixels.numpy()
+
+    def _rebuild_tile(self, y_hat: Tensor, semantic: Tensor, row: int | None, rows: slice, columns: slice) -> Tensor:
+        """One tile of the picture, `[1, 3, H, W]` in [-1, 1]."""
+        tokens = semantic_tokens(semantic)  # [1, Z*V, S]
+        quality = torch.tensor([self._coder.quality(row)], dtype=torch.float32, device=tokens.device)
+        part = part_of(y_hat, rows, columns, Y_PER_Z)
+        detail = self.codec.synthesise(part, part_of(semantic, rows, columns, 1))  # [1, D, h, w]
+        latent = self.generator(detail, tokens, quality)  # [1, L, h, w], from one step of diffusion
+        latent = (latent / self.vae.config.scaling_factor).to(self.vae.dtype)
+        place = {}
+        if getattr(self.vae.config, "noise_channels", 0):  # noise belongs to a place in the picture
+            place["origin"] = (_LATENT_PER_POSITION * rows.start, _LATENT_PER_POSITION * columns.start)
+        return self.vae.decode(latent, **place).sample
+
+    def _refiner(self, rgb: np.ndarray, analysed: Analysed) -> Refiner:
+        """What refines latents of a picture, with a decoder side that passes gradients on."""
+        height, width, _ = rgb.shape
+        tiles = self._tiles(height, width)
+        with torch.inference_mode(False), torch.no_grad():
+            semantic = self.codec.adapt(analysed.hyper.semantic_seed.clone())
+            picture = to_tensor(rgb).to(semantic.device)
+
+        def rebuild(y_hat: Tensor, row: int) -> Tensor:
+            def rebuild_tile(rows: slice, columns: slice) -> tuple[Tensor]:
+                # Its activations are computed again when the gradient comes back: memory stays that of one tile.
+                return (checkpoint(self._rebuild_tile, y_hat, semantic, row, rows, columns, use_reentrant=False),)
+
+            pixels = torch.empty_like(picture)
+            assemble(rebuild_tile, *tiles, [Canvas(pixels, POSITION)])
+            return pixels
+
+        return Refiner(self._coder, rebuild, picture)
 
     @torch.inference_mode()
     def read_symbols(self, data: DataInput, allow_partial: bool = False, preview: bool = False) -> Symbols:
@@ -447,6 +488,10 @@ class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline
         if not return_dict:
             return rebuilt, bitstreams, bpp  # type: ignore[return-value]
         return OneDCPipelineOutput(images=rebuilt, bitstreams=bitstreams, bpp=bpp)  # type: ignore[arg-type]
+
+
+def _modules(component: Any) -> Iterator[nn.Module]:
+    return component.modules() if isinstance(component, nn.Module) else iter(())
 
 
 def _read(data: DataInput) -> bytes | bytearray | memoryview:

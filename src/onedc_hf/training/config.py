@@ -299,9 +299,7 @@ class TrainConfig:
                 f"{self.largest_scale}."
             )
         if self.adversary_loss not in ADVERSARY_LOSSES:
-            raise ValueError(
-                f"`adversary_loss` is one of {', '.join(ADVERSARY_LOSSES)}; got {self.adversary_loss!r}."
-            )
+            raise ValueError(f"`adversary_loss` is one of {', '.join(ADVERSARY_LOSSES)}; got {self.adversary_loss!r}.")
         for name in ("low_rate_detail", "high_rate_detail"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must lie in [0, 1]; got {getattr(self, name)}.")

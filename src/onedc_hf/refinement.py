@@ -1,0 +1,209 @@
+"""A latent refined for its own picture: the encoder goes on, through the decoder, where the analysis network ends.
+
+The analysis is one network for all pictures. What it gives can be bettered for the one at hand, at the price of some
+decodes (Campos et al., "Content Adaptive Optimization for Neural Image Compression", 2019). Files decode as ever. It is
+descent on
+
+    J(y) = log(mean squared error) + log(1 - MS-SSIM) + k x log(size of the file),
+
+which is without units: k is what the logarithm of the error falls by when that of the size grows by 1, measured between
+the quality rows around the one that is asked for. So J says what the same file would cost in the model's own terms.
+
+- The gradient of the error passes the rounding to symbols as if there were none; that of the bits is the Gaussian's at
+  what was rounded, and twice as strong as it says: moves that raise the bits come through rounding sooner than those
+  that lower them, and without this the descent ends in larger files.
+- Channels move by what the decoder makes of them: one that changes the picture more takes smaller steps.
+- A step that does not lower J is taken back and made shorter, so the result is never worse than the start. Steps are
+  small because of the rounding: a hundredth of the quantiser's step moves one symbol in a hundred.
+
+Shapes: as in coder.py; H W rows and columns of the picture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .coder import Analysed, Chosen, SymbolCoder
+from .coding import Kind, parse_header
+from .models.rounding import gaussian_probability
+
+__all__ = ["Refiner", "check_effort", "log_error"]
+
+_FIRST_LENGTH = 0.01  # of a step of the descent: root mean square, in steps of the quantiser
+_LONGER, _SHORTER = 1.25, 0.6
+_PULL_OF_BITS = 2.0
+_CURVATURE_EXPONENT = 0.7  # 1 would be Newton's step, for a decoder that were linear
+_SLOPE, _SLOPE_RANGE = 0.9, (0.25, 2.0)  # k: of a model without neighbouring rows, and what is believed
+_ROWS_AROUND = 4
+_MAY_SHRINK = 1.05  # a file this much over its target is tried: it will be smaller
+_LEAST_ERROR, _LEAST_PROBABILITY = 1e-7, 1e-9
+_WINDOW, _SCALES_NEED = 11, 160  # pixels: of SSIM, and what the coarsest of its five scales needs more than
+
+
+def check_effort(effort: int) -> None:
+    """Refuses an `effort` that is no whole number of at least 0.
+
+    Raises:
+        TypeError, ValueError: saying so.
+    """
+    if isinstance(effort, bool) or not isinstance(effort, int | np.integer):
+        raise TypeError(f"`effort` must be an integer; got {effort!r}.")
+    if effort < 0:
+        raise ValueError(f"`effort` must be at least 0 (steps of refinement); got {effort}.")
+
+
+def log_error(rebuilt: Tensor, picture: Tensor) -> Tensor:
+    """Logarithm of the squared error times (1 - MS-SSIM); a scalar with a gradient.
+
+    Pictures too small for MS-SSIM's five scales have SSIM in its place, and those smaller than its window neither.
+
+    Args:
+        rebuilt (`torch.Tensor` of shape `[1, 3, H, W]`): in [-1, 1].
+        picture (`torch.Tensor` of shape `[1, 3, H, W]`): the original, in [-1, 1].
+    """
+    from pytorch_msssim import ms_ssim, ssim
+
+    pair = [(x.float().clamp(-1, 1) + 1) / 2 for x in (rebuilt, picture)]
+    result = (pair[0] - pair[1]).square().mean().clamp_min(_LEAST_ERROR).log()
+    side = min(picture.shape[-2:])
+    if side < _WINDOW:
+        return result
+    similarity = (ms_ssim if side > _SCALES_NEED else ssim)(*pair, data_range=1.0, win_size=_WINDOW)
+    return result + (1 - similarity).clamp_min(_LEAST_ERROR).log()
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A latent and what came of it.
+
+    Args:
+        y (`torch.Tensor` of shape `[1, N, Y, X]`): before rounding.
+        chosen (`Chosen`): its symbols.
+        y_hat (`torch.Tensor` of shape `[1, N, Y, X]`): the rebuilt latent, a leaf that `error` leads back to.
+        rebuilt (`torch.Tensor` of shape `[1, 3, H, W]`): the picture.
+        error (`torch.Tensor`): `log_error`.
+        cost (`float`): J.
+    """
+
+    y: Tensor
+    chosen: Chosen
+    y_hat: Tensor
+    rebuilt: Tensor
+    error: Tensor
+    cost: float
+
+
+class Refiner:
+    """Refines latents of one picture.
+
+    Args:
+        coder (`SymbolCoder`): of the model.
+        rebuild (`Callable`): rebuilt latent `[1, N, Y, X]` and row to the picture `[1, 3, H, W]` in [-1, 1], with a
+            gradient.
+        picture (`torch.Tensor` of shape `[1, 3, H, W]`): the original, in [-1, 1].
+    """
+
+    def __init__(self, coder: SymbolCoder, rebuild: Callable[[Tensor, int], Tensor], picture: Tensor):
+        self.coder, self.rebuild, self.picture = coder, rebuild, picture
+
+    def write(self, analysed: Analysed, plain: bytes, effort: int, budget: int | None = None) -> bytes:
+        """A better file than `plain`, or that one.
+
+        Args:
+            analysed (`Analysed`): the picture.
+            plain (`bytes`): its file without refinement.
+            effort (`int`): steps of refinement.
+            budget (`int`, *optional*): the largest file in bytes; the next quality row is tried too, since refined
+                files are smaller. Without it the row stays.
+        """
+        header = parse_header(plain)
+        if header.kind == Kind.Z_ONLY:
+            return plain
+        row = header.quality_row or 0
+        if budget is None:
+            return self.coder.write(self.refine(analysed, row, effort), row)
+        above = row + 1
+        if above < self.coder.entropy.quality_rows and len(self.coder.write(analysed, above)) <= _MAY_SHRINK * budget:
+            data = self.coder.write(self.refine(analysed, above, effort), above)
+            if len(data) <= budget:
+                return data
+        data = self.coder.write(self.refine(analysed, row, effort, budget), row)
+        return data if len(data) <= budget else plain
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def refine(self, analysed: Analysed, row: int, effort: int, budget: int | None = None) -> Analysed:
+        """The picture with a latent of lower J at a quality row, or the one it has.
+
+        Args:
+            analysed (`Analysed`): the picture.
+            row (`int`): the quality row.
+            effort (`int`): trials.
+            budget (`int`, *optional*): bytes that files must not grow over.
+        """
+        start = replace(analysed, y=analysed.y.float().clone())  # out of inference mode
+        beside = 8 * len(self.coder.write(analysed, None))  # bits of all that is not `y`
+        slope = self._slope(start, row, beside)
+        best = self._try(start.y, start, row, slope, beside)
+        damping = self._damping(best)
+        direction, length = self._direction(best, slope, beside, damping), _FIRST_LENGTH
+        most = math.inf if budget is None else max(8 * budget - beside, best.chosen.bits)
+        for _ in range(effort):
+            moved = best.y - length * best.chosen.steps * direction
+            trial = self._try(moved, start, row, slope, beside)
+            if trial.cost < best.cost and trial.chosen.bits <= most:
+                best, length = trial, length * _LONGER
+                direction = self._direction(best, slope, beside, damping)
+            else:
+                length *= _SHORTER
+        return replace(analysed, y=best.y)
+
+    def _try(self, y: Tensor, start: Analysed, row: int, slope: float, beside: int) -> _Trial:
+        chosen = self.coder.choose(replace(start, y=y), row)
+        y_hat = chosen.y_hat.requires_grad_()
+        rebuilt = self.rebuild(y_hat, row)
+        error = log_error(rebuilt, self.picture)
+        return _Trial(y, chosen, y_hat, rebuilt, error, float(error.detach()) + slope * math.log(chosen.bits + beside))
+
+    def _slope(self, start: Analysed, row: int, beside: int) -> float:
+        """k: how much the error's logarithm falls for that of the size, between the rows around."""
+        rows = [max(0, row - _ROWS_AROUND), min(self.coder.entropy.quality_rows - 1, row + _ROWS_AROUND)]
+        points = []
+        for neighbour in dict.fromkeys(rows):
+            chosen = self.coder.choose(start, neighbour)
+            with torch.no_grad():
+                error = float(log_error(self.rebuild(chosen.y_hat, neighbour), self.picture))
+            points.append((math.log(chosen.bits + beside), error))
+        if len(points) < 2 or points[1][0] <= points[0][0]:
+            return _SLOPE
+        slope = (points[0][1] - points[1][1]) / (points[1][0] - points[0][0])
+        return min(max(slope, _SLOPE_RANGE[0]), _SLOPE_RANGE[1]) if math.isfinite(slope) else _SLOPE
+
+    def _damping(self, trial: _Trial) -> Tensor:
+        """What each channel's steps are divided by, `[1, N, 1, 1]`: its mean squared effect on pixels, relative.
+
+        A random picture led back to the latent tells it, one for all positions (Hutchinson's estimator).
+        """
+        probe = torch.randn(self.picture.shape, generator=torch.Generator().manual_seed(0)).to(self.picture.device)
+        (back,) = torch.autograd.grad((trial.rebuilt * probe).sum(), trial.y_hat, retain_graph=True)
+        effect = (back * trial.chosen.steps).square().mean(dim=(0, 2, 3), keepdim=True)
+        return (effect / effect.mean().clamp_min(1e-30)).clamp_min(0.05) ** _CURVATURE_EXPONENT
+
+    def _direction(self, trial: _Trial, slope: float, beside: int, damping: Tensor) -> Tensor:
+        """Where J grows, `[1, N, Y, X]` in steps of the quantiser, with a root mean square of 1."""
+        chosen = trial.chosen
+        # As if it were the sum over pixels, so that half precision does not lose it.
+        scale = float(self.picture.numel())
+        (back,) = torch.autograd.grad(trial.error * scale, trial.y_hat)
+        residual = ((trial.y - chosen.y_hat.detach()) / chosen.steps + chosen.symbols).requires_grad_()
+        bits = gaussian_probability(residual, chosen.scales).clamp_min(_LEAST_PROBABILITY).log2().neg()
+        (cost,) = torch.autograd.grad(bits.sum(), residual)
+        direction = back * chosen.steps / scale + _PULL_OF_BITS * slope / (chosen.bits + beside) * cost
+        direction = torch.nan_to_num(direction) / damping
+        return direction / direction.square().mean().sqrt().clamp_min(1e-30)
