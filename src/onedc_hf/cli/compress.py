@@ -44,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rate.add_argument("--target-bpp", type=_positive_float, metavar="X", help="the same in bits per pixel")
     rate.add_argument("--z-only", action="store_true", help="the smallest file there is: semantics alone")
     parser.add_argument("--keep-metadata", action="store_true", help="keep EXIF, XMP and colour profile")
+    parser.add_argument(
+        "--effort", type=effort, default=0, metavar="N",
+        help="steps of refinement: 5 to 20 save 5 to 10 %% of the bytes, or give as much in quality; each takes as long "
+        "as one to three decodes",
+    )  # fmt: skip
     parser.add_argument("--name-decoder", action="store_true", help="note which decoder was at hand (7 bytes)")
     add_model_arguments(parser)
     add_lora_argument(parser)
@@ -58,8 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     sources.sort(key=lambda path: path.suffix.lower() in CAMERA_SUFFIXES)  # a JPEG beside a raw file has the name first
     jobs = plan_as_asked(arguments, sources, ".odc")
     pipeline = load_pipeline(arguments) if any(not job.problem for job in jobs) else None
-    beside = ("keep_metadata", "name_decoder")
-    options = rate_options(arguments) | {name: True for name in beside if getattr(arguments, name)}
+    beside = ("keep_metadata", "name_decoder", "effort")
+    options = rate_options(arguments) | {name: getattr(arguments, name) for name in beside if getattr(arguments, name)}
     sizes: list[tuple[int, int]] = []  # bytes, pixels
 
     def work(job: Job) -> str:
@@ -86,6 +91,14 @@ def rate_options(arguments: argparse.Namespace) -> dict[str, Any]:
     names = ("quality", "target_bytes", "target_bpp", "z_only")
     values = {name: getattr(arguments, name) for name in names}
     return {name: value for name, value in values.items() if value is not None and value is not False}
+
+
+def effort(text: str) -> int:
+    """Argument type: steps of refinement."""
+    value = int(text) if text.isdigit() else -1
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number of steps, 0 for none, got {text}")
+    return value
 
 
 def _quality(text: str) -> int:

@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .compress import effort
 from .files import UsageError, complain, say
 from .models import add_lora_argument, add_model_arguments, load_pipeline
 
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--codecs", nargs="*", metavar="NAME",
         help="jpeg webp avif jxl (the default: those at hand) avif-half compressai:MODEL; none: OneDC alone",
     )  # fmt: skip
+    what.add_argument("--effort", type=effort, default=0, metavar="N", help="steps of refinement (see onedc compress)")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="made, or continued")
     parser.add_argument(
         "--reuse", type=Path, metavar="RESULTS", help="an earlier results.json: other codecs' files that come out the "
@@ -78,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
             rates=tuple(dict.fromkeys(arguments.rates or RATES)),
             metrics=tuple(dict.fromkeys(arguments.metrics or OFFLINE_METRICS)),
             codecs=tuple(dict.fromkeys(codecs if arguments.codecs is None else arguments.codecs)),
+            effort=arguments.effort,
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
@@ -100,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.device = str(state.device) if state.num_processes > 1 else "cpu"  # each process its own
     pipeline = load_pipeline(arguments)
     share = (state.process_index, state.num_processes)
-    store = RowStore(arguments.out, weights_digest(pipeline), state.process_index)
+    store = RowStore(arguments.out, weights_digest(pipeline), state.process_index, plan.effort)
     if arguments.reuse is not None:
         store.borrow(load_results(arguments.reuse))
     mine = len(source.pictures[share[0] :: share[1]]) * len(plan.settings(pipeline))
@@ -178,6 +181,7 @@ def _options(arguments: argparse.Namespace) -> list[str]:
         "--dtype": None if arguments.dtype == "auto" else arguments.dtype,
         "--tile-size": arguments.tile_size,
         "--max-pixels": arguments.max_pixels,
+        "--effort": arguments.effort or None,
         "--device": None if arguments.device.startswith("cpu") else arguments.device,
     }
     return [word for name, value in asked.items() if value is not None for word in (name, str(value))]

@@ -5,7 +5,8 @@ row holds one picture at one setting by one codec:
 
     picture, sha256 (of the original's file), width, height
     setting ("z-only", "own rate", or the bpp asked for), codec ("onedc", "jpeg", ...), bytes, bpp (of the file)
-    file (in the run's folder), file_sha256, weights and device (OneDC: digest of the model's weights, where it ran)
+    file (in the run's folder), file_sha256
+    weights, device, effort (OneDC: digest of the model's weights, where it ran, steps of refinement; no effort: none)
     target_bytes, quality, at_floor (other codecs: the size aimed at; even the smallest file is above it)
     one key for each metric (null where the picture is too small for it), grid (readings of spectrum.py)
     encode_seconds, decode_seconds (OneDC only)
@@ -53,13 +54,14 @@ class RowStore:
         folder (`Path`): of the run; made if it is missing.
         weights (`str`): digest of the model; rows of other weights do not count.
         process (`int`): number of this process, which writes to a file of its own.
+        effort (`int`): steps of refinement; rows of another effort do not count.
 
     Raises:
         `OneDCError`: a row file is there but holds something else.
     """
 
-    def __init__(self, folder: Path, weights: str, process: int = 0) -> None:
-        self.folder, self._weights = folder, weights
+    def __init__(self, folder: Path, weights: str, process: int = 0, effort: int = 0) -> None:
+        self.folder, self._weights, self._effort = folder, weights, effort
         self._path = folder / f"rows-{process}.jsonl"
         self._rows: dict[tuple[str, str, str, str], Row] = {}
         self._failures: dict[str, dict[str, Row]] = {}  # picture -> setting -> the newest
@@ -111,7 +113,7 @@ class RowStore:
     def _take(self, row: Row) -> None:
         if "error" in row:
             self._failures.setdefault(row["picture"], {})[row["setting"]] = row
-        elif row["codec"] != "onedc" or row["weights"] == self._weights:
+        elif row["codec"] != "onedc" or (row["weights"], row.get("effort", 0)) == (self._weights, self._effort):
             self._rows[row["picture"], row["sha256"], row["setting"], row["codec"]] = row
             if row["codec"] != "onedc":
                 self._measured.setdefault(_file_key(row), {}).update(row)

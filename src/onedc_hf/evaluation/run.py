@@ -25,6 +25,7 @@ from PIL import Image
 
 from ..errors import OneDCError, PictureError
 from ..pictures import load_picture
+from ..refinement import check_effort
 from ..saving import write_atomically
 from .classical import CODECS, Ladder, decode
 from .learned import LearnedLadder, is_learned
@@ -60,6 +61,7 @@ class Plan:
         rates (`Sequence[float]`): targets in bpp, beside z-only. A model of one rate is measured at that instead.
         metrics (`Sequence[str]`): keys of `METRICS` and `SET_METRICS`.
         codecs (`Sequence[str]`): other codecs: keys of `classical.CODECS`, or `compressai:<model>`.
+        effort (`int`): steps of refinement of every file of the model but z-only.
 
     Raises:
         `ValueError`: a name or a rate makes no sense.
@@ -69,6 +71,7 @@ class Plan:
     rates: Sequence[float] = RATES
     metrics: Sequence[str] = ("psnr", "ms_ssim")
     codecs: Sequence[str] = DEFAULT_CODECS
+    effort: int = 0
 
     def __post_init__(self) -> None:
         known = (*METRICS, *SET_METRICS)
@@ -78,6 +81,7 @@ class Plan:
         for name in self.codecs:
             if name not in CODECS and not is_learned(name):
                 raise ValueError(f"codecs: expected some of {', '.join(CODECS)} or compressai:MODEL, got {name!r}")
+        check_effort(self.effort)
         if any(not 0 < rate < 24 for rate in self.rates):
             raise ValueError("rates: expected bits per pixel above 0 and below 24")
         picture = np.zeros((192, 192, 3), np.uint8)
@@ -102,10 +106,11 @@ class Plan:
 
     def settings(self, pipeline: "OneDCPipeline") -> dict[str, dict[str, Any]]:
         """Name of each setting -> arguments of `compress`."""
+        effort = {"effort": self.effort} if self.effort else {}
         rows = getattr(getattr(pipeline.components.get("codec"), "config", None), "quality_rows", None)
         if rows == 1:
-            return {Z_ONLY: {"z_only": True}, OWN_RATE: {}}
-        return {Z_ONLY: {"z_only": True}} | {f"{rate:g}": {"target_bpp": rate} for rate in sorted(self.rates)}
+            return {Z_ONLY: {"z_only": True}, OWN_RATE: effort}
+        return {Z_ONLY: {"z_only": True}} | {f"{rate:g}": {"target_bpp": rate} | effort for rate in sorted(self.rates)}
 
 
 def measure(
@@ -168,7 +173,9 @@ class _Subject:
         start = time.perf_counter()
         data = self._pipeline.compress(pixels, **options)
         # Other weights may write the same file and rebuild another picture.
-        file = self._write(data, f"onedc-{self._digest[:8]}", setting, "odc")
+        effort = self._plan.effort
+        name = f"onedc-{self._digest[:8]}" + (f"-effort-{effort}" if effort else "")
+        file = self._write(data, name, setting, "odc")
         encoded = time.perf_counter() - start
         start = time.perf_counter()
         rebuilt = load_picture(self._pipeline.decompress(file.read_bytes()), self._pipeline.max_pixels)
@@ -177,6 +184,7 @@ class _Subject:
         row = self._facts(setting, "onedc", file) | {
             "weights": self._digest,
             "device": self._device,
+            "effort": effort,
             "encode_seconds": round(encoded, 4),
             "decode_seconds": round(decoded, 4),
         }
@@ -343,7 +351,7 @@ def collect(
             measured[original.name] = original
             rows += found
     kept = ("picture", "sha256", "width", "height", "setting", "codec", "bytes", "bpp", "file", "file_sha256")
-    kept += ("weights", "target_bytes", "quality", "at_floor", *plan.pair_metrics, "grid")
+    kept += ("weights", "effort", "target_bytes", "quality", "at_floor", *plan.pair_metrics, "grid")
     kept += ("encode_seconds", "decode_seconds")
     return {
         "format": FORMAT,
@@ -353,6 +361,7 @@ def collect(
             "model_id": pipeline.model_id,
             "weights": weights_digest(pipeline),
             "adapter": pipeline.adapter_id,
+            "effort": plan.effort,
         },
         "dataset": {
             "name": source.name,

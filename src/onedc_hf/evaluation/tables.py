@@ -146,6 +146,8 @@ def _explanation(results: dict[str, Any], summary: list[dict[str, Any]], names: 
         )
     if any(line["codec"] == "avif-half" for line in summary):
         notes += "AVIF at half size: sides halved before and doubled after. "
+    if effort := results["model"].get("effort"):
+        notes += f"OneDC's files but z-only are refined with effort {effort}. "
     shown = {line["codec"] for line in summary}
     if shown & {"avif", "avif-half"}:
         notes += "AVIF is written at speed 6; at speed 4 its files are some 5 to 10 % smaller. "
