@@ -184,8 +184,8 @@ class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline
             name_decoder (`bool`): note in the file which decoder side is at hand, in 7 bytes: another one that rebuilds
                 the picture then says so in a warning.
             effort (`int`): steps of refinement (refinement.py): 5 to 20 save 5 to 10 % of the bytes or give as much in
-                quality, and each costs what one to three `decompress` do. Files decode as ever. A z-only file stays
-                as it is.
+                quality, and each costs what one to three `decompress` do (with a target up to twice that). Files decode
+                as ever. A z-only file stays as it is.
 
         Returns:
             `bytes`, or a list of them for a list: the `.odc` file.

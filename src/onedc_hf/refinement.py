@@ -41,7 +41,6 @@ _PULL_OF_BITS = 2.0
 _CURVATURE_EXPONENT = 0.7  # 1 would be Newton's step, for a decoder that were linear
 _SLOPE, _SLOPE_RANGE = 0.9, (0.25, 2.0)  # k: of a model without neighbouring rows, and what is believed
 _ROWS_AROUND = 4
-_MAY_SHRINK = 1.05  # a file this much over its target is tried: it will be smaller
 _LEAST_ERROR, _LEAST_PROBABILITY = 1e-7, 1e-9
 _WINDOW, _SCALES_NEED = 11, 160  # pixels: of SSIM, and what the coarsest of its five scales needs more than
 
@@ -119,22 +118,27 @@ class Refiner:
             analysed (`Analysed`): the picture.
             plain (`bytes`): its file without refinement.
             effort (`int`): steps of refinement.
-            budget (`int`, *optional*): the largest file in bytes; the next quality row is tried too, since refined
-                files are smaller. Without it the row stays.
+            budget (`int`, *optional*): the largest file in bytes. What is saved of it goes into a higher quality row,
+                refined anew. Without it the row stays.
         """
         header = parse_header(plain)
         if header.kind == Kind.Z_ONLY:
             return plain
         row = header.quality_row or 0
-        if budget is None:
-            return self.coder.write(self.refine(analysed, row, effort), row)
-        above = row + 1
-        if above < self.coder.entropy.quality_rows and len(self.coder.write(analysed, above)) <= _MAY_SHRINK * budget:
-            data = self.coder.write(self.refine(analysed, above, effort), above)
-            if len(data) <= budget:
-                return data
         data = self.coder.write(self.refine(analysed, row, effort, budget), row)
-        return data if len(data) <= budget else plain
+        if budget is None:
+            return data
+        data = data if len(data) <= budget else plain
+        # What refinement saved here it saves, near enough, a few rows above as well.
+        saved, best = len(data) / len(plain), row
+        while best + 1 < self.coder.entropy.quality_rows:
+            if saved * len(self.coder.write(analysed, best + 1)) > budget:
+                break
+            best += 1
+        if best > row:
+            better = self.coder.write(self.refine(analysed, best, effort, budget), best)
+            data = better if len(better) <= budget else data
+        return data
 
     @torch.inference_mode(False)
     @torch.enable_grad()

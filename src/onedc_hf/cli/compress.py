@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep-metadata", action="store_true", help="keep EXIF, XMP and colour profile")
     parser.add_argument(
         "--effort", type=effort, default=0, metavar="N",
-        help="steps of refinement: 5 to 20 save 5 to 10 %% of the bytes, or give as much in quality; each takes as long "
-        "as one to three decodes",
+        help="steps of refinement: 5 to 20 save 5 to 10 %% of the bytes, or give that in quality; each takes "
+        "one to three decodes' time, and with a target up to twice that",
     )  # fmt: skip
     parser.add_argument("--name-decoder", action="store_true", help="note which decoder was at hand (7 bytes)")
     add_model_arguments(parser)
