@@ -125,31 +125,40 @@ class Refiner:
         if header.kind == Kind.Z_ONLY:
             return plain
         row = header.quality_row or 0
-        data = self.coder.write(self.refine(analysed, row, effort, budget), row)
-        if budget is None:
-            return data
-        data = data if len(data) <= budget else plain
-        # What refinement saved here it saves, near enough, a few rows above as well.
-        saved, best = len(data) / len(plain), row
-        while best + 1 < self.coder.entropy.quality_rows:
-            if saved * len(self.coder.write(analysed, best + 1)) > budget:
+        # What comes beside the picture is the same in every file, and would hide how they differ.
+        bare = replace(analysed, extensions=())
+        room = math.inf
+        if budget is not None:
+            room = budget - (len(self.coder.write(analysed, None)) - len(self.coder.write(bare, None)))
+        refined = self.refine(bare, row, effort, room)
+        size = len(self.coder.write(refined, row))
+        if size > room:  # by what its bits could not say
+            return plain
+        if budget is not None and (above := self._row_above(bare, row, size, room)) > row:
+            better = self.refine(bare, above, effort, room)
+            if len(self.coder.write(better, above)) <= room:
+                refined, row = better, above
+        return self.coder.write(replace(refined, extensions=analysed.extensions), row)
+
+    def _row_above(self, analysed: Analysed, row: int, size: int, room: float) -> int:
+        """The highest row that should fit if refinement saves there what it saved at this one, near enough."""
+        saved = size / len(self.coder.write(analysed, row))
+        while row + 1 < self.coder.entropy.quality_rows:
+            if saved * len(self.coder.write(analysed, row + 1)) > room:
                 break
-            best += 1
-        if best > row:
-            better = self.coder.write(self.refine(analysed, best, effort, budget), best)
-            data = better if len(better) <= budget else data
-        return data
+            row += 1
+        return row
 
     @torch.inference_mode(False)
     @torch.enable_grad()
-    def refine(self, analysed: Analysed, row: int, effort: int, budget: int | None = None) -> Analysed:
+    def refine(self, analysed: Analysed, row: int, effort: int, room: float = math.inf) -> Analysed:
         """The picture with a latent of lower J at a quality row, or the one it has.
 
         Args:
-            analysed (`Analysed`): the picture.
+            analysed (`Analysed`): the picture, with nothing beside it.
             row (`int`): the quality row.
             effort (`int`): trials.
-            budget (`int`, *optional*): bytes that files must not grow over.
+            room (`float`, *optional*): bytes that its file must not grow over.
         """
         start = replace(analysed, y=analysed.y.float().clone())  # out of inference mode
         beside = 8 * len(self.coder.write(analysed, None))  # bits of all that is not `y`
@@ -157,7 +166,7 @@ class Refiner:
         best = self._try(start.y, start, row, slope, beside)
         damping = self._damping(best)
         direction, length = self._direction(best, slope, beside, damping), _FIRST_LENGTH
-        most = math.inf if budget is None else max(8 * budget - beside, best.chosen.bits)
+        most = max(8 * room - beside, best.chosen.bits)
         for _ in range(effort):
             moved = best.y - length * best.chosen.steps * direction
             trial = self._try(moved, start, row, slope, beside)
