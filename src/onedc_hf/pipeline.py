@@ -31,6 +31,7 @@ from .coder import Analysed, Symbols
 from .coding import Kind, SymbolModel, Tag, parse_header
 from .coding.order import Y_PER_Z
 from .compiled import plain
+from .distance import PictureDistance
 from .earlier import EarlierReaders
 from .entropy_path import EntropyPathMixin
 from .errors import ModelError
@@ -58,6 +59,7 @@ __all__ = ["OneDCPipeline", "OneDCPipelineOutput"]
 _DEFAULT_QUALITY = 50
 _COMPONENTS = ("vae", "codec", "generator", "scheduler")
 _LATENT_PER_POSITION = POSITION // 8  # the VAE's grid
+_REFINED_IN = Tiling(tile=12, overlap=3)  # gradients need ten times the memory: about 1 GiB a tile (box model)
 
 DataInput = bytes | bytearray | memoryview | str | os.PathLike[str] | IO[bytes]
 
@@ -194,6 +196,7 @@ class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline
             PictureError: for a picture that cannot be read.
             ModelError: if this model only reads files (`decoder_only`).
             TargetError: if even the smallest file is larger than the target; it names that size.
+            ImportError: if `effort` is asked for without the packages of the extra `effort`.
             TypeError, ValueError: for arguments that contradict each other or lie out of range; for `effort` where
                 parts are put away between their turns (offload), since gradients pass all of them.
         """
@@ -355,20 +358,22 @@ class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline
         """What refines latents of a picture, with a decoder side that passes gradients on."""
         height, width, _ = rgb.shape
         tiles = self._tiles(height, width)
+        if max(map(len, tiles)) == 1:
+            tiles = spans(tiles[0][0].stop, _REFINED_IN), spans(tiles[1][0].stop, _REFINED_IN)
         with torch.inference_mode(False), torch.no_grad():
             semantic = self.codec.adapt(analysed.hyper.semantic_seed.clone())
-            picture = to_tensor(rgb).to(semantic.device)
+            distance = PictureDistance(to_tensor(rgb).to(semantic.device))
 
         def rebuild(y_hat: Tensor, row: int) -> Tensor:
             def rebuild_tile(rows: slice, columns: slice) -> tuple[Tensor]:
                 # Its activations are computed again when the gradient comes back: memory stays that of one tile.
                 return (checkpoint(self._rebuild_tile, y_hat, semantic, row, rows, columns, use_reentrant=False),)
 
-            pixels = torch.empty_like(picture)
+            pixels = torch.empty_like(distance.original)
             assemble(rebuild_tile, *tiles, [Canvas(pixels, POSITION)])
             return pixels
 
-        return Refiner(self._coder, rebuild, picture)
+        return Refiner(self._coder, rebuild, distance)
 
     @torch.inference_mode()
     def read_symbols(self, data: DataInput, allow_partial: bool = False, preview: bool = False) -> Symbols:

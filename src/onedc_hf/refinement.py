@@ -4,15 +4,16 @@ The analysis is one network for all pictures. What it gives can be bettered for 
 decodes (Campos et al., "Content Adaptive Optimization for Neural Image Compression", 2019). Files decode as ever. It is
 descent on
 
-    J(y) = log(mean squared error) + log(1 - MS-SSIM) + k x log(size of the file),
+    J(y) = distance of the rebuilt picture (distance.py, a sum of logarithms) + k x log(size of the file),
 
-which is without units: k is what the logarithm of the error falls by when that of the size grows by 1, measured between
-the quality rows around the one that is asked for. So J says what the same file would cost in the model's own terms.
+which is without units: k is what the distance falls by when the size grows by a factor of e, measured between the
+quality rows around the one that is asked for. A fall of J by 0.1 k is worth a tenth of the bytes.
 
 - The gradient of the error passes the rounding to symbols as if there were none; that of the bits is the Gaussian's at
   what was rounded, and twice as strong as it says: moves that raise the bits come through rounding sooner than those
   that lower them, and without this the descent ends in larger files.
 - Channels move by what the decoder makes of them: one that changes the picture more takes smaller steps.
+- With a target, bits up to there cost nothing: what is saved becomes quality.
 - A step that does not lower J is taken back and made shorter, so the result is never worse than the start. Steps are
   small because of the rounding: a hundredth of the quantiser's step moves one symbol in a hundred.
 
@@ -33,16 +34,17 @@ from .coder import Analysed, Chosen, SymbolCoder
 from .coding import Kind, parse_header
 from .models.rounding import gaussian_probability
 
-__all__ = ["Refiner", "check_effort", "log_error"]
+__all__ = ["Refiner", "check_effort"]
 
 _FIRST_LENGTH = 0.01  # of a step of the descent: root mean square, in steps of the quantiser
 _LONGER, _SHORTER = 1.25, 0.6
-_PULL_OF_BITS = 2.0
+_PULL_OF_BITS, _PULL_WITH_ROOM = 2.0, 0.5  # the latter keeps sizes, as measured
 _CURVATURE_EXPONENT = 0.7  # 1 would be Newton's step, for a decoder that were linear
-_SLOPE, _SLOPE_RANGE = 0.9, (0.25, 2.0)  # k: of a model without neighbouring rows, and what is believed
+_SLOPE, _SLOPE_RANGE = 1.3, (0.3, 3.0)  # k: of a model without neighbouring rows, and what is believed
 _ROWS_AROUND = 4
-_LEAST_ERROR, _LEAST_PROBABILITY = 1e-7, 1e-9
-_WINDOW, _SCALES_NEED = 11, 160  # pixels: of SSIM, and what the coarsest of its five scales needs more than
+_TOO_LARGE, _NEARLY = 3.0, 0.98  # so much more does a bit cost beyond the target; what counts as there
+_SAVES, _SAVES_AT = 0.06, 5  # of the bytes, with an effort of that or more: what a row above the target's may have more
+_LEAST_PROBABILITY = 1e-9
 
 
 def check_effort(effort: int) -> None:
@@ -57,26 +59,6 @@ def check_effort(effort: int) -> None:
         raise ValueError(f"`effort` must be at least 0 (steps of refinement); got {effort}.")
 
 
-def log_error(rebuilt: Tensor, picture: Tensor) -> Tensor:
-    """Logarithm of the squared error times (1 - MS-SSIM); a scalar with a gradient.
-
-    Pictures too small for MS-SSIM's five scales have SSIM in its place, and those smaller than its window neither.
-
-    Args:
-        rebuilt (`torch.Tensor` of shape `[1, 3, H, W]`): in [-1, 1].
-        picture (`torch.Tensor` of shape `[1, 3, H, W]`): the original, in [-1, 1].
-    """
-    from pytorch_msssim import ms_ssim, ssim
-
-    pair = [(x.float().clamp(-1, 1) + 1) / 2 for x in (rebuilt, picture)]
-    result = (pair[0] - pair[1]).square().mean().clamp_min(_LEAST_ERROR).log()
-    side = min(picture.shape[-2:])
-    if side < _WINDOW:
-        return result
-    similarity = (ms_ssim if side > _SCALES_NEED else ssim)(*pair, data_range=1.0, win_size=_WINDOW)
-    return result + (1 - similarity).clamp_min(_LEAST_ERROR).log()
-
-
 @dataclass(frozen=True)
 class _Trial:
     """A latent and what came of it.
@@ -86,7 +68,7 @@ class _Trial:
         chosen (`Chosen`): its symbols.
         y_hat (`torch.Tensor` of shape `[1, N, Y, X]`): the rebuilt latent, a leaf that `error` leads back to.
         rebuilt (`torch.Tensor` of shape `[1, 3, H, W]`): the picture.
-        error (`torch.Tensor`): `log_error`.
+        error (`torch.Tensor`): its distance from the original.
         cost (`float`): J.
     """
 
@@ -98,6 +80,39 @@ class _Trial:
     cost: float
 
 
+@dataclass(frozen=True)
+class _Price:
+    """What bits of `y` cost, in units of the distance.
+
+    Without a target k x log(size); with one nothing up to there, and more than that beyond.
+
+    Args:
+        slope (`float`): k.
+        beside (`int`): bits of all that is not `y`.
+        room (`float`): bits that the file should have at most; infinity: no target.
+    """
+
+    slope: float
+    beside: int
+    room: float
+
+    def of(self, bits: float) -> float:
+        size = bits + self.beside
+        if math.isinf(self.room):
+            return self.slope * math.log(size)
+        return _TOO_LARGE * self.slope * math.log(max(1.0, size / self.room))
+
+    def pull(self, bits: float) -> float:
+        """What one bit more counts where the descent looks for its direction."""
+        size = bits + self.beside
+        pull = _PULL_OF_BITS
+        if size > self.room:
+            pull *= _TOO_LARGE
+        elif size < _NEARLY * self.room < math.inf:
+            pull = _PULL_WITH_ROOM
+        return pull * self.slope / size
+
+
 class Refiner:
     """Refines latents of one picture.
 
@@ -105,11 +120,13 @@ class Refiner:
         coder (`SymbolCoder`): of the model.
         rebuild (`Callable`): rebuilt latent `[1, N, Y, X]` and row to the picture `[1, 3, H, W]` in [-1, 1], with a
             gradient.
-        picture (`torch.Tensor` of shape `[1, 3, H, W]`): the original, in [-1, 1].
+        distance (`Callable`): of such a picture from the original, a scalar with a gradient (`PictureDistance`).
     """
 
-    def __init__(self, coder: SymbolCoder, rebuild: Callable[[Tensor, int], Tensor], picture: Tensor):
-        self.coder, self.rebuild, self.picture = coder, rebuild, picture
+    def __init__(
+        self, coder: SymbolCoder, rebuild: Callable[[Tensor, int], Tensor], distance: Callable[[Tensor], Tensor]
+    ):
+        self.coder, self.rebuild, self.distance = coder, rebuild, distance
 
     def write(self, analysed: Analysed, plain: bytes, effort: int, budget: int | None = None) -> bytes:
         """A better file than `plain`, or that one.
@@ -118,8 +135,8 @@ class Refiner:
             analysed (`Analysed`): the picture.
             plain (`bytes`): its file without refinement.
             effort (`int`): steps of refinement.
-            budget (`int`, *optional*): the largest file in bytes. What is saved of it goes into a higher quality row,
-                refined anew. Without it the row stays.
+            budget (`int`, *optional*): the largest file in bytes. A higher quality row that is a little too large is
+                tried first: refined, it should fit. Without a budget the row stays.
         """
         header = parse_header(plain)
         if header.kind == Kind.Z_ONLY:
@@ -130,21 +147,17 @@ class Refiner:
         room = math.inf
         if budget is not None:
             room = budget - (len(self.coder.write(analysed, None)) - len(self.coder.write(bare, None)))
-        refined = self.refine(bare, row, effort, room)
-        size = len(self.coder.write(refined, row))
-        if size > room:  # by what its bits could not say
-            return plain
-        if budget is not None and (above := self._row_above(bare, row, size, room)) > row:
-            better = self.refine(bare, above, effort, room)
-            if len(self.coder.write(better, above)) <= room:
-                refined, row = better, above
-        return self.coder.write(replace(refined, extensions=analysed.extensions), row)
+        for trial in dict.fromkeys((self._row_above(bare, row, effort, room), row)):
+            refined = self.refine(bare, trial, effort, room)
+            if len(self.coder.write(refined, trial)) <= room:
+                return self.coder.write(replace(refined, extensions=analysed.extensions), trial)
+        return plain
 
-    def _row_above(self, analysed: Analysed, row: int, size: int, room: float) -> int:
-        """The highest row that should fit if refinement saves there what it saved at this one, near enough."""
-        saved = size / len(self.coder.write(analysed, row))
-        while row + 1 < self.coder.entropy.quality_rows:
-            if saved * len(self.coder.write(analysed, row + 1)) > room:
+    def _row_above(self, analysed: Analysed, row: int, effort: int, room: float) -> int:
+        """The highest row whose file should fit once it is refined; the row itself without a target."""
+        most = room * (1 + _SAVES * min(1.0, effort / _SAVES_AT))
+        while math.isfinite(room) and row + 1 < self.coder.entropy.quality_rows:
+            if len(self.coder.write(analysed, row + 1)) > most:
                 break
             row += 1
         return row
@@ -162,36 +175,35 @@ class Refiner:
         """
         start = replace(analysed, y=analysed.y.float().clone())  # out of inference mode
         beside = 8 * len(self.coder.write(analysed, None))  # bits of all that is not `y`
-        slope = self._slope(start, row, beside)
-        best = self._try(start.y, start, row, slope, beside)
+        price = _Price(self._slope(start, row, beside), beside, 8 * room)
+        best = self._try(start.y, start, row, price)
         damping = self._damping(best)
-        direction, length = self._direction(best, slope, beside, damping), _FIRST_LENGTH
-        most = max(8 * room - beside, best.chosen.bits)
+        direction, length = self._direction(best, price, damping), _FIRST_LENGTH
         for _ in range(effort):
             moved = best.y - length * best.chosen.steps * direction
-            trial = self._try(moved, start, row, slope, beside)
-            if trial.cost < best.cost and trial.chosen.bits <= most:
+            trial = self._try(moved, start, row, price)
+            if trial.cost < best.cost and trial.chosen.bits <= max(8 * room - beside, best.chosen.bits):
                 best, length = trial, length * _LONGER
-                direction = self._direction(best, slope, beside, damping)
+                direction = self._direction(best, price, damping)
             else:
                 length *= _SHORTER
         return replace(analysed, y=best.y)
 
-    def _try(self, y: Tensor, start: Analysed, row: int, slope: float, beside: int) -> _Trial:
+    def _try(self, y: Tensor, start: Analysed, row: int, price: _Price) -> _Trial:
         chosen = self.coder.choose(replace(start, y=y), row)
         y_hat = chosen.y_hat.requires_grad_()
         rebuilt = self.rebuild(y_hat, row)
-        error = log_error(rebuilt, self.picture)
-        return _Trial(y, chosen, y_hat, rebuilt, error, float(error.detach()) + slope * math.log(chosen.bits + beside))
+        error = self.distance(rebuilt)
+        return _Trial(y, chosen, y_hat, rebuilt, error, float(error.detach()) + price.of(chosen.bits))
 
     def _slope(self, start: Analysed, row: int, beside: int) -> float:
-        """k: how much the error's logarithm falls for that of the size, between the rows around."""
+        """k: how much the distance falls for the logarithm of the size, between the rows around."""
         rows = [max(0, row - _ROWS_AROUND), min(self.coder.entropy.quality_rows - 1, row + _ROWS_AROUND)]
         points = []
         for neighbour in dict.fromkeys(rows):
             chosen = self.coder.choose(start, neighbour)
             with torch.no_grad():
-                error = float(log_error(self.rebuild(chosen.y_hat, neighbour), self.picture))
+                error = float(self.distance(self.rebuild(chosen.y_hat, neighbour)))
             points.append((math.log(chosen.bits + beside), error))
         if len(points) < 2 or points[1][0] <= points[0][0]:
             return _SLOPE
@@ -203,20 +215,20 @@ class Refiner:
 
         A random picture led back to the latent tells it, one for all positions (Hutchinson's estimator).
         """
-        probe = torch.randn(self.picture.shape, generator=torch.Generator().manual_seed(0)).to(self.picture.device)
+        probe = torch.randn(trial.rebuilt.shape, generator=torch.Generator().manual_seed(0)).to(trial.rebuilt.device)
         (back,) = torch.autograd.grad((trial.rebuilt * probe).sum(), trial.y_hat, retain_graph=True)
         effect = (back * trial.chosen.steps).square().mean(dim=(0, 2, 3), keepdim=True)
         return (effect / effect.mean().clamp_min(1e-30)).clamp_min(0.05) ** _CURVATURE_EXPONENT
 
-    def _direction(self, trial: _Trial, slope: float, beside: int, damping: Tensor) -> Tensor:
+    def _direction(self, trial: _Trial, price: _Price, damping: Tensor) -> Tensor:
         """Where J grows, `[1, N, Y, X]` in steps of the quantiser, with a root mean square of 1."""
         chosen = trial.chosen
         # As if it were the sum over pixels, so that half precision does not lose it.
-        scale = float(self.picture.numel())
+        scale = float(trial.rebuilt.numel())
         (back,) = torch.autograd.grad(trial.error * scale, trial.y_hat)
         residual = ((trial.y - chosen.y_hat.detach()) / chosen.steps + chosen.symbols).requires_grad_()
         bits = gaussian_probability(residual, chosen.scales).clamp_min(_LEAST_PROBABILITY).log2().neg()
         (cost,) = torch.autograd.grad(bits.sum(), residual)
-        direction = back * chosen.steps / scale + _PULL_OF_BITS * slope / (chosen.bits + beside) * cost
+        direction = back * chosen.steps / scale + price.pull(chosen.bits) * cost
         direction = torch.nan_to_num(direction) / damping
         return direction / direction.square().mean().sqrt().clamp_min(1e-30)

@@ -14,12 +14,12 @@ import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
 from PIL import Image
-from pytorch_msssim import ms_ssim, ssim
 
 from onedc_hf import OneDCPipeline
 from onedc_hf.coding import inspect, parse_header
+from onedc_hf.distance import PictureDistance
 from onedc_hf.pictures import load_picture, to_tensor
-from onedc_hf.refinement import log_error
+from onedc_hf.refinement import _Price
 
 Picture = Callable[..., np.ndarray]
 
@@ -48,33 +48,12 @@ def one_rate(tiny_folder: Path) -> OneDCPipeline:
 
 
 def cost(pipe: OneDCPipeline, rgb: np.ndarray, data: bytes) -> float:
-    """The error's logarithm and 0.9 times that of the size."""
-    rebuilt = to_tensor(np.asarray(pipe.decompress(data)))
-    return float(log_error(rebuilt, to_tensor(rgb))) + 0.9 * math.log(len(data))
+    """The distance and 1.3 times the logarithm of the size."""
+    return distance(pipe, rgb, data) + 1.3 * math.log(len(data))
 
 
-# What it brings down --------------------------------------------------------------------------------------------------
-
-
-def test_the_error_is_squared_error_times_dissimilarity() -> None:
-    a, b = (torch.rand(1, 3, 192, 176, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
-    expected = (a - b).square().mean() * (1 - ms_ssim(a, b, data_range=1.0))
-    assert log_error(2 * a - 1, 2 * b - 1).item() == pytest.approx(expected.log().item(), abs=1e-4)
-
-
-def test_small_pictures_have_what_their_size_allows() -> None:
-    a, b = (torch.rand(1, 3, 100, 90, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
-    expected = (a - b).square().mean() * (1 - ssim(a, b, data_range=1.0))
-    assert log_error(2 * a - 1, 2 * b - 1).item() == pytest.approx(expected.log().item(), abs=1e-4)
-    a, b = torch.zeros(1, 3, 4, 7), torch.full((1, 3, 4, 7), 0.5)  # a quarter of the range apart
-    assert log_error(a, b).item() == pytest.approx(math.log(1 / 16))
-
-
-def test_equal_pictures_have_a_finite_error_and_gradient() -> None:
-    a = torch.rand(1, 3, 192, 192).requires_grad_()
-    error = log_error(a, a.detach())
-    (gradient,) = torch.autograd.grad(error, a)
-    assert error.isfinite() and gradient.isfinite().all()
+def distance(pipe: OneDCPipeline, rgb: np.ndarray, data: bytes) -> float:
+    return float(PictureDistance(to_tensor(rgb))(to_tensor(np.asarray(pipe.decompress(data)))))
 
 
 # What it does ---------------------------------------------------------------------------------------------------------
@@ -110,7 +89,7 @@ def test_more_effort_is_never_worse(box: OneDCPipeline, photograph: np.ndarray) 
     refiner = box._refiner(photograph, analysed)
     for effort in (0, 2, 5):
         refined = refiner.refine(analysed, 50, effort)
-        trial = refiner._try(refined.y, refined, 50, 0.9, 1200)
+        trial = refiner._try(refined.y, refined, 50, _Price(1.3, 1200, math.inf))
         costs.append(trial.cost)
     assert costs[2] < costs[1] < costs[0]
 
@@ -130,9 +109,32 @@ def test_a_target_is_kept_and_what_is_saved_is_spent(box: OneDCPipeline, photogr
     target = len(box.compress(photograph, quality=50)) + 3
     plain, refined = (box.compress(photograph, target_bytes=target, effort=effort) for effort in (0, 6))
     assert 0.93 * target < len(refined) <= target
-    assert parse_header(refined).quality_row > parse_header(plain).quality_row
-    errors = [cost(box, photograph, data) - 0.9 * math.log(len(data)) for data in (plain, refined)]
+    errors = [distance(box, photograph, data) for data in (plain, refined)]
     assert errors[1] < errors[0] - 0.03
+
+
+def test_what_refinement_should_save_lets_higher_rows_be_tried(many_rates: OneDCPipeline, picture: Picture) -> None:
+    rgb = picture(90, 130)
+    with torch.inference_mode():
+        analysed = many_rates._analyse(rgb)
+    sizes = [len(many_rates._coder.write(analysed, row)) for row in range(101)]
+    refiner = many_rates._refiner(rgb, analysed)
+    assert refiner._row_above(analysed, 60, 10, math.inf) == 60
+    found = refiner._row_above(analysed, 60, 10, sizes[60])
+    assert sizes[found] <= 1.06 * sizes[60] < sizes[found + 1]
+    assert refiner._row_above(analysed, 60, 1, sizes[60]) <= found
+    assert refiner._row_above(analysed, 60, 10, 10 * sizes[100]) == 100
+
+
+def test_a_row_that_does_not_fit_after_all_gives_way(many_rates: OneDCPipeline, picture: Picture) -> None:
+    rgb = picture(90, 130)
+    with torch.inference_mode():
+        analysed = many_rates._analyse(rgb)
+    refiner = many_rates._refiner(rgb, analysed)
+    plain = many_rates.compress(rgb, quality=60)
+    refiner._row_above = lambda *_: 90  # type: ignore[method-assign]
+    data = refiner.write(analysed, plain, 2, len(plain))
+    assert len(data) <= len(plain) and parse_header(data).quality_row == 60
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 1.5])
@@ -161,7 +163,7 @@ def test_tiles_are_refined_together(box: OneDCPipeline, photograph: np.ndarray) 
     gradients = []
     for pipe in (whole, tiled):
         refiner = pipe._refiner(photograph, analysed)
-        trial = refiner._try(analysed.y.clone(), analysed, 50, 0.9, 1000)
+        trial = refiner._try(analysed.y.clone(), analysed, 50, _Price(0.9, 1000, math.inf))
         gradients.append(torch.autograd.grad(trial.error, trial.y_hat)[0].flatten())
     similarity = torch.nn.functional.cosine_similarity(*gradients, dim=0)
     assert 0.8 < similarity < 0.99999  # a tile knows less of what is around it
