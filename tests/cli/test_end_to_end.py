@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 import zlib
 from pathlib import Path
 from xml.etree import ElementTree
@@ -161,3 +162,18 @@ def test_a_preview_and_the_name_of_the_decoder_are_given_on_request(onedc, photo
     with Image.open("b.png") as rebuilt:
         assert rebuilt.tobytes() == pipeline.decompress(data, preview=True).tobytes()
         assert rebuilt.tobytes() != pipeline.decompress(data).tobytes()
+
+
+def test_effort_refines_and_is_a_count(onedc, photos, tiny_folder):
+    arguments = ("compress", "photos/a.png", "-o", "a.odc", "--model", tiny_folder, "--quality", 80, "--effort")
+    assert onedc(*arguments, 2)[0] == 0
+    pipeline = OneDCPipeline.from_pretrained(tiny_folder)
+    assert Path("a.odc").read_bytes() == pipeline.compress("photos/a.png", quality=80, effort=2)
+    code, _, err = onedc(*arguments, "much")
+    assert code == 2 and "expected a whole number of steps" in err
+
+
+def test_effort_without_its_packages_is_refused(onedc, photos, tiny_folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pytorch_msssim", None)
+    code, _, err = onedc("compress", "photos/a.png", "-o", "a.odc", "--model", tiny_folder, "--effort", 2)
+    assert code == 1 and "onedc-hf[effort]" in err and not Path("a.odc").exists()

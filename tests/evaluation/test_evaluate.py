@@ -177,6 +177,19 @@ def test_a_known_file_of_another_codec_is_not_measured_again(fake_pipeline, fold
     assert 12.5 not in {row["psnr"] for row in again["rows"] if row["codec"] != "jpeg"}
 
 
+def test_files_of_another_effort_are_others(fake_pipeline, folder, out, capsys):
+    _, plain = run(folder, out, "--limit", "1")
+    assert run(folder, out, "--limit", "1", "--effort", "3")[0] == 0
+    assert fake_pipeline.asked[3:] == [{"z_only": True}, *({"target_bpp": r, "effort": 3} for r in (0.2, 0.5))]
+    results = json.loads((out / "results.json").read_text())
+    assert results["model"]["effort"] == 3 and results["options"] == ["--effort", "3"]
+    assert "refined with effort 3" in capsys.readouterr().out
+    files = {row["file"] for row in results["rows"] if row["codec"] == "onedc"}
+    assert files.isdisjoint(row["file"] for row in plain["rows"])
+    assert run(folder, out, "--limit", "1") == (0, plain)  # both are there
+    assert len(fake_pipeline.asked) == 6
+
+
 def test_what_has_every_measure_is_not_looked_up(fake_pipeline, folder, out, monkeypatch):
     _, first = run(folder, out, "--limit", "1")
     monkeypatch.setattr(RowStore, "find_measured", lambda *_: pytest.fail("looked up"))

@@ -523,9 +523,36 @@ def test_discriminators_that_do_not_fit_are_refused(content: str, tmp_path: Path
         Adversary([8, 16], 1e-3).load(str(path))
 
 
-def test_the_adversary_learns_to_tell_noise_from_pictures(features: LiteFeatures) -> None:
+def test_a_paired_adversary_compares_each_place_with_its_own() -> None:
+    paired, hinge = Adversary([8], 1e-3, loss="paired"), Adversary([8], 1e-3)
+    low, high = torch.tensor([[[[0.5, -1.0]]]]), torch.tensor([[[[2.0, -1.0]]]])
+    for adversary in (paired, hinge):
+        # In place of heads: the first set of maps is the rebuilt pictures', with the logits `low`.
+        adversary.logits = lambda maps, real: [high if maps is real else low]  # type: ignore[method-assign]
+    fake, real = [torch.zeros(1)], [torch.ones(1)]
+    expected = (math.log1p(math.exp(1.5)) + math.log(2)) / 2  # softplus of 2 - 0.5, and of -1 + 1
+    assert paired.generator_loss(fake, real).item() == pytest.approx(expected)
+    assert hinge.generator_loss(fake, real).item() == pytest.approx(0.25)
+    low.requires_grad_()
+    learned = paired.learn(fake, real)
+    assert learned["discriminator"] == pytest.approx((math.log1p(math.exp(-1.5)) + math.log(2)) / 2)
+    assert learned["discriminator_right"] == 0.5
+    # A place that looks right already, (1, 2), does not pull harder because another one looks wrong.
+    (gradient,) = torch.autograd.grad(paired.generator_loss(fake, real).sum(), low)
+    assert gradient.flatten().tolist() == pytest.approx([-1 / (1 + math.exp(-1.5)) / 2, -0.25])
+
+
+def test_an_adversary_has_one_of_two_losses() -> None:
+    with pytest.raises(ValueError, match="hinge, paired"):
+        Adversary([8], 1e-3, loss="wasserstein")
+    with pytest.raises(ValueError, match="`adversary_loss` is one of hinge, paired"):
+        TrainConfig(train_data_dir="x", output_dir="y", adversary_loss="wasserstein")
+
+
+@pytest.mark.parametrize("loss", ["hinge", "paired"])
+def test_the_adversary_learns_to_tell_noise_from_pictures(features: LiteFeatures, loss: str) -> None:
     torch.manual_seed(0)
-    adversary = Adversary(features.channels, 2e-3)
+    adversary = Adversary(features.channels, 2e-3, loss=loss)
     losses = PerceptualLosses(features, adversary)
     real, fake = torch.full((2, 3, 64, 64), 0.2), torch.rand(2, 3, 64, 64) * 2 - 1
     seen = []
