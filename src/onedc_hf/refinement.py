@@ -45,6 +45,7 @@ _ROWS_AROUND = 4
 _TOO_LARGE, _NEARLY = 3.0, 0.98  # so much more does a bit cost beyond the target; what counts as there
 _SAVES, _SAVES_AT = 0.06, 5  # of the bytes, with an effort of that or more: what a row above the target's may have more
 _LEAST_PROBABILITY = 1e-9
+_TAIL_BYTES = 2
 
 
 def check_effort(effort: int) -> None:
@@ -88,12 +89,12 @@ class _Price:
 
     Args:
         slope (`float`): k.
-        beside (`int`): bits of all that is not `y`.
+        beside (`float`): bits of all that is not `y`.
         room (`float`): bits that the file should have at most; infinity: no target.
     """
 
     slope: float
-    beside: int
+    beside: float
     room: float
 
     def of(self, bits: float) -> float:
@@ -174,15 +175,16 @@ class Refiner:
             room (`float`, *optional*): bytes that its file must not grow over.
         """
         start = replace(analysed, y=analysed.y.float().clone())  # out of inference mode
-        beside = 8 * len(self.coder.write(analysed, None))  # bits of all that is not `y`
-        price = _Price(self._slope(start, row, beside), beside, 8 * room)
+        # Bits of all that is not `y`; of another latent the coder's tail may be a byte or two longer.
+        beside = 8 * len(self.coder.write(start, row)) - self.coder.choose(start, row).bits
+        price = _Price(self._slope(start, row, beside), beside, 8 * (room - _TAIL_BYTES))
         best = self._try(start.y, start, row, price)
         damping = self._damping(best)
         direction, length = self._direction(best, price, damping), _FIRST_LENGTH
         for _ in range(effort):
             moved = best.y - length * best.chosen.steps * direction
             trial = self._try(moved, start, row, price)
-            if trial.cost < best.cost and trial.chosen.bits <= max(8 * room - beside, best.chosen.bits):
+            if trial.cost < best.cost and trial.chosen.bits <= max(price.room - beside, best.chosen.bits):
                 best, length = trial, length * _LONGER
                 direction = self._direction(best, price, damping)
             else:
@@ -196,7 +198,7 @@ class Refiner:
         error = self.distance(rebuilt)
         return _Trial(y, chosen, y_hat, rebuilt, error, float(error.detach()) + price.of(chosen.bits))
 
-    def _slope(self, start: Analysed, row: int, beside: int) -> float:
+    def _slope(self, start: Analysed, row: int, beside: float) -> float:
         """k: how much the distance falls for the logarithm of the size, between the rows around."""
         rows = [max(0, row - _ROWS_AROUND), min(self.coder.entropy.quality_rows - 1, row + _ROWS_AROUND)]
         points = []

@@ -134,7 +134,7 @@ def test_a_row_that_does_not_fit_after_all_gives_way(many_rates: OneDCPipeline, 
     plain = many_rates.compress(rgb, quality=60)
     refiner._row_above = lambda *_: 90  # type: ignore[method-assign]
     data = refiner.write(analysed, plain, 2, len(plain))
-    assert len(data) <= len(plain) and parse_header(data).quality_row == 60
+    assert len(data) <= len(plain) and parse_header(data).quality_row == 60 and data != plain
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 1.5])
@@ -185,6 +185,13 @@ def test_refinement_is_the_same_every_time_and_leaves_no_trace(many_rates: OneDC
 @pytest.mark.parametrize("size", [(1, 1), (5, 200), (12, 12), (65, 170)])
 def test_any_size_is_refined(many_rates: OneDCPipeline, picture: Picture, size: tuple[int, int]) -> None:
     assert many_rates.decompress(many_rates.compress(picture(*size), effort=1)).size == size[::-1]
+
+
+def test_half_precision_is_refined(tiny_folder: Path, picture: Picture) -> None:
+    pipe = OneDCPipeline.from_pretrained(tiny_folder, dtype=torch.bfloat16)
+    rgb = picture(64, 130)
+    plain, refined = (pipe.compress(rgb, quality=100, effort=effort) for effort in (0, 4))
+    assert refined != plain and cost(pipe, rgb, refined) < cost(pipe, rgb, plain) + 0.05
 
 
 def test_a_list_is_refined_one_by_one(many_rates: OneDCPipeline, picture: Picture) -> None:
