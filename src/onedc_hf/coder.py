@@ -163,7 +163,8 @@ class SymbolCoder:
     @torch.no_grad()
     def choose(self, analysed: Analysed, row: int) -> Chosen:
         """What `write` would code at a quality row, without writing it."""
-        folded = torch.empty(PASSES, 3, *analysed.hyper.means.shape, device=analysed.hyper.means.device)
+        options = {"dtype": torch.float32, "device": analysed.hyper.means.device}
+        folded = torch.empty(PASSES, 3, *analysed.hyper.means.shape, **options)
         bits = 0.0
 
         def take(unit: CodingUnit, symbols: np.ndarray) -> None:
@@ -175,7 +176,7 @@ class SymbolCoder:
                 part[:, :, unit.rows] = values.to(part)
 
         y_hat = self._encode(analysed, row, take)
-        whole = torch.empty(3, *analysed.y.shape, device=folded.device)
+        whole = torch.empty(3, *analysed.y.shape, **options)
         for index in range(PASSES):
             for values, part in zip(whole, folded[index], strict=True):
                 unfold_into(values, part, index)

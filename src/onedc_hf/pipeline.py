@@ -12,7 +12,7 @@ L latent channels, N channels of `y`, K digits of `z`, D detail channels, S sema
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, DiffusionPipeline
 from diffusers.utils import BaseOutput
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .authors import decode_authors_file, header_of, is_authors_file
@@ -202,9 +202,8 @@ class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline
         """
         check_rate(quality, target_bytes, target_bpp, z_only)
         check_effort(effort)
-        if effort and any(
-            hasattr(part, "_hf_hook") for name in _COMPONENTS[:3] for part in getattr(self, name).modules()
-        ):
+        networks = (self.vae, self.codec, self.generator)
+        if effort and any(hasattr(part, "_hf_hook") for network in networks for part in network.modules()):
             raise ValueError("`effort` needs all parts on one device at a time: it does not go with CPU offload.")
         if self.codec.config.decoder_only:
             raise ModelError("This model only reads files: it was saved without its analysis side (`decoder_only`).")
@@ -495,10 +494,6 @@ class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline
         if not return_dict:
             return rebuilt, bitstreams, bpp  # type: ignore[return-value]
         return OneDCPipelineOutput(images=rebuilt, bitstreams=bitstreams, bpp=bpp)  # type: ignore[arg-type]
-
-
-def _modules(component: Any) -> Iterator[nn.Module]:
-    return component.modules() if isinstance(component, nn.Module) else iter(())
 
 
 def _read(data: DataInput) -> bytes | bytearray | memoryview:

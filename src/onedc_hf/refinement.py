@@ -217,8 +217,8 @@ class Refiner:
 
         A random picture led back to the latent tells it, one for all positions (Hutchinson's estimator).
         """
-        probe = torch.randn(trial.rebuilt.shape, generator=torch.Generator().manual_seed(0)).to(trial.rebuilt.device)
-        (back,) = torch.autograd.grad((trial.rebuilt * probe).sum(), trial.y_hat, retain_graph=True)
+        probe = torch.randn(trial.rebuilt.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+        (back,) = torch.autograd.grad((trial.rebuilt * probe.to(trial.rebuilt)).sum(), trial.y_hat, retain_graph=True)
         effect = (back * trial.chosen.steps).square().mean(dim=(0, 2, 3), keepdim=True)
         return (effect / effect.mean().clamp_min(1e-30)).clamp_min(0.05) ** _CURVATURE_EXPONENT
 
