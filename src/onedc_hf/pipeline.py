@@ -49,8 +49,8 @@ from .models.codec import semantic_tokens
 from .models.patch_attention import attend_in_patches
 from .pictures import PictureInput, from_tensor, is_open_file, open_picture, pad, to_output, to_tensor
 from .provenance import provenance_info
-from .rate_search import ANY_SIZE, check_rate
-from .refinement import Refiner, check_effort
+from .rate_search import ANY_SIZE, check_effort, check_rate
+from .refinement import Refiner
 from .storage import StorageMixin
 from .tiling import POSITION, Canvas, Tiling, assemble, part_of, spans
 
@@ -186,8 +186,8 @@ class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline
             name_decoder (`bool`): note in the file which decoder side is at hand, in 7 bytes: another one that rebuilds
                 the picture then says so in a warning.
             effort (`int`): steps of refinement (refinement.py): 5 to 20 save 5 to 10 % of the bytes or give as much in
-                quality, and each costs what one to three `decompress` do (with a target up to twice that). Files decode
-                as ever. A z-only file stays as it is.
+                quality. Each costs what one to three `decompress` do, and about ten come before the first (with a
+                target up to twice all that). Files decode as ever. A z-only file stays as it is.
 
         Returns:
             `bytes`, or a list of them for a list: the `.odc` file.
@@ -202,9 +202,8 @@ class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline
         """
         check_rate(quality, target_bytes, target_bpp, z_only)
         check_effort(effort)
-        networks = (self.vae, self.codec, self.generator)
-        if effort and any(hasattr(part, "_hf_hook") for network in networks for part in network.modules()):
-            raise ValueError("`effort` needs all parts on one device at a time: it does not go with CPU offload.")
+        if effort and not z_only:
+            self._check_gradients()
         if self.codec.config.decoder_only:
             raise ModelError("This model only reads files: it was saved without its analysis side (`decoder_only`).")
         if isinstance(image, list | tuple):
@@ -232,7 +231,7 @@ class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline
         else:
             data = coder.write(analysed, coder.row(_DEFAULT_QUALITY if quality is None else quality))
         # 4. Refinement, if asked for.
-        if effort:
+        if effort and parse_header(data).kind != Kind.Z_ONLY:
             data = self._refiner(rgb, analysed).write(analysed, data, effort, target_bytes)
         # 5. The proof: symbols and checks are decoded again before anything is handed out.
         coder.prove(data, analysed)
@@ -353,12 +352,23 @@ class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline
             place["origin"] = (_LATENT_PER_POSITION * rows.start, _LATENT_PER_POSITION * columns.start)
         return self.vae.decode(latent, **place).sample
 
+    def _check_gradients(self) -> None:
+        """Refuses parts that pass no gradient on, before there is any work."""
+        for network in (self.vae, self.codec, self.generator):
+            if any(hasattr(part, "_hf_hook") for part in network.modules()):
+                raise ValueError("`effort` needs all parts on one device at a time: it does not go with CPU offload.")
+            if any(parameter.is_inference() for parameter in network.parameters()):
+                raise ValueError(
+                    "`effort` needs gradients, and this pipeline was loaded in `torch.inference_mode()`: load it anew."
+                )
+
     def _refiner(self, rgb: np.ndarray, analysed: Analysed) -> Refiner:
         """What refines latents of a picture, with a decoder side that passes gradients on."""
         height, width, _ = rgb.shape
-        tiles = self._tiles(height, width)
-        if max(map(len, tiles)) == 1:
-            tiles = spans(tiles[0][0].stop, _REFINED_IN), spans(tiles[1][0].stop, _REFINED_IN)
+        rows, columns = (
+            side if side[0].stop <= _REFINED_IN.tile else spans(side[-1].stop, _REFINED_IN)
+            for side in self._tiles(height, width)
+        )
         with torch.inference_mode(False), torch.no_grad():
             semantic = self.codec.adapt(analysed.hyper.semantic_seed.clone())
             distance = PictureDistance(to_tensor(rgb).to(semantic.device))
@@ -369,7 +379,7 @@ class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline
                 return (checkpoint(self._rebuild_tile, y_hat, semantic, row, rows, columns, use_reentrant=False),)
 
             pixels = torch.empty_like(distance.original)
-            assemble(rebuild_tile, *tiles, [Canvas(pixels, POSITION)])
+            assemble(rebuild_tile, rows, columns, [Canvas(pixels, POSITION)])
             return pixels
 
         return Refiner(self._coder, rebuild, distance)

@@ -8,7 +8,7 @@ from numbers import Real
 
 import numpy as np
 
-__all__ = ["ANY_SIZE", "check_rate", "search_row"]
+__all__ = ["ANY_SIZE", "check_effort", "check_rate", "search_row"]
 
 ANY_SIZE = 2**62
 """Bytes: a target above asks for nothing."""
@@ -36,6 +36,18 @@ def check_rate(quality: int | None, target_bytes: int | None, target_bpp: float 
             raise TypeError(f"`target_bpp` must be a number; got {target_bpp!r}.")
         if not 0 < target_bpp < math.inf:
             raise ValueError(f"`target_bpp` must be positive and finite; got {target_bpp}.")
+
+
+def check_effort(effort: int) -> None:
+    """Refuses an `effort` that is no whole number of at least 0.
+
+    Raises:
+        TypeError, ValueError: saying so.
+    """
+    if isinstance(effort, bool) or not isinstance(effort, int | np.integer):
+        raise TypeError(f"`effort` must be an integer; got {effort!r}.")
+    if effort < 0:
+        raise ValueError(f"`effort` must be at least 0 (steps of refinement); got {effort}.")
 
 
 def search_row(estimate: Callable[[int], float], rows: int, budget: int, trials: int = 5) -> int:

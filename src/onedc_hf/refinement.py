@@ -26,15 +26,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .coder import Analysed, Chosen, SymbolCoder
 from .coding import Kind, parse_header
 from .models.rounding import gaussian_probability
+from .rate_search import ANY_SIZE
 
-__all__ = ["Refiner", "check_effort"]
+__all__ = ["Refiner"]
 
 _FIRST_LENGTH = 0.01  # of a step of the descent: root mean square, in steps of the quantiser
 _LONGER, _SHORTER = 1.25, 0.6
@@ -46,18 +46,6 @@ _TOO_LARGE, _NEARLY = 3.0, 0.98  # so much more does a bit cost beyond the targe
 _SAVES, _SAVES_AT = 0.06, 5  # of the bytes, with an effort of that or more: what a row above the target's may have more
 _LEAST_PROBABILITY = 1e-9
 _TAIL_BYTES = 2
-
-
-def check_effort(effort: int) -> None:
-    """Refuses an `effort` that is no whole number of at least 0.
-
-    Raises:
-        TypeError, ValueError: saying so.
-    """
-    if isinstance(effort, bool) or not isinstance(effort, int | np.integer):
-        raise TypeError(f"`effort` must be an integer; got {effort!r}.")
-    if effort < 0:
-        raise ValueError(f"`effort` must be at least 0 (steps of refinement); got {effort}.")
 
 
 @dataclass(frozen=True)
@@ -137,7 +125,8 @@ class Refiner:
             plain (`bytes`): its file without refinement.
             effort (`int`): steps of refinement.
             budget (`int`, *optional*): the largest file in bytes. A higher quality row that is a little too large is
-                tried first: refined, it should fit. Without a budget the row stays.
+                tried first: refined, it should fit. What is further from the original than `plain` is not taken.
+                Without a budget the row stays.
         """
         header = parse_header(plain)
         if header.kind == Kind.Z_ONLY:
@@ -145,14 +134,27 @@ class Refiner:
         row = header.quality_row or 0
         # What comes beside the picture is the same in every file, and would hide how they differ.
         bare = replace(analysed, extensions=())
-        room = math.inf
-        if budget is not None:
-            room = budget - (len(self.coder.write(analysed, None)) - len(self.coder.write(bare, None)))
+        if budget is None:
+            return self._written(self.refine(bare, row, effort), row, analysed)
+        budget = min(budget, ANY_SIZE)
+        room = budget - len(plain) + len(self.coder.write(bare, row))
+        best, least = plain, self._distance(bare, row)
         for trial in dict.fromkeys((self._row_above(bare, row, effort, room), row)):
             refined = self.refine(bare, trial, effort, room)
-            if len(self.coder.write(refined, trial)) <= room:
-                return self.coder.write(replace(refined, extensions=analysed.extensions), trial)
-        return plain
+            data, distance = self._written(refined, trial, analysed), self._distance(refined, trial)
+            if len(data) <= budget and distance < least:
+                best, least = data, distance
+            if best is not plain:
+                break
+        return best
+
+    def _written(self, refined: Analysed, row: int, analysed: Analysed) -> bytes:
+        return self.coder.write(replace(refined, extensions=analysed.extensions), row)
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _distance(self, analysed: Analysed, row: int) -> float:
+        return float(self.distance(self.rebuild(self.coder.choose(analysed, row).y_hat, row)))
 
     def _row_above(self, analysed: Analysed, row: int, effort: int, room: float) -> int:
         """The highest row whose file should fit once it is refined; the row itself without a target."""
@@ -175,9 +177,11 @@ class Refiner:
             room (`float`, *optional*): bytes that its file must not grow over.
         """
         start = replace(analysed, y=analysed.y.float().clone())  # out of inference mode
-        # Bits of all that is not `y`; of another latent the coder's tail may be a byte or two longer.
-        beside = 8 * len(self.coder.write(start, row)) - self.coder.choose(start, row).bits
-        price = _Price(self._slope(start, row, beside), beside, 8 * (room - _TAIL_BYTES))
+        size = len(self.coder.write(start, row))
+        beside = 8 * size - self.coder.choose(start, row).bits
+        # Of another latent the coder's tail may be a byte or two longer; what fits is no smaller for that.
+        target = 8 * max(room - _TAIL_BYTES, size if size <= room else 0)
+        price = _Price(self._slope(start, row, beside), beside, target)
         best = self._try(start.y, start, row, price)
         damping = self._damping(best)
         direction, length = self._direction(best, price, damping), _FIRST_LENGTH
@@ -201,13 +205,13 @@ class Refiner:
     def _slope(self, start: Analysed, row: int, beside: float) -> float:
         """k: how much the distance falls for the logarithm of the size, between the rows around."""
         rows = [max(0, row - _ROWS_AROUND), min(self.coder.entropy.quality_rows - 1, row + _ROWS_AROUND)]
-        points = []
-        for neighbour in dict.fromkeys(rows):
-            chosen = self.coder.choose(start, neighbour)
-            with torch.no_grad():
-                error = float(self.distance(self.rebuild(chosen.y_hat, neighbour)))
-            points.append((math.log(chosen.bits + beside), error))
-        if len(points) < 2 or points[1][0] <= points[0][0]:
+        if rows[0] == rows[1]:
+            return _SLOPE
+        points = [
+            (math.log(self.coder.choose(start, neighbour).bits + beside), self._distance(start, neighbour))
+            for neighbour in rows
+        ]
+        if points[1][0] <= points[0][0]:
             return _SLOPE
         slope = (points[0][1] - points[1][1]) / (points[1][0] - points[0][0])
         return min(max(slope, _SLOPE_RANGE[0]), _SLOPE_RANGE[1]) if math.isfinite(slope) else _SLOPE

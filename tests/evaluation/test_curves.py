@@ -507,6 +507,13 @@ def test_results_with_an_adapter_say_so_and_do_not_get_into_a_card(tmp_path, run
     assert "adapter" in capsys.readouterr().err and "model-index" not in (model / "README.md").read_text()
 
 
+def test_results_of_refined_files_say_so_in_a_card(run_folder):
+    results = make_results()
+    assert "effort" not in model_index(results)[0].dataset_name
+    results["model"]["effort"] = 7
+    assert all(entry.dataset_name.endswith(", refined with effort 7") for entry in model_index(results))
+
+
 def test_results_without_any_task_are_refused(tmp_path):
     results = make_results()
     results["rows"] = [row for row in results["rows"] if row["codec"] == "onedc" and row["setting"] == "z-only"]

@@ -137,6 +137,23 @@ def test_a_row_that_does_not_fit_after_all_gives_way(many_rates: OneDCPipeline, 
     assert len(data) <= len(plain) and parse_header(data).quality_row == 60 and data != plain
 
 
+@pytest.mark.parametrize(("quality", "effort"), [(5, 1), (5, 5), (20, 2), (50, 2), (80, 1)])
+def test_at_a_target_nothing_is_taken_that_is_further_away(
+    box: OneDCPipeline, photograph: np.ndarray, quality: int, effort: int
+) -> None:
+    rgb = np.ascontiguousarray(photograph[:128])
+    plain = box.compress(rgb, quality=quality)
+    refined = box.compress(rgb, target_bytes=len(plain), effort=effort)
+    assert len(refined) <= len(plain)
+    assert distance(box, rgb, refined) <= distance(box, rgb, plain) + 0.01  # a file's pixels are whole levels
+
+
+def test_any_target_is_a_target(many_rates: OneDCPipeline, picture: Picture) -> None:
+    rgb = picture(64, 64)
+    assert many_rates.compress(rgb, target_bytes=10**400, effort=1)
+    assert many_rates.compress(rgb, target_bpp=1e300, effort=1)
+
+
 @pytest.mark.parametrize("share", [0.3, 0.6, 1.5])
 def test_no_target_is_passed(many_rates: OneDCPipeline, picture: Picture, share: float) -> None:
     rgb = picture(90, 130, seed=3)
@@ -147,10 +164,11 @@ def test_no_target_is_passed(many_rates: OneDCPipeline, picture: Picture, share:
 def test_what_comes_beside_the_picture_stays(many_rates: OneDCPipeline, picture: Picture) -> None:
     alpha = np.random.default_rng(0).integers(0, 256, (64, 96, 1), dtype=np.uint8)
     rgba = np.concatenate([picture(64, 96), alpha], axis=-1)
-    target = len(many_rates.compress(rgba, quality=60))
-    refined = many_rates.compress(rgba, target_bytes=target, effort=3, name_decoder=False)
+    target = len(many_rates.compress(rgba, quality=60)) + 20
+    refined = many_rates.compress(rgba, target_bytes=target, effort=5)
     assert len(refined) <= target
     assert np.array_equal(np.asarray(many_rates.decompress(refined))[..., 3:], alpha)
+    assert refined != many_rates.compress(rgba, target_bytes=target)
     assert inspect(refined)["extensions"] == inspect(many_rates.compress(rgba, quality=60))["extensions"]
 
 
@@ -169,6 +187,29 @@ def test_tiles_are_refined_together(box: OneDCPipeline, photograph: np.ndarray) 
     assert 0.8 < similarity < 0.99999  # a tile knows less of what is around it
     plain, refined = (tiled.compress(photograph, quality=60, effort=effort) for effort in (0, 4))
     assert cost(tiled, photograph, refined) < cost(tiled, photograph, plain)
+
+
+@pytest.mark.parametrize("tiling", [None, (4096, 256), (512, 64)])
+def test_gradients_never_need_larger_tiles(
+    many_rates: OneDCPipeline, picture: Picture, tiling: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = OneDCPipeline(**many_rates.components)
+    if tiling:
+        pipe.enable_tiling(*tiling)
+    seen: list[int] = []
+    honest = pipe._rebuild_tile
+
+    def record(y_hat: torch.Tensor, semantic: torch.Tensor, row: int, rows: slice, columns: slice) -> torch.Tensor:
+        seen.extend((rows.stop - rows.start, columns.stop - columns.start))
+        return honest(y_hat, semantic, row, rows, columns)
+
+    rgb = picture(1000, 130)
+    with torch.inference_mode():
+        analysed = pipe._analyse(rgb)
+    refiner = pipe._refiner(rgb, analysed)
+    monkeypatch.setattr(pipe, "_rebuild_tile", record)
+    refiner._distance(analysed, 50)
+    assert max(seen) <= 12 and len(seen) >= 4
 
 
 def test_refinement_is_the_same_every_time_and_leaves_no_trace(many_rates: OneDCPipeline, picture: Picture) -> None:
@@ -221,9 +262,18 @@ def test_an_effort_is_a_count(many_rates: OneDCPipeline, picture: Picture, effor
         many_rates.compress(Image.fromarray(picture(64, 64)), effort=effort)
 
 
+def test_weights_without_gradients_are_refused(tiny_folder: Path, picture: Picture) -> None:
+    with torch.inference_mode():
+        pipe = OneDCPipeline.from_pretrained(tiny_folder)
+    assert pipe.compress(picture(64, 64))
+    with pytest.raises(ValueError, match="inference_mode"):
+        pipe.compress(picture(64, 64), effort=1)
+
+
 def test_parts_that_are_put_away_cannot_refine(tiny_folder: Path, picture: Picture) -> None:
     pipe = OneDCPipeline.from_pretrained(tiny_folder)
     add_hook_to_module(pipe.generator, ModelHook())  # as every offloading does
     assert pipe.compress(picture(64, 64))
     with pytest.raises(ValueError, match="offload"):
         pipe.compress(picture(64, 64), effort=1)
+    assert pipe.compress(picture(64, 64), z_only=True, effort=1)  # nothing to refine

@@ -104,7 +104,7 @@ def eval_results(
     dataset, machine = results["dataset"], results["machine"]
     notes = (
         f"{dataset['pictures']} pictures, real files really decoded; model id {results['model']['model_id'][:8]}, "
-        f"weights {results['model']['weights']}; {machine['device']}, torch {machine['torch']}"
+        f"weights {results['model']['weights']}; {machine['device']}, torch {machine['torch']}{_effort(results)}"
     )
     return [
         EvalResultEntry(
@@ -147,10 +147,16 @@ def model_index(results: dict[str, Any]) -> list[EvalResult]:
     return evaluation_results(
         rows,
         {name: ALL_METRICS[name].title for name in names},
-        dataset_name=dataset["title"] + part,
+        dataset_name=dataset["title"] + part + _effort(results),
         dataset_type=dataset["name"],
         dataset_split=dataset["split"] or "test",
     )
+
+
+def _effort(results: Mapping[str, Any]) -> str:
+    """Says of refined files that they are."""
+    effort = results["model"].get("effort")
+    return f", refined with effort {effort}" if effort else ""
 
 
 def _check_benchmark(dataset: Mapping[str, Any], benchmark: str) -> None:

@@ -25,7 +25,7 @@ from PIL import Image
 
 from ..errors import OneDCError, PictureError
 from ..pictures import load_picture
-from ..refinement import check_effort
+from ..rate_search import check_effort
 from ..saving import write_atomically
 from .classical import CODECS, Ladder, decode
 from .learned import LearnedLadder, is_learned
@@ -82,6 +82,12 @@ class Plan:
             if name not in CODECS and not is_learned(name):
                 raise ValueError(f"codecs: expected some of {', '.join(CODECS)} or compressai:MODEL, got {name!r}")
         check_effort(self.effort)
+        if self.effort:
+            import torch
+
+            from ..distance import PictureDistance
+
+            PictureDistance(torch.zeros(1, 3, 64, 64))  # asks for its packages
         if any(not 0 < rate < 24 for rate in self.rates):
             raise ValueError("rates: expected bits per pixel above 0 and below 24")
         picture = np.zeros((192, 192, 3), np.uint8)
