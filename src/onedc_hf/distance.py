@@ -60,7 +60,7 @@ class PictureDistance:
     def __call__(self, rebuilt: Tensor) -> Tensor:
         """The distance of a picture `[1, 3, H, W]` in [-1, 1], a scalar.
 
-        Memory for its gradient does not grow with the picture beyond what single pixels need.
+        The network's activations are those of one block at a time; errors and MS-SSIM are of the whole picture.
         """
         rebuilt = rebuilt.float().clamp(-1, 1)
         pair = [(x + 1) / 2 for x in (rebuilt, self.original)]

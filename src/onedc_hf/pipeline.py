@@ -3,7 +3,8 @@
     compress:    picture -> vae, codec analysis (networks) -> coder (coder.py: context model, coding) -> bytes
     decompress:  bytes -> coder -> codec synthesis, generator, vae (networks) -> picture
 
-Loading and saving are in storage.py, which integers write and read files in entropy_path.py, adapters in lora.py.
+Loading and saving are in storage.py, which integers write and read files in entropy_path.py, adapters in lora.py, what
+`effort` does in refinement.py.
 
 Shapes: B batch (1 inside), H W rows and columns of the padded picture, h w latent at 1/8, Y X at 1/16, Z V at 1/64,
 L latent channels, N channels of `y`, K digits of `z`, D detail channels, S semantic channels, R quality rows.
@@ -50,7 +51,7 @@ from .models.patch_attention import attend_in_patches
 from .pictures import PictureInput, from_tensor, is_open_file, open_picture, pad, to_output, to_tensor
 from .provenance import provenance_info
 from .rate_search import ANY_SIZE, check_effort, check_rate
-from .refinement import Refiner
+from .refinement import Refiner, check_gradients, gradient_tiles
 from .storage import StorageMixin
 from .tiling import POSITION, Canvas, Tiling, assemble, part_of, spans
 
@@ -59,7 +60,6 @@ __all__ = ["OneDCPipeline", "OneDCPipelineOutput"]
 _DEFAULT_QUALITY = 50
 _COMPONENTS = ("vae", "codec", "generator", "scheduler")
 _LATENT_PER_POSITION = POSITION // 8  # the VAE's grid
-_REFINED_IN = Tiling(tile=12, overlap=3)  # gradients need ten times the memory: about 1 GiB a tile (box model)
 
 DataInput = bytes | bytearray | memoryview | str | os.PathLike[str] | IO[bytes]
 
@@ -203,7 +203,7 @@ class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline
         check_rate(quality, target_bytes, target_bpp, z_only)
         check_effort(effort)
         if effort and not z_only:
-            self._check_gradients()
+            check_gradients(self.vae, self.codec, self.generator)
         if self.codec.config.decoder_only:
             raise ModelError("This model only reads files: it was saved without its analysis side (`decoder_only`).")
         if isinstance(image, list | tuple):
@@ -352,23 +352,10 @@ class OneDCPipeline(LoraMixin, EntropyPathMixin, StorageMixin, DiffusionPipeline
             place["origin"] = (_LATENT_PER_POSITION * rows.start, _LATENT_PER_POSITION * columns.start)
         return self.vae.decode(latent, **place).sample
 
-    def _check_gradients(self) -> None:
-        """Refuses parts that pass no gradient on, before there is any work."""
-        for network in (self.vae, self.codec, self.generator):
-            if any(hasattr(part, "_hf_hook") for part in network.modules()):
-                raise ValueError("`effort` needs all parts on one device at a time: it does not go with CPU offload.")
-            if any(parameter.is_inference() for parameter in network.parameters()):
-                raise ValueError(
-                    "`effort` needs gradients, and this pipeline was loaded in `torch.inference_mode()`: load it anew."
-                )
-
     def _refiner(self, rgb: np.ndarray, analysed: Analysed) -> Refiner:
         """What refines latents of a picture, with a decoder side that passes gradients on."""
         height, width, _ = rgb.shape
-        rows, columns = (
-            side if side[0].stop <= _REFINED_IN.tile else spans(side[-1].stop, _REFINED_IN)
-            for side in self._tiles(height, width)
-        )
+        rows, columns = map(gradient_tiles, self._tiles(height, width))
         with torch.inference_mode(False), torch.no_grad():
             semantic = self.codec.adapt(analysed.hyper.semantic_seed.clone())
             distance = PictureDistance(to_tensor(rgb).to(semantic.device))

@@ -27,14 +27,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .coder import Analysed, Chosen, SymbolCoder
-from .coding import Kind, parse_header
+from .coding import parse_header
 from .models.rounding import gaussian_probability
 from .rate_search import ANY_SIZE
+from .tiling import Tiling, spans
 
-__all__ = ["Refiner"]
+__all__ = ["Refiner", "check_gradients", "gradient_tiles"]
 
 _FIRST_LENGTH = 0.01  # of a step of the descent: root mean square, in steps of the quantiser
 _LONGER, _SHORTER = 1.25, 0.6
@@ -45,7 +46,28 @@ _ROWS_AROUND = 4
 _TOO_LARGE, _NEARLY = 3.0, 0.98  # so much more does a bit cost beyond the target; what counts as there
 _SAVES, _SAVES_AT = 0.06, 5  # of the bytes, with an effort of that or more: what a row above the target's may have more
 _LEAST_PROBABILITY = 1e-9
+_TILES = Tiling(tile=12, overlap=3)  # gradients need ten times the memory: about 1 GiB a tile (box model)
 _TAIL_BYTES = 2
+
+
+def check_gradients(*networks: nn.Module) -> None:
+    """Refuses networks that pass no gradient on, before there is any work.
+
+    Raises:
+        ValueError: for parts that are put away between their turns, or that were loaded without gradients.
+    """
+    for network in networks:
+        if any(hasattr(part, "_hf_hook") for part in network.modules()):
+            raise ValueError("`effort` needs all parts on one device at a time: it does not go with CPU offload.")
+        if any(parameter.is_inference() for parameter in network.parameters()):
+            raise ValueError(
+                "`effort` needs gradients, and this pipeline was loaded in `torch.inference_mode()`: load it anew."
+            )
+
+
+def gradient_tiles(side: list[slice]) -> list[slice]:
+    """Tiles along one direction (`spans`) that a gradient has memory for: these, or smaller ones."""
+    return side if side[0].stop <= _TILES.tile else spans(side[-1].stop, _TILES)
 
 
 @dataclass(frozen=True)
@@ -122,16 +144,13 @@ class Refiner:
 
         Args:
             analysed (`Analysed`): the picture.
-            plain (`bytes`): its file without refinement.
+            plain (`bytes`): its file without refinement, with symbols of `y`.
             effort (`int`): steps of refinement.
             budget (`int`, *optional*): the largest file in bytes. A higher quality row that is a little too large is
                 tried first: refined, it should fit. What is further from the original than `plain` is not taken.
                 Without a budget the row stays.
         """
-        header = parse_header(plain)
-        if header.kind == Kind.Z_ONLY:
-            return plain
-        row = header.quality_row or 0
+        row = parse_header(plain).quality_row or 0
         # What comes beside the picture is the same in every file, and would hide how they differ.
         bare = replace(analysed, extensions=())
         if budget is None:

@@ -63,8 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     sources.sort(key=lambda path: path.suffix.lower() in CAMERA_SUFFIXES)  # a JPEG beside a raw file has the name first
     jobs = plan_as_asked(arguments, sources, ".odc")
     pipeline = load_pipeline(arguments) if any(not job.problem for job in jobs) else None
-    beside = ("keep_metadata", "name_decoder", "effort")
-    options = rate_options(arguments) | {name: getattr(arguments, name) for name in beside if getattr(arguments, name)}
+    others = ("keep_metadata", "name_decoder", "effort")
+    options = rate_options(arguments) | {name: getattr(arguments, name) for name in others if getattr(arguments, name)}
     sizes: list[tuple[int, int]] = []  # bytes, pixels
 
     def work(job: Job) -> str:
